@@ -1,0 +1,42 @@
+# Everything a newcomer needs: `make demo`, `make test`. The rest is for contributors.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: help setup demo test check lint types conformance bench docs clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+
+setup: $(STAMP) ## make the environment in .venv
+
+$(STAMP): pyproject.toml uv.lock scripts/setup
+	@scripts/setup
+	@touch $@
+
+demo: $(STAMP) ## move, verify, switch and split a live database on this machine (KEEP=1 leaves it up)
+	@$(BIN)/tidegate demo $(if $(KEEP),--keep)
+
+test: $(STAMP) lint types ## everything that must hold before a change ships
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) lint types ## the quick half of `make test`
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: $(STAMP) ## style
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+
+types: $(STAMP) ## types
+	@$(BIN)/mypy --no-error-summary
+
+conformance: $(STAMP) ## only the behaviour cases (TIDEGATE_CASES=folder for others)
+	@$(BIN)/python -m pytest tests/conformance $(ARGS)
+
+bench: $(STAMP) ## measure against the peers (ROW=name for one row)
+	@UV_PROJECT_ENVIRONMENT=$(VENV) .cache/uv/bin/uv sync -q --frozen --group bench
+	@$(BIN)/python bench/run.py $(if $(ROW),--row $(ROW))
+
+clean: ## remove the environment and what was built
+	rm -rf $(VENV) .cache build .mypy_cache .ruff_cache .pytest_cache

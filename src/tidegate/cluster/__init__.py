@@ -1,0 +1,1 @@
+"""The cluster database: engine, ordered update ledger and leases."""

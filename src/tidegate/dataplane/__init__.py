@@ -1,0 +1,1 @@
+"""Engine-neutral loops: copy, stream, apply, compare; the span worker process."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: catalog, schema copy, COPY, pgoutput, apply, fence, sequences, hashes."""

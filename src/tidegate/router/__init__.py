@@ -1,0 +1,1 @@
+"""Resolves a table and key to the shard that serves it now."""

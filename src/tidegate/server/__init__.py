@@ -1,0 +1,1 @@
+"""The node: composition root, HTTP API and supervision of workers."""

@@ -1,0 +1,1 @@
+"""Keyspaces, shards, key ranges, vindexes, vschema, tablets and routing rules."""

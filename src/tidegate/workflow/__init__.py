@@ -1,0 +1,1 @@
+"""What a workflow is, its plans, its preflight and its verification."""
