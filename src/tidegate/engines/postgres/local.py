@@ -236,8 +236,20 @@ class LocalServer:
         if major >= 17:
             locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         server._run(
-            ["initdb", "-D", str(server.data), "-U", server.superuser, "--no-sync"]
-            + ["-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8", *locale]
+            [
+                "initdb",
+                "-D",
+                str(server.data),
+                "-U",
+                server.superuser,
+                "--no-sync",
+                "-A",
+                "scram-sha-256",
+                f"--pwfile={password}",
+                "-E",
+                "UTF8",
+                *locale,
+            ]
         )
         return server
 
@@ -266,7 +278,7 @@ class LocalServer:
         return f"host=127.0.0.1 port={self.port} dbname={dbname} user={user or self.superuser}"
 
     def environment(self, dbname: str = "postgres") -> dict[str, str]:
-        """libpq's environment variables, for psql, pgbench and pg_dump."""
+        """Libpq's environment variables, for psql, pgbench and pg_dump."""
         return {
             "PATH": os.environ.get("PATH", ""),
             "PGHOST": "127.0.0.1",
