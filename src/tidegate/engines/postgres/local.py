@@ -235,22 +235,9 @@ class LocalServer:
         locale = ["--locale=C"]
         if major >= 17:
             locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        server._run(
-            [
-                "initdb",
-                "-D",
-                str(server.data),
-                "-U",
-                server.superuser,
-                "--no-sync",
-                "-A",
-                "scram-sha-256",
-                f"--pwfile={password}",
-                "-E",
-                "UTF8",
-                *locale,
-            ]
-        )
+        authentication = ["-A", "scram-sha-256", f"--pwfile={password}"]
+        owner = ["-D", str(server.data), "-U", server.superuser]
+        server._run(["initdb", *owner, "-E", "UTF8", "--no-sync", *authentication, *locale])
         return server
 
     @property
