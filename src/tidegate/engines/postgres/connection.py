@@ -1,0 +1,251 @@
+"""Opens every connection to a PostgreSQL database, and says what the server is.
+
+One function opens connections, so that all sessions agree on what values look like as text, see
+all rows or fail, and wait for locks only so long. A session that read rows with another
+``TimeZone`` or under row security would copy something else than the table (datapath rules 9
+and 22). ``synchronous_commit`` is at least ``on`` everywhere: an acknowledged position must
+survive a crash of the server that holds it (rule 3).
+
+It must never let a secret out: errors of libpq pass through :func:`redacted`, and the password
+itself is removed from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tidegate.errors import AuthenticationError, ConnectError, InvalidArgumentError
+from tidegate.topology.connections import redacted, resolve_secret
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.topology.connections import Endpoint
+
+CONNECT_TIMEOUT_S = 10
+LOCK_TIMEOUT_S = 5.0
+
+#: What libpq is told unless the connection string says otherwise.
+TRANSPORT: dict[str, str | int] = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+#: What every session is set to: setting, value, first major version that knows it.
+SESSION: tuple[tuple[str, str, int], ...] = (
+    ("row_security", "off", 10),
+    ("statement_timeout", "0", 10),
+    ("transaction_timeout", "0", 17),
+    ("idle_in_transaction_session_timeout", "0", 10),
+    ("idle_session_timeout", "0", 14),
+    ("default_transaction_isolation", "read committed", 10),
+    ("default_transaction_read_only", "off", 10),
+    ("default_transaction_deferrable", "off", 10),
+    ("datestyle", "ISO, YMD", 10),
+    ("intervalstyle", "postgres", 10),
+    ("timezone", "UTC", 10),
+    ("extra_float_digits", "1", 10),
+    ("bytea_output", "hex", 10),
+    ("xmloption", "content", 10),
+    ("lc_monetary", "C", 10),
+    ("quote_all_identifiers", "off", 10),
+    ("standard_conforming_strings", "on", 10),
+    ("search_path", "pg_catalog", 10),
+)
+
+#: Parts of libpq's messages that mean: the server answered and does not accept who we are.
+_REFUSALS = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "pg_hba.conf rejects",
+    "is not permitted to log in",
+    "server requested a password",
+    "permission denied for database",
+    "permission denied to start wal sender",
+    "must be superuser or replication role",
+)
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What one connection says about its server, database and role."""
+
+    system_identifier: str
+    timeline: int
+    version_num: int
+    database: str
+    role: str
+    is_superuser: bool
+    has_replication: bool
+    in_recovery: bool
+    encoding: str
+    locale_provider: str
+    collation: str
+    wal_level: str
+    max_slots: int
+    free_slots: int
+    max_wal_senders: int
+    free_wal_senders: int
+    max_prepared_transactions: int
+    slot_wal_limit_bytes: int | None
+    synchronous_standby_names: str
+    track_commit_timestamp: bool
+
+    @property
+    def major(self) -> int:
+        """The major version: 18."""
+        return self.version_num // 10000
+
+
+def connect(
+    endpoint: Endpoint,
+    *,
+    purpose: str,
+    autocommit: bool = True,
+    dbname: str | None = None,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
+    replication: bool = False,
+) -> Connection[TupleRow]:
+    """Open a session on ``endpoint`` with Tidegate's settings.
+
+    Args:
+        endpoint: where, and the reference of the password.
+        purpose: shown to the database's people as ``application_name = tidegate/<purpose>``.
+        autocommit: as psycopg's; must be true for ``replication``.
+        dbname: another database of the same server.
+        lock_timeout_s: how long one lock is waited for; seconds.
+        replication: a session of a walsender, for replication commands and plain SQL without
+            parameters.
+
+    Raises:
+        SecretError: the password's reference cannot be resolved.
+        AuthenticationError: the server refuses the role or its password.
+        ConnectError: the server cannot be reached, or refuses for another reason.
+        InvalidArgumentError: the connection string cannot be read.
+    """
+    assert autocommit or not replication, "replication commands run outside transactions"
+    password = resolve_secret(endpoint.secret)
+    arguments = _arguments(endpoint, purpose, dbname, replication=replication)
+    try:
+        connection = psycopg.connect(
+            make_conninfo("", **arguments),
+            password=password,
+            autocommit=True,
+            prepare_threshold=None,
+        )
+    except psycopg.OperationalError as error:
+        raise _translated(error, endpoint, password) from None
+    try:
+        _prepare_session(connection, lock_timeout_s)
+        connection.autocommit = autocommit
+    except psycopg.Error as error:
+        connection.close()
+        raise _translated(error, endpoint, password) from None
+    return connection
+
+
+def _arguments(
+    endpoint: Endpoint, purpose: str, dbname: str | None, *, replication: bool
+) -> dict[str, str | int]:
+    try:
+        given = conninfo_to_dict(endpoint.conninfo)
+    except psycopg.ProgrammingError as error:
+        raise InvalidArgumentError(
+            f"the connection string cannot be read: {redacted(str(error)).strip()}",
+            next_step="write it as libpq does: host=… port=… dbname=… user=…",
+        ) from None
+    arguments: dict[str, str | int] = dict(TRANSPORT)
+    arguments |= {key: value for key, value in given.items() if value is not None}
+    arguments["application_name"] = f"tidegate/{purpose}"
+    arguments["client_encoding"] = "UTF8"
+    if dbname is not None:
+        arguments["dbname"] = dbname
+    if replication:
+        arguments["replication"] = "database"
+    return arguments
+
+
+def _prepare_session(connection: Connection[TupleRow], lock_timeout_s: float) -> None:
+    """One round trip, without parameters: a walsender takes the simple protocol only."""
+    major = connection.info.server_version // 10000
+    settings = [(name, value) for name, value, since in SESSION if major >= since]
+    settings.append(("lock_timeout", str(round(lock_timeout_s * 1000))))
+    calls = [f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in settings]
+    calls.append(
+        "pg_catalog.set_config('synchronous_commit',"
+        " CASE pg_catalog.current_setting('synchronous_commit')"
+        " WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"
+    )
+    connection.execute("SELECT " + ", ".join(calls))
+
+
+def _translated(
+    error: psycopg.Error, endpoint: Endpoint, password: str | None
+) -> ConnectError | InvalidArgumentError:
+    text = " ".join(redacted(str(error)).split())
+    if password:
+        text = text.replace(password, "***")
+    where = _where(endpoint)
+    if any(part in text for part in _REFUSALS) or (error.sqlstate or "").startswith("28"):
+        return AuthenticationError(
+            f"{where} refuses the connection: {text}",
+            next_step="check the user, the password's reference and pg_hba.conf of that server",
+            endpoint=endpoint.to_json(),
+        )
+    return ConnectError(
+        f"no connection to {where}: {text}",
+        next_step="check that the server runs and that its host and port can be reached from here",
+        endpoint=endpoint.to_json(),
+    )
+
+
+def _where(endpoint: Endpoint) -> str:
+    given = conninfo_to_dict(endpoint.conninfo)
+    host = given.get("host") or given.get("hostaddr") or "the local socket"
+    port = f":{given['port']}" if given.get("port") else ""
+    return f"database {given.get('dbname') or '(default)'} at {host}{port}"
+
+
+_FACTS = """
+SELECT (SELECT system_identifier::text FROM pg_control_system()),
+       CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int
+       END,
+       current_setting('server_version_num')::int,
+       current_database()::text, session_user::text, r.rolsuper, r.rolreplication,
+       pg_is_in_recovery(), pg_encoding_to_char(d.encoding)::text, coalesce(to_jsonb(d) ->> 'datlocprovider', 'c'),
+       d.datcollate::text,
+       current_setting('wal_level'),
+       current_setting('max_replication_slots')::int,
+       current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots),
+       current_setting('max_wal_senders')::int,
+       current_setting('max_wal_senders')::int
+         - (SELECT count(*) FROM pg_stat_get_wal_senders()),
+       current_setting('max_prepared_transactions')::int,
+       (SELECT nullif(setting::bigint, -1) * 1024 * 1024 FROM pg_settings
+         WHERE name = 'max_slot_wal_keep_size'),
+       current_setting('synchronous_standby_names'),
+       current_setting('track_commit_timestamp')::bool
+  FROM pg_database d, pg_roles r
+ WHERE d.datname = current_database() AND r.rolname = session_user
+"""
+
+
+def server_facts(connection: Connection[TupleRow]) -> ServerFacts:
+    """Read the facts preflight and positions need; needs no privilege beyond CONNECT.
+
+    ``timeline`` is the one the server writes to now; on a standby, that of its last restart point.
+    """
+    row = connection.execute(_FACTS).fetchone()
+    assert row is not None
+    return ServerFacts(*row)

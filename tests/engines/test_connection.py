@@ -1,0 +1,141 @@
+"""Connections: settings that all sessions share, refusals, and secrets that stay inside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from psycopg import sql
+
+from tidegate.engines.postgres.connection import connect, server_facts
+from tidegate.engines.postgres.local import free_port
+from tidegate.errors import AuthenticationError, ConnectError, InvalidArgumentError, SecretError
+from tidegate.topology.connections import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tidegate.engines.postgres.local import LocalServer
+
+pytestmark = pytest.mark.servers
+
+
+def test_a_session_has_the_settings_all_sessions_share(source_server: LocalServer) -> None:
+    endpoint = Endpoint(source_server.conninfo(), source_server.secret)
+    with connect(endpoint, purpose="test", lock_timeout_s=1.5) as connection:
+        shown = {
+            name: connection.execute(sql.SQL("SHOW {}").format(sql.Identifier(name))).fetchone()
+            for name in ("row_security", "lock_timeout", "timezone", "search_path", "datestyle")
+        }
+        assert shown == {
+            "row_security": ("off",),
+            "lock_timeout": ("1500ms",),
+            "timezone": ("UTC",),
+            "search_path": ("pg_catalog",),
+            "datestyle": ("ISO, YMD",),
+        }
+        assert connection.info.parameter_status("application_name") == "tidegate/test"
+        assert connection.info.parameter_status("client_encoding") == "UTF8"
+
+
+def test_settings_survive_a_rollback_of_the_first_transaction(source_server: LocalServer) -> None:
+    endpoint = Endpoint(source_server.conninfo(), source_server.secret)
+    with connect(endpoint, purpose="test", autocommit=False) as connection:
+        connection.rollback()
+        assert connection.execute("SHOW timezone").fetchone() == ("UTC",)
+
+
+def test_a_weaker_synchronous_commit_of_the_role_is_raised(
+    source_server: LocalServer, new_database: Callable[[LocalServer], str]
+) -> None:
+    name = new_database(source_server)
+    endpoint = Endpoint(source_server.conninfo(name), source_server.secret)
+    with connect(endpoint, purpose="test") as connection:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(sql.Identifier(name))
+        )
+    with connect(endpoint, purpose="test") as connection:
+        assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+
+
+def test_facts_describe_the_server(source_server: LocalServer, old_server: LocalServer) -> None:
+    with connect(
+        Endpoint(source_server.conninfo(), source_server.secret), purpose="test"
+    ) as connection:
+        facts = server_facts(connection)
+        (identifier,) = connection.execute(
+            "SELECT system_identifier::text FROM pg_control_system()"
+        ).fetchone() or ("",)
+    assert facts.major == 18
+    assert facts.system_identifier == identifier
+    assert facts.timeline == 1
+    assert facts.wal_level == "logical"
+    assert facts.is_superuser
+    assert 0 < facts.free_slots <= facts.max_slots
+    assert facts.slot_wal_limit_bytes is None
+    with connect(Endpoint(old_server.conninfo(), old_server.secret), purpose="test") as connection:
+        assert server_facts(connection).major == 16
+
+
+def test_a_role_without_privileges_can_read_the_facts(
+    source_server: LocalServer, new_database: Callable[[LocalServer], str]
+) -> None:
+    name = new_database(source_server)
+    with connect(
+        Endpoint(source_server.conninfo(name), source_server.secret), purpose="test"
+    ) as admin:
+        admin.execute("CREATE ROLE plain LOGIN")
+        try:
+            admin.execute("SET SESSION AUTHORIZATION plain")
+            facts = server_facts(admin)
+            assert (facts.role, facts.is_superuser) == ("plain", False)
+            assert facts.system_identifier
+        finally:
+            admin.execute("RESET SESSION AUTHORIZATION")
+            admin.execute("DROP ROLE plain")
+
+
+def test_a_replication_session_takes_replication_commands(source_server: LocalServer) -> None:
+    endpoint = Endpoint(source_server.conninfo(), source_server.secret)
+    with connect(endpoint, purpose="test", replication=True) as connection:
+        row = connection.execute("IDENTIFY_SYSTEM").fetchone()
+        assert row is not None
+        assert row[3] == "postgres"
+
+
+def test_a_wrong_password_is_refused_and_never_shown(
+    source_server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEGATE_TEST_SECRET", "xyzzy-17")
+    with pytest.raises(AuthenticationError) as caught:
+        connect(Endpoint(source_server.conninfo(), "env:TIDEGATE_TEST_SECRET"), purpose="test")
+    assert "xyzzy-17" not in str(caught.value) + str(caught.value.to_json())
+    assert "password authentication failed" in str(caught.value)
+
+
+def test_a_missing_password_is_an_authentication_error(source_server: LocalServer) -> None:
+    with pytest.raises(AuthenticationError):
+        connect(Endpoint(source_server.conninfo()), purpose="test")
+
+
+def test_a_server_that_is_down_is_a_connect_error() -> None:
+    with pytest.raises(ConnectError) as caught:
+        connect(Endpoint(f"host=127.0.0.1 port={free_port()} dbname=x user=y"), purpose="test")
+    assert not isinstance(caught.value, AuthenticationError)
+    assert caught.value.retryable
+    assert "database x at 127.0.0.1" in str(caught.value)
+
+
+def test_a_database_that_does_not_exist_is_a_connect_error(source_server: LocalServer) -> None:
+    with pytest.raises(ConnectError, match="does not exist"):
+        connect(Endpoint(source_server.conninfo("nowhere"), source_server.secret), purpose="test")
+
+
+def test_an_unreadable_connection_string_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError):
+        connect(Endpoint("host 127.0.0.1"), purpose="test")
+
+
+def test_an_unset_secret_is_refused(source_server: LocalServer) -> None:
+    with pytest.raises(SecretError):
+        connect(Endpoint(source_server.conninfo(), "env:TIDEGATE_NOT_SET"), purpose="test")
