@@ -127,6 +127,13 @@ class PreflightError(FailedPreconditionError):
     exit_status = ExitStatus.PREFLIGHT
 
 
+class DeniedTableError(FailedPreconditionError):
+    """The shard refuses writes to a table that lives elsewhere, or is about to."""
+
+    code = "TG-PRE-002"
+    retryable = True
+
+
 class NoStreamsError(NotFoundError):
     """No target stream of the workflow exists in the target keyspace."""
 
@@ -149,6 +156,18 @@ class InvalidWorkflowError(TidegateError):
     """Streams of one workflow contradict each other; should be impossible."""
 
     code = "TG-WFL-004"
+
+
+class MultipleSourceKeyspacesError(InvalidWorkflowError):
+    """Streams of one workflow read more than one keyspace."""
+
+    code = "TG-WFL-005"
+
+
+class MultipleTargetKeyspacesError(InvalidWorkflowError):
+    """Streams of one workflow feed more than one keyspace."""
+
+    code = "TG-WFL-006"
 
 
 class DivergenceError(TidegateError):
@@ -253,6 +272,20 @@ class CancelledError(TidegateError):
 
     code = "TG-CAN-001"
     exit_status = ExitStatus.CANCELLED
+
+
+class ClusterDatabaseError(TidegateError):
+    """The cluster database cannot be opened, read or written."""
+
+    code = "TG-CDB-001"
+    http_status = 503
+
+
+class ClusterDatabaseBusyError(ClusterDatabaseError):
+    """Another writer kept the cluster database locked for longer than the bound; nothing changed."""
+
+    code = "TG-CDB-002"
+    retryable = True
 
 
 class SchemaVersionError(TidegateError):
