@@ -1,0 +1,264 @@
+"""Routing rules as values: of tables, of shards, of whole keyspaces; and their written forms.
+
+Decides how rules are written, found, set, merged and removed. What a rule leads to is decided in
+:mod:`tidegate.topology.routing`; whether a set of rules makes sense, in
+:mod:`tidegate.topology.validation`.
+
+Written forms: ``t``, ``keyspace.t``, either with ``@replica``, ``@rdonly`` or ``@primary``. What
+stands before the first dot is always a keyspace: ``ks.sales.t`` is the table ``sales.t`` of ``ks``,
+and an unqualified table outside the schema ``public`` has a leading dot, ``.sales.t``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
+
+from tidegate.errors import InvalidArgumentError
+from tidegate.topology.vschema import canonical_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+class TabletType(StrEnum):
+    """What a tablet is used for; one tablet may serve several."""
+
+    PRIMARY = "PRIMARY"
+    REPLICA = "REPLICA"
+    RDONLY = "RDONLY"
+
+    @classmethod
+    def parse(cls, text: str) -> TabletType:
+        """Read a tablet type in any case.
+
+        Raises:
+            InvalidArgumentError: there is no such type.
+        """
+        try:
+            return cls(text.upper())
+        except ValueError:
+            raise InvalidArgumentError(
+                f"unknown tablet type {text!r}", next_step="use primary, replica or rdonly"
+            ) from None
+
+
+READ_TYPES: tuple[TabletType, ...] = (TabletType.REPLICA, TabletType.RDONLY)
+"""The types whose traffic is switched cell by cell, apart from writes."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableName:
+    """A table of a keyspace; ``keyspace`` is None when the name does not say which."""
+
+    keyspace: str | None
+    table: str
+
+    def __str__(self) -> str:
+        if self.keyspace is not None:
+            return f"{self.keyspace}.{self.table}"
+        return f".{self.table}" if "." in self.table else self.table
+
+    @classmethod
+    def parse(cls, text: str) -> TableName:
+        """Read ``t``, ``keyspace.t``, ``keyspace.schema.t`` or ``.schema.t``."""
+        keyspace, dot, table = text.partition(".")
+        return cls(keyspace or None, canonical_table(table)) if dot else cls(None, keyspace)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSource:
+    """What a routing rule applies to; without a tablet type, to all that have no rule of theirs."""
+
+    table: str
+    keyspace: str | None = None
+    tablet_type: TabletType | None = None
+
+    def __str__(self) -> str:
+        name = str(TableName(self.keyspace, self.table))
+        return name if self.tablet_type is None else f"{name}@{self.tablet_type.lower()}"
+
+    @classmethod
+    def parse(cls, text: str) -> RuleSource:
+        """Read ``t``, ``ks.t``, ``ks.t@replica`` and so on."""
+        text, at, tablet_type = text.partition("@")
+        name = TableName.parse(text)
+        canonical_table(name.table)
+        return cls(name.table, name.keyspace, TabletType.parse(tablet_type) if at else None)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingRules:
+    """Table routing rules: from a written source to its targets.
+
+    One target is a redirection, none means that the table is disabled. More are an error of that
+    entry alone, reported when it is used and by validation.
+    """
+
+    rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rules)
+
+    def find(
+        self, keyspace: str | None, table: str, tablet_type: TabletType
+    ) -> tuple[RuleSource, tuple[str, ...]] | None:
+        """The rule for a table as a statement names it; the type's own rule is tried first."""
+        for wanted in (tablet_type, None):
+            source = RuleSource(table, keyspace, wanted)
+            targets = self.rules.get(str(source))
+            if targets is not None:
+                return source, targets
+        return None
+
+    def with_rule(self, source: str | RuleSource, *targets: str | TableName) -> RoutingRules:
+        """The same rules with one set; no targets at all disables the table."""
+        key = str(RuleSource.parse(source) if isinstance(source, str) else source)
+        written = tuple(
+            str(TableName.parse(to)) if isinstance(to, str) else str(to) for to in targets
+        )
+        return RoutingRules({**self.rules, key: written})
+
+    def merged(self, other: RoutingRules) -> RoutingRules:
+        """These rules and those of ``other``, whose entries win."""
+        return RoutingRules({**self.rules, **other.rules})
+
+    def without(self, sources: Iterable[str | RuleSource]) -> RoutingRules:
+        """The same rules without these; absent ones are no error."""
+        gone = {str(RuleSource.parse(s) if isinstance(s, str) else s) for s in sources}
+        return RoutingRules({key: to for key, to in self.rules.items() if key not in gone})
+
+    def leading_to(self, target: str | TableName) -> tuple[RuleSource, ...]:
+        """The sources of all rules that lead to a table, sorted by their written form."""
+        wanted = str(TableName.parse(target) if isinstance(target, str) else target)
+        keys = sorted(key for key, targets in self.rules.items() if wanted in targets)
+        return tuple(map(RuleSource.parse, keys))
+
+    def to_json(self) -> dict[str, Any]:
+        """The written form: a list of ``from_table`` and ``to_tables``."""
+        return {
+            "rules": [
+                {"from_table": key, "to_tables": list(targets)}
+                for key, targets in sorted(self.rules.items())
+            ]
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read the written form.
+
+        Raises:
+            InvalidArgumentError: a source has two entries, or a name cannot be read.
+        """
+        rules: dict[str, tuple[str, ...]] = {}
+        for entry in data.get("rules") or ():
+            key = str(RuleSource.parse(entry["from_table"]))
+            if key in rules:
+                raise InvalidArgumentError(
+                    f"duplicate routing rule for {key}", next_step="keep one rule for each source"
+                )
+            rules[key] = tuple(str(TableName.parse(to)) for to in entry.get("to_tables") or ())
+        return cls(rules)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRoutingRules:
+    """Shards whose traffic goes to the shard of the same name in another keyspace."""
+
+    rules: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rules)
+
+    def find(self, keyspace: str, shard: str) -> str | None:
+        """The keyspace that serves the shard, or None when it serves itself."""
+        return self.rules.get((keyspace, shard))
+
+    def with_rule(self, keyspace: str, shard: str, to_keyspace: str) -> ShardRoutingRules:
+        """The same rules with one set."""
+        return ShardRoutingRules({**self.rules, (keyspace, shard): to_keyspace})
+
+    def merged(self, other: ShardRoutingRules) -> ShardRoutingRules:
+        """These rules and those of ``other``, whose entries win."""
+        return ShardRoutingRules({**self.rules, **other.rules})
+
+    def without(self, sources: Iterable[tuple[str, str]]) -> ShardRoutingRules:
+        """The same rules without these (keyspace, shard); absent ones are no error."""
+        gone = set(sources)
+        return ShardRoutingRules({key: to for key, to in self.rules.items() if key not in gone})
+
+    def to_json(self) -> dict[str, Any]:
+        """The written form."""
+        return {
+            "rules": [
+                {"from_keyspace": keyspace, "shard": shard, "to_keyspace": to}
+                for (keyspace, shard), to in sorted(self.rules.items())
+            ]
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read the written form."""
+        entries = data.get("rules") or ()
+        return cls({(e["from_keyspace"], e["shard"]): e["to_keyspace"] for e in entries})
+
+
+@dataclass(frozen=True, slots=True)
+class KeyspaceRoutingRules:
+    """Keyspaces whose traffic goes to another keyspace, by tablet type.
+
+    The entry without a type is the one for writes; a type that has none of its own follows it.
+    """
+
+    rules: Mapping[tuple[str, TabletType | None], str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rules)
+
+    def find(self, keyspace: str, tablet_type: TabletType) -> str | None:
+        """The keyspace that serves this one for a type, or None when there is no rule."""
+        own = self.rules.get((keyspace, tablet_type))
+        return self.rules.get((keyspace, None)) if own is None else own
+
+    def with_rule(self, source: str, to_keyspace: str) -> KeyspaceRoutingRules:
+        """The same rules with one set; the source is ``ks`` or ``ks@replica``."""
+        return KeyspaceRoutingRules({**self.rules, self._key(source): to_keyspace})
+
+    def merged(self, other: KeyspaceRoutingRules) -> KeyspaceRoutingRules:
+        """These rules and those of ``other``, whose entries win."""
+        return KeyspaceRoutingRules({**self.rules, **other.rules})
+
+    def without(self, sources: Iterable[str]) -> KeyspaceRoutingRules:
+        """The same rules without these sources; absent ones are no error."""
+        gone = {self._key(source) for source in sources}
+        return KeyspaceRoutingRules({key: to for key, to in self.rules.items() if key not in gone})
+
+    def to_json(self) -> dict[str, Any]:
+        """The written form."""
+        written = {self.written(key): to for key, to in self.rules.items()}
+        return {
+            "rules": [
+                {"from_keyspace": key, "to_keyspace": to} for key, to in sorted(written.items())
+            ]
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read the written form."""
+        entries = data.get("rules") or ()
+        return cls({cls._key(entry["from_keyspace"]): entry["to_keyspace"] for entry in entries})
+
+    @staticmethod
+    def written(key: tuple[str, TabletType | None]) -> str:
+        """The written form of a rule's source."""
+        keyspace, tablet_type = key
+        return keyspace if tablet_type is None else f"{keyspace}@{tablet_type.lower()}"
+
+    @staticmethod
+    def _key(source: str) -> tuple[str, TabletType | None]:
+        keyspace, at, tablet_type = source.partition("@")
+        if not at:
+            return keyspace, None
+        parsed = TabletType.parse(tablet_type)
+        return keyspace, None if parsed is TabletType.PRIMARY else parsed
