@@ -282,7 +282,7 @@ class ClusterDatabaseError(TidegateError):
 
 
 class ClusterDatabaseBusyError(ClusterDatabaseError):
-    """Another writer kept the cluster database locked for longer than the bound; nothing changed."""
+    """Another writer kept the cluster database locked for too long; nothing changed."""
 
     code = "TG-CDB-002"
     retryable = True
