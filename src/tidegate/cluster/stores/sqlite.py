@@ -1,0 +1,169 @@
+"""SQLite as the engine of the cluster database: one file, shared by threads and processes.
+
+Decides how connections are set up, how a transaction begins, how the clock is read and what a
+driver's error means. It must not know any table. Everything else in the cluster database is written
+in the subset of SQL that later engines share.
+
+* WAL, so that readers never wait for the writer nor the writer for readers; ``synchronous=FULL``,
+  because a committed step must survive a power cut.
+* The driver's own transaction handling is off (``isolation_level=None``) and every transaction is
+  begun explicitly: left to itself, the driver commits before DDL, and a failed schema update would
+  leave half of itself behind.
+* A write transaction begins with ``BEGIN IMMEDIATE``. It takes the one write lock first, so it
+  never finds out half-way that what it read is stale. A reading one is a snapshot and cannot write.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from tidegate.errors import (
+    ClusterDatabaseBusyError,
+    ClusterDatabaseError,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    TidegateError,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
+
+WRITES: Final = "tidegate_writes"
+"""Execution option of a connection: whether its next transaction writes."""
+
+_CLOCK: Final = "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_POOL_SIZE: Final = 8
+_POOL_OVERFLOW: Final = 24
+
+
+class SqliteStore:
+    """One SQLite file.
+
+    Args:
+        engine: made by :meth:`open`.
+        path: the file.
+        busy_timeout_s: how long to wait for the write lock.
+    """
+
+    def __init__(self, engine: Engine, path: Path, busy_timeout_s: float) -> None:
+        self.engine = engine
+        self.path = path
+        self.busy_timeout_s = busy_timeout_s
+
+    @classmethod
+    def open(cls, url: URL, *, busy_timeout_s: float) -> Self:
+        """Open the file, and make it if it is not there; its folder must exist.
+
+        Raises:
+            InvalidArgumentError: the URL names no file.
+            ClusterDatabaseError: the file cannot be made or is no database.
+        """
+        if not url.database or url.database == ":memory:" or url.query:
+            raise InvalidArgumentError(
+                "the cluster database must be a file that several connections can share",
+                next_step="name it as sqlite:////absolute/path/cluster.db",
+            )
+        path = Path(url.database)
+        try:
+            # The side files of WAL get the permissions of this one.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise ClusterDatabaseError(
+                f"the cluster database {path} cannot be opened: {error.strerror}",
+                next_step="check that the folder exists and the node's account may write there",
+            ) from None
+        engine = create_engine(
+            url,
+            connect_args={"timeout": busy_timeout_s},
+            pool_size=_POOL_SIZE,
+            max_overflow=_POOL_OVERFLOW,
+            pool_timeout=busy_timeout_s,
+        )
+        event.listen(engine, "connect", _on_connect)
+        event.listen(engine, "begin", _on_begin)
+        store = cls(engine, path, busy_timeout_s)
+        try:
+            store._use_wal()
+        except (DBAPIError, sqlite3.Error, PoolTimeoutError) as error:
+            engine.dispose()
+            raise store.translated(error) from error
+        return store
+
+    def clock(self, connection: Connection) -> datetime:
+        """The time of the database, in milliseconds; here, that of the machine of the file."""
+        milliseconds: int = connection.exec_driver_sql(_CLOCK).scalar_one()
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+    def translated(self, error: Exception, *, committing: bool = False) -> TidegateError:
+        """What a driver's error means.
+
+        Args:
+            error: as SQLAlchemy or the driver raised it.
+            committing: it was raised by COMMIT.
+        """
+        if isinstance(error, PoolTimeoutError):
+            return ClusterDatabaseBusyError(
+                f"all {_POOL_SIZE + _POOL_OVERFLOW} connections to the cluster database are in use",
+                next_step="try again; if it lasts, look for a request that never ends",
+            )
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        number = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        if number in _BUSY:
+            return ClusterDatabaseBusyError(
+                f"the cluster database {self.path} was locked by another writer for"
+                f" {self.busy_timeout_s:g} s; nothing was changed",
+                next_step="try again; if it lasts, look for a process that holds the file open",
+            )
+        if committing:
+            return OutcomeUnknownError(
+                f"the cluster database {self.path} failed inside a COMMIT: {cause}",
+                next_step="check the disk, then read the state back before repeating anything",
+            )
+        return ClusterDatabaseError(
+            f"the cluster database {self.path} failed: {cause}",
+            next_step="check the disk, the file and its permissions",
+        )
+
+    def _use_wal(self) -> None:
+        """Switch the file to WAL; the lock this takes does not wait as other locks do."""
+        deadline = time.monotonic() + self.busy_timeout_s
+        while True:
+            connection = self.engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                mode = cursor.execute("PRAGMA journal_mode=WAL").fetchone()
+                assert mode == ("wal",), f"journal mode {mode}"
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF in _BUSY
+                if not busy or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
+            finally:
+                connection.close()
+
+
+def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _on_begin(connection: Connection) -> None:
+    if connection.get_execution_options().get(WRITES, False):
+        connection.exec_driver_sql("PRAGMA query_only=OFF")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("PRAGMA query_only=ON")
+        connection.exec_driver_sql("BEGIN")
