@@ -194,6 +194,12 @@ class ShardKeyError(TidegateError):
     code = "TG-STR-004"
 
 
+class CopyError(TidegateError):
+    """Rows of a table cannot enter the target as they are."""
+
+    code = "TG-CPY-001"
+
+
 class LogRetentionError(TidegateError):
     """The log kept for the stream threatens the source's disk; the stream was stopped."""
 
