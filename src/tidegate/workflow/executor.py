@@ -1,0 +1,193 @@
+"""Performs a plan: step by step, with its record, its undo, and its end after any interruption.
+
+Decides what happens when a step fails, when the process dies, and when nobody knows whether the
+point of no return was reached. It must not know what any step does.
+
+* A step before the point fails: everything is undone at once, and the step's error is raised. If
+  the undo itself cannot finish (a server is gone) the operation stays recorded as ``undoing`` and
+  is taken up again by the next :func:`resume`.
+* The point fails: the world is asked. Reached means forward, not reached means undo, no answer
+  means that the outcome is unknown: nothing is done until somebody can see.
+* A step after the point fails: it is tried again a few times; then the operation stays recorded and
+  the next :func:`resume` ends it. It is never undone.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from tidegate import steps
+from tidegate.errors import OutcomeUnknownError, TidegateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tidegate.workflow.plan import Plan, PlanStep
+
+AFTER_ATTEMPTS = 4
+AFTER_BACKOFF_S = 0.25
+
+log = structlog.get_logger("tidegate.workflow")
+
+
+class Actions(Protocol):
+    """What an operation's steps do; every method is idempotent."""
+
+    def do(self, step: PlanStep) -> None:
+        """Perform a step."""
+        ...
+
+    def undo(self, step: PlanStep) -> None:
+        """Take a step back; there may be nothing to take back."""
+        ...
+
+    def point_reached(self) -> bool:
+        """Look at the world; raises when it cannot be seen."""
+        ...
+
+
+class Journal(Protocol):
+    """Where the progress of an operation is kept."""
+
+    def note(self, step: PlanStep, what: str, took_s: float) -> None:
+        """Record one event of a step (``done``, ``undone``, ``failed``)."""
+        ...
+
+    def undoing(self, error: str) -> None:
+        """Record that the operation is being taken back."""
+        ...
+
+    def unfinished(self, error: str) -> None:
+        """Record why the operation has not ended."""
+        ...
+
+    def finished(self) -> None:
+        """Record that all steps are done."""
+        ...
+
+    def undone(self) -> None:
+        """Record that nothing of the operation is left."""
+        ...
+
+
+class UndoFailedError(TidegateError):
+    """A failed operation could not be taken back completely; the node keeps trying."""
+
+    code = "TG-WFL-005"
+    default_next_step = "make the named server reachable; `tidegate serve` then takes it back"
+
+
+class UnfinishedError(TidegateError):
+    """An operation passed its point of no return but could not end; the node keeps trying."""
+
+    code = "TG-WFL-006"
+    default_next_step = "make the named server reachable; `tidegate serve` then finishes it"
+
+
+def run(plan: Plan, actions: Actions, journal: Journal) -> None:
+    """Perform a plan that has just been recorded as begun.
+
+    Raises:
+        TidegateError: the step's own error, after a complete undo.
+        UndoFailedError: a step failed and so did the undo.
+        OutcomeUnknownError: nobody can see whether the point was reached.
+        UnfinishedError: the point is behind, some step after it still fails.
+    """
+    for step in plan.before():
+        try:
+            _perform(step, actions.do, "done", journal)
+        except Exception as error:
+            _take_back(plan, actions, journal, error)
+            raise
+    if plan.point is not None:
+        try:
+            _perform(plan.point, actions.do, "done", journal)
+        except Exception as error:
+            if not _observed(actions, journal, error):
+                _take_back(plan, actions, journal, error)
+                raise
+            _insist(plan.point, actions, journal)
+    _finish(plan, actions, journal)
+
+
+def resume(plan: Plan, actions: Actions, journal: Journal, *, reason: str) -> bool:
+    """End an operation that somebody began: forward (True) or back to the beginning (False)."""
+    if _observed(actions, journal, RuntimeError(reason)):
+        if plan.point is not None:
+            _insist(plan.point, actions, journal)
+        _finish(plan, actions, journal)
+        return True
+    _take_back(plan, actions, journal, RuntimeError(reason))
+    return False
+
+
+def _perform(
+    step: PlanStep, what: Callable[[PlanStep], None], event: str, journal: Journal
+) -> None:
+    started = time.monotonic()
+    try:
+        what(step)
+    except Exception as error:
+        log.warning("workflow.step_failed", step=step.name, error=str(error))
+        raise
+    if event == "done":
+        steps.reached(step.name)
+    journal.note(step, event, time.monotonic() - started)
+
+
+def _observed(actions: Actions, journal: Journal, cause: Exception) -> bool:
+    try:
+        return actions.point_reached()
+    except Exception as error:  # noqa: BLE001 - whatever keeps us from seeing, we have not seen
+        journal.unfinished(f"{cause}; then: {error}")
+        raise OutcomeUnknownError(
+            f"nobody can see whether the point of no return was reached: {error}",
+            next_step="make every source server reachable; the node then decides and goes on",
+        ) from cause
+
+
+def _take_back(plan: Plan, actions: Actions, journal: Journal, cause: Exception) -> None:
+    """Undo everything, past errors; raises only when something is left."""
+    journal.undoing(str(cause))
+    errors = _collect(plan.to_undo(), actions, journal)
+    if errors:
+        journal.unfinished("; ".join(errors))
+        raise UndoFailedError(
+            f"{cause}; taking it back failed too: {'; '.join(errors)}", errors=errors
+        ) from cause
+    journal.undone()
+
+
+def _collect(undo: Iterable[PlanStep], actions: Actions, journal: Journal) -> list[str]:
+    errors: list[str] = []
+    for step in undo:
+        try:
+            _perform(step, actions.undo, "undone", journal)
+        except Exception as error:  # noqa: BLE001 - every undo is tried, whatever others do
+            errors.append(f"{step.name}: {error}")
+    return errors
+
+
+def _finish(plan: Plan, actions: Actions, journal: Journal) -> None:
+    for step in plan.after():
+        _insist(step, actions, journal)
+    journal.finished()
+
+
+def _insist(step: PlanStep, actions: Actions, journal: Journal) -> None:
+    for attempt in range(1, AFTER_ATTEMPTS + 1):
+        try:
+            _perform(step, actions.do, "done", journal)
+        except Exception as error:
+            if attempt == AFTER_ATTEMPTS:
+                journal.unfinished(f"{step.name}: {error}")
+                raise UnfinishedError(
+                    f"step {step.name} failed after the point of no return: {error}",
+                    step=step.name,
+                ) from error
+            time.sleep(AFTER_BACKOFF_S * attempt)
+        else:
+            return
