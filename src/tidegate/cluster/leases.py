@@ -1,6 +1,6 @@
 """Leases: who may act on a name, until when, and how a late holder is kept out.
 
-The model. A lease has a *name* (``workflow/commerce/move``), a *holder* (any text that says who, and
+The model. A lease has a *name* (``workflow/commerce/move``), a *holder* (a text that says who, and
 no two processes say the same), a *revision* and an *expiry*.
 
 * At any time of the database's clock a name has at most one holder. A lease whose expiry has passed

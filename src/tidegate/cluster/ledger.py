@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, inspect, select
+from sqlalchemy.exc import IntegrityError
 
-from tidegate.errors import SchemaVersionError
+from tidegate.errors import ClusterDatabaseError, SchemaVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from tidegate.cluster.database import ClusterDatabase
 
 _CREATE: Final = """
-CREATE TABLE schema_update (
+CREATE TABLE IF NOT EXISTS schema_update (
     version integer NOT NULL PRIMARY KEY,
     name text NOT NULL UNIQUE,
     sha256 text NOT NULL,
@@ -146,21 +147,31 @@ class Ledger:
             applied = self.applied(connection)
         if applied and not self.missing(applied):
             return self.version
-        with database.transaction() as connection:
-            applied = self.applied(connection)
-            missing = self.missing(applied)
-            if not applied:
-                connection.exec_driver_sql(_CREATE)
-            for version, update in enumerate(missing, start=len(applied) + 1):
-                for statement in update.statements:
-                    connection.exec_driver_sql(statement)
-                now = database.now(connection)
-                connection.execute(
-                    _UPDATES.insert().values(
-                        version=version,
-                        name=update.name,
-                        sha256=update.sha256,
-                        applied_at_ms=round(now.timestamp() * 1000),
-                    )
-                )
+        try:
+            with database.transaction() as connection:
+                applied = self.applied(connection)
+                self._apply(database, connection, applied)
+        except IntegrityError as error:
+            raise ClusterDatabaseError(
+                f"a schema update contradicts what the cluster database holds: {error.orig}",
+                next_step="nothing was changed; run the previous version of tidegate and report it",
+            ) from error
         return len(applied)
+
+    def _apply(
+        self, database: ClusterDatabase, connection: Connection, applied: Sequence[Applied]
+    ) -> None:
+        missing = self.missing(applied)
+        if not applied:
+            connection.exec_driver_sql(_CREATE)
+        for version, update in enumerate(missing, start=len(applied) + 1):
+            for statement in update.statements:
+                connection.exec_driver_sql(statement)
+            connection.execute(
+                _UPDATES.insert().values(
+                    version=version,
+                    name=update.name,
+                    sha256=update.sha256,
+                    applied_at_ms=round(database.now(connection).timestamp() * 1000),
+                )
+            )
