@@ -1,0 +1,194 @@
+"""Where a workflow's traffic goes: read from the topology, and how each switch changes it.
+
+Decides, on snapshots alone, which routing rules, denied tables and serving flags a workflow sets,
+and what they say now. It must not write them. MoveTables moves by routing rules, Reshard by the
+serving state of shards; both are read back from there and never from a flag of the workflow.
+
+Rules of MoveTables: for each table and each of the names ``t``, ``source.t``, ``target.t`` there is
+one rule for all traffic that has no rule of its own (writes) and one for each type of reads. While
+traffic is at the source all lead to ``source.t``. A switch of reads rewrites those of its type; a
+switch of writes rewrites the plain ones and moves the denied tables to the other side.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.errors import FailedPreconditionError
+from tidegate.topology.records import READ_TYPES, TabletType
+from tidegate.topology.rules import RuleSource, TableName
+from tidegate.workflow.state import State, WorkflowType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tidegate.topology.model import Snapshot
+    from tidegate.workflow.model import Workflow
+
+
+def rule_sources(workflow: Workflow, types: Iterable[TabletType | None]) -> Iterator[RuleSource]:
+    """The left sides of a workflow's rules for some types; None stands for writes."""
+    names = (None, workflow.source_keyspace, workflow.target_keyspace)
+    for tablet_type in types:
+        for table in workflow.tables:
+            for keyspace in names:
+                yield RuleSource(table, keyspace, tablet_type)
+
+
+def with_rules(
+    snapshot: Snapshot, workflow: Workflow, types: Iterable[TabletType | None], *, to_target: bool
+) -> Snapshot:
+    """With all rules of some types leading to one side."""
+    keyspace = workflow.target_keyspace if to_target else workflow.source_keyspace
+    rules = snapshot.routing_rules
+    for source in rule_sources(workflow, types):
+        rules = rules.with_rule(source, TableName(keyspace, source.table))
+    return snapshot.with_routing_rules(rules)
+
+
+def with_initial_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
+    """With everything of the workflow's tables led to the source, and denied at the target."""
+    if workflow.type is WorkflowType.RESHARD:
+        return snapshot
+    if not workflow.options.no_routing_rules:
+        snapshot = with_rules(snapshot, workflow, (None, *READ_TYPES), to_target=False)
+    return snapshot.with_denied_tables(
+        workflow.target_keyspace, workflow.target_shards, workflow.tables
+    )
+
+
+def without_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
+    """Without the workflow's rules; those of other tables stay."""
+    if workflow.type is WorkflowType.RESHARD:
+        return snapshot
+    gone = rule_sources(workflow, (None, *READ_TYPES))
+    return snapshot.with_routing_rules(snapshot.routing_rules.without(gone))
+
+
+def without_denied(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
+    """Without the workflow's denied tables on either side; missing shards are no error."""
+    if workflow.type is WorkflowType.RESHARD:
+        return snapshot
+    for keyspace, shards in (
+        (workflow.source_keyspace, workflow.source_shards),
+        (workflow.target_keyspace, workflow.target_shards),
+    ):
+        there = [shard for shard in shards if (keyspace, shard) in snapshot.shards]
+        snapshot = snapshot.without_denied_tables(keyspace, there, workflow.tables)
+    return snapshot
+
+
+def checked_cells(
+    snapshot: Snapshot, workflow: Workflow, cells: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The cells a switch of reads concerns.
+
+    Raises:
+        FailedPreconditionError: there is no such cell; or some cells are asked for, and the
+            routing rules of MoveTables hold in all of them.
+    """
+    known = sorted(snapshot.cells)
+    unknown = sorted(set(cells) - set(known))
+    if unknown:
+        raise FailedPreconditionError(
+            f"there is no cell {', '.join(unknown)}",
+            next_step=f"the cells are {', '.join(known)}",
+            cells=unknown,
+        )
+    if cells and workflow.type is not WorkflowType.RESHARD and set(cells) != set(known):
+        raise FailedPreconditionError(
+            "routing rules of tables hold in every cell: MoveTables switches reads in all cells",
+            next_step=f"leave --cells out, or name all: {','.join(known)}",
+        )
+    return tuple(sorted(cells)) or tuple(known)
+
+
+def with_reads_switched(
+    snapshot: Snapshot,
+    workflow: Workflow,
+    types: Iterable[TabletType],
+    cells: tuple[str, ...],
+    *,
+    to_target: bool,
+) -> Snapshot:
+    """With reads of some types, in some cells, at one side."""
+    if workflow.type is not WorkflowType.RESHARD:
+        return with_rules(snapshot, workflow, types, to_target=to_target)
+    source, target = workflow.source_shards, workflow.target_shards
+    for tablet_type in types:
+        snapshot = snapshot.with_reads_switched(
+            workflow.target_keyspace,
+            tablet_type,
+            cells,
+            away_from=source if to_target else target,
+            to=target if to_target else source,
+        )
+    return snapshot
+
+
+def with_writes_switched(snapshot: Snapshot, workflow: Workflow, *, to_target: bool) -> Snapshot:
+    """With writes at one side; doing it again changes nothing."""
+    source, target = workflow.source_shards, workflow.target_shards
+    if workflow.type is WorkflowType.RESHARD:
+        return snapshot.with_writes_switched(
+            workflow.target_keyspace,
+            away_from=source if to_target else target,
+            to=target if to_target else source,
+        )
+    sides = [(workflow.source_keyspace, source), (workflow.target_keyspace, target)]
+    closing, opening = sides if to_target else reversed(sides)
+    changed = with_rules(snapshot, workflow, (None,), to_target=to_target)
+    changed = changed.with_denied_tables(*closing, workflow.tables)
+    return changed.without_denied_tables(*opening, workflow.tables)
+
+
+def observed_state(snapshot: Snapshot, workflow: Workflow) -> State:
+    """What the topology says about the workflow's traffic now."""
+    reads = {each: _read_cells(snapshot, workflow, each) for each in READ_TYPES}
+    replica, rdonly = reads[TabletType.REPLICA], reads[TabletType.RDONLY]
+    return State(
+        workflow=workflow.name,
+        source_keyspace=workflow.source_keyspace,
+        target_keyspace=workflow.target_keyspace,
+        workflow_type=workflow.type,
+        replica_cells_switched=replica[0],
+        replica_cells_not_switched=replica[1],
+        rdonly_cells_switched=rdonly[0],
+        rdonly_cells_not_switched=rdonly[1],
+        writes_switched=_writes_switched(snapshot, workflow),
+    )
+
+
+def _read_cells(
+    snapshot: Snapshot, workflow: Workflow, tablet_type: TabletType
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    cells = sorted(snapshot.cells)
+    if workflow.type is not WorkflowType.RESHARD:
+        switched = _leads_to_target(snapshot, workflow, tablet_type)
+        return (tuple(cells), ()) if switched else ((), tuple(cells))
+    shards = snapshot.shards_of(workflow.target_keyspace)
+    sources = [s for s in shards if s.name in workflow.source_shards]
+    at_source = {c for c in cells if any(s.serves(tablet_type, c) for s in sources)}
+    return (
+        tuple(c for c in cells if c not in at_source),
+        tuple(c for c in cells if c in at_source),
+    )
+
+
+def _writes_switched(snapshot: Snapshot, workflow: Workflow) -> bool:
+    if workflow.type is not WorkflowType.RESHARD:
+        return _leads_to_target(snapshot, workflow, None)
+    return not any(
+        shard.serving
+        for shard in snapshot.shards_of(workflow.target_keyspace)
+        if shard.name in workflow.source_shards
+    )
+
+
+def _leads_to_target(
+    snapshot: Snapshot, workflow: Workflow, tablet_type: TabletType | None
+) -> bool:
+    """Whether the first table's own rule leads to the target; all tables move in one change."""
+    table = workflow.tables[0]
+    found = snapshot.routing_rules.rules.get(str(RuleSource(table, None, tablet_type)))
+    return found == (str(TableName(workflow.target_keyspace, table)),)
