@@ -127,7 +127,7 @@ TestLeaseMachine = LeaseMachine.TestCase
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[ClusterDatabase]:
     with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as opened:
-        Ledger((updates.LEASES,)).ensure(opened)
+        Ledger(updates.UPDATES).ensure(opened)
         yield opened
 
 
@@ -246,7 +246,7 @@ def test_a_keeper_that_cannot_reach_the_database_stops_believing(tmp_path: Path)
         ClusterDatabase.open(url, busy_timeout_s=0.05) as database,
         ClusterDatabase.open(url) as other,
     ):
-        Ledger((updates.LEASES,)).ensure(database)
+        Ledger(updates.UPDATES).ensure(database)
         with LeaseKeeper(Leases(database), NAME, "node-1", 0.3) as keeper:
             with other.transaction():
                 until(lambda: keeper.is_lost)

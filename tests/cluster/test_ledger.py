@@ -177,4 +177,4 @@ def test_processes_that_start_together_apply_each_update_once(tmp_path: Path) ->
 
 
 def test_the_updates_of_the_cluster_database_itself_apply(database: ClusterDatabase) -> None:
-    assert Ledger((updates.LEASES,)).ensure(database) == 0
+    assert Ledger(updates.UPDATES).ensure(database) == 0

@@ -10,18 +10,15 @@ from typing import Final
 
 from tidegate.cluster.ledger import Update
 
-LEASES: Final = Update(
-    "cluster.leases",
-    (
-        """
-        CREATE TABLE lease (
-            name text NOT NULL PRIMARY KEY,
-            holder text,
-            revision bigint NOT NULL,
-            acquired_at_ms bigint NOT NULL,
-            expires_at_ms bigint NOT NULL
-        )
-        """,
-    ),
+_LEASES: Final = """
+CREATE TABLE lease (
+    name text NOT NULL PRIMARY KEY,
+    holder text,
+    revision bigint NOT NULL,
+    acquired_at_ms bigint NOT NULL,
+    expires_at_ms bigint NOT NULL
 )
-"""A row per name that was ever leased; it stays, so that revisions never repeat."""
+"""  # a name that was ever leased keeps its row, so that its revisions never repeat
+
+UPDATES: Final = (Update("cluster.leases", (_LEASES,)),)
+"""What the cluster database itself adds to the ledger."""
