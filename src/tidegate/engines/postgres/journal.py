@@ -10,7 +10,8 @@ Whoever takes over *closes* every source first: the announcement goes, and the s
 whether the journal is there. After all sources are closed nobody else can write one, and what was
 found is the decision.
 
-It must not decide what a journal means; :mod:`tidegate.workflow.switch` does.
+The table of the journals themselves is in ``sidecar.sql``; the announcements' is here. This module
+must not decide what a journal means; :mod:`tidegate.workflow.switch` does.
 """
 
 from __future__ import annotations
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
 DDL = """
-CREATE TABLE IF NOT EXISTS _tidegate.journal (
-    workflow_uuid uuid NOT NULL,
-    direction text NOT NULL,
-    ordinal bigint NOT NULL,
-    body jsonb NOT NULL,
-    at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    PRIMARY KEY (workflow_uuid, direction, ordinal)
-);
 CREATE TABLE IF NOT EXISTS _tidegate.switch_announced (
     workflow_uuid uuid NOT NULL,
     direction text NOT NULL,

@@ -1,0 +1,132 @@
+"""Sessions to the primaries of a workflow's shards, for as long as one operation runs.
+
+Decides that there is one session for each shard, opened when first needed and opened again when it
+broke, and that work on several shards runs side by side. It must not know what the work is.
+
+Sessions are opened before the pause of a switch: connecting costs more than everything else in it.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+import psycopg
+
+from tidegate.engines.postgres.connection import connect
+from tidegate.errors import ConnectError, TidegateError
+from tidegate.topology.connections import Endpoint, redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.topology.model import Snapshot
+
+PARALLEL_MAX = 16
+
+
+def endpoint_of(snapshot: Snapshot, keyspace: str, shard: str) -> Endpoint:
+    """Where the primary of a shard is."""
+    tablet = snapshot.primary_of(keyspace, shard)
+    return Endpoint(tablet.conninfo, tablet.secret)
+
+
+class Sessions:
+    """One session a shard; may be used from several threads, each shard by one at a time."""
+
+    def __init__(self, snapshot: Snapshot, *, purpose: str, lock_timeout_s: float = 5.0) -> None:
+        self._snapshot = snapshot
+        self._purpose = purpose
+        self._lock_timeout_s = lock_timeout_s
+        self._lock = threading.Lock()
+        self._open: dict[tuple[str, str], Connection[TupleRow]] = {}
+        self._pool = ThreadPoolExecutor(PARALLEL_MAX, thread_name_prefix="workflow")
+
+    def endpoint(self, keyspace: str, shard: str) -> Endpoint:
+        """Where the primary of a shard is."""
+        return endpoint_of(self._snapshot, keyspace, shard)
+
+    def get(self, keyspace: str, shard: str) -> Connection[TupleRow]:
+        """The session of a shard, in autocommit mode.
+
+        Raises:
+            ConnectError: the server cannot be reached.
+        """
+        with self._lock:
+            found = self._open.get((keyspace, shard))
+        if found is not None and not found.closed and not found.broken:
+            return found
+        made = connect(
+            self.endpoint(keyspace, shard),
+            purpose=self._purpose,
+            lock_timeout_s=self._lock_timeout_s,
+        )
+        with self._lock:
+            self._open[keyspace, shard] = made
+        return made
+
+    def each[T](
+        self,
+        keyspace: str,
+        shards: Iterable[str],
+        work: Callable[[str, Connection[TupleRow]], T],
+    ) -> dict[str, T]:
+        """Do the same at several shards side by side; waits for all, also when one fails.
+
+        Raises:
+            TidegateError: the first shard's error in order, naming the shard; the others' errors
+                are in its ``details``.
+        """
+
+        def one(shard: str) -> T:
+            try:
+                return work(shard, self.get(keyspace, shard))
+            except psycopg.OperationalError as error:
+                raise ConnectError(
+                    f"the session on {keyspace}/{shard} failed: {redacted(str(error)).strip()}",
+                    next_step="check that the server runs, then repeat the command",
+                ) from error
+
+        names = list(shards)
+        if len(names) == 1:
+            return {names[0]: one(names[0])}
+        futures = {shard: self._pool.submit(one, shard) for shard in names}
+        results: dict[str, T] = {}
+        failures: dict[str, BaseException] = {}
+        for shard, future in futures.items():
+            try:
+                results[shard] = future.result()
+            except Exception as error:  # noqa: BLE001 - every shard is waited for
+                failures[shard] = error
+        if failures:
+            shard, first = next(iter(failures.items()))
+            if isinstance(first, TidegateError) and len(failures) > 1:
+                first.details.setdefault("shards", {s: str(e) for s, e in failures.items()})
+            first.add_note(f"at {keyspace}/{shard}")
+            raise first
+        return results
+
+    def close(self) -> None:
+        """Close every session."""
+        self._pool.shutdown(wait=True)
+        for session in self._open.values():
+            with suppress(psycopg.Error):
+                session.close()
+        self._open.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,165 @@
+"""Which streams a workflow has in each direction, what each carries, and which workers should run.
+
+Decides from topology and records alone: pairs of shards, the rule of each table, the span of each
+source shard. It must not look at a stream's state; a span is wanted when its direction is, and
+whether a worker makes progress is for the supervisor to see.
+
+* A span reads one source shard and feeds every target shard it concerns: all of them when tables
+  move between keyspaces, those of intersecting key range when a keyspace is resharded.
+* A table that the target spreads by a vindex carries that vindex; a table of an unsharded target
+  and a reference table go whole to every target.
+* A reference table is the same at all sources: it is read from the first source of its targets
+  only, so that one row is never fed twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.dataplane.model import Direction, SpanOptions, SpanSpec, TableRule, TargetSpec
+from tidegate.errors import FailedPreconditionError
+from tidegate.topology.vschema import TableKind
+from tidegate.workflow.model import Phase, replication_name
+from tidegate.workflow.sessions import endpoint_of
+from tidegate.workflow.state import WorkflowType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tidegate.topology.model import Snapshot
+    from tidegate.workflow.model import Workflow
+
+
+def fed_shards(
+    snapshot: Snapshot, workflow: Workflow, direction: Direction, source_shard: str
+) -> tuple[str, ...]:
+    """The target shards that rows of a source shard may belong to, sorted."""
+    source_keyspace, target_keyspace = workflow.keyspaces(direction)
+    targets = sorted(workflow.shards(direction)[1])
+    if workflow.type is not WorkflowType.RESHARD:
+        return tuple(targets)
+    held = snapshot.shard(source_keyspace, source_shard).key_range
+    return tuple(
+        name for name in targets if snapshot.shard(target_keyspace, name).key_range.intersects(held)
+    )
+
+
+def table_rules(
+    snapshot: Snapshot, workflow: Workflow, direction: Direction, source_shard: str
+) -> tuple[TableRule, ...]:
+    """What the span of a source shard carries, by table name.
+
+    Raises:
+        FailedPreconditionError: a reference table would reach some targets of the span from this
+            source and others from another one.
+    """
+    vschema = snapshot.vschema(workflow.keyspaces(direction)[1])
+    targets = workflow.shards(direction)[1]
+    rules = []
+    for table in workflow.tables:
+        spec = vschema.tables.get(table)
+        whole = not vschema.sharded or len(targets) == 1
+        reference = spec is not None and spec.kind is TableKind.REFERENCE
+        if reference or (whole and _is_reference(snapshot, workflow, direction, table)):
+            if _reads_reference(snapshot, workflow, direction, source_shard, table):
+                rules.append(TableRule(table))
+        elif whole or spec is None or spec.primary_vindex is None:
+            rules.append(TableRule(table))
+        else:
+            vindex = vschema.vindexes[spec.primary_vindex.name]
+            rules.append(
+                TableRule(table, spec.primary_vindex.columns, vindex.type, dict(vindex.params))
+            )
+    return tuple(rules)
+
+
+def _is_reference(snapshot: Snapshot, workflow: Workflow, direction: Direction, table: str) -> bool:
+    """Whether each source shard has the whole table."""
+    spec = snapshot.vschema(workflow.keyspaces(direction)[0]).tables.get(table)
+    return spec is not None and spec.kind is TableKind.REFERENCE
+
+
+def _reads_reference(
+    snapshot: Snapshot, workflow: Workflow, direction: Direction, source_shard: str, table: str
+) -> bool:
+    """Whether this source is the first one of all the targets it feeds."""
+    sources = sorted(workflow.shards(direction)[0])
+    first = {
+        target: next(s for s in sources if target in fed_shards(snapshot, workflow, direction, s))
+        for target in fed_shards(snapshot, workflow, direction, source_shard)
+    }
+    mine = {target for target, source in first.items() if source == source_shard}
+    if mine and mine != set(first):
+        raise FailedPreconditionError(
+            f"reference table {table} would reach {', '.join(sorted(mine))} from {source_shard} and"
+            f" {', '.join(sorted(set(first) - mine))} from another shard",
+            next_step="reshard in two steps whose target ranges do not overlap two sources",
+            table=table,
+        )
+    return bool(mine)
+
+
+def stream_pairs(
+    snapshot: Snapshot, workflow: Workflow, direction: Direction
+) -> tuple[tuple[str, str], ...]:
+    """(source shard, target shard) of every stream of a direction, sorted."""
+    return tuple(
+        (source, target)
+        for source in sorted(workflow.shards(direction)[0])
+        if table_rules(snapshot, workflow, direction, source)
+        for target in fed_shards(snapshot, workflow, direction, source)
+    )
+
+
+def source_shards(snapshot: Snapshot, workflow: Workflow, direction: Direction) -> tuple[str, ...]:
+    """The source shards that have a span, sorted; each needs a publication and a slot."""
+    return tuple(sorted({source for source, _ in stream_pairs(snapshot, workflow, direction)}))
+
+
+def span_spec(
+    snapshot: Snapshot, workflow: Workflow, direction: Direction, source_shard: str
+) -> SpanSpec:
+    """The span of one source shard; ``epoch`` 0, because whoever starts a worker takes one."""
+    source_keyspace, target_keyspace = workflow.keyspaces(direction)
+    name = replication_name(workflow, direction, source_shard)
+    targets = tuple(
+        TargetSpec(
+            shard=stream.target_shard,
+            key_range=str(snapshot.shard(target_keyspace, stream.target_shard).key_range),
+            endpoint=endpoint_of(snapshot, target_keyspace, stream.target_shard),
+            stream_id=stream.stream_id,
+        )
+        for stream in workflow.streams_of(direction)
+        if stream.source_shard == source_shard
+    )
+    return SpanSpec(
+        workflow_uuid=workflow.uuid,
+        workflow=workflow.name,
+        direction=direction,
+        source_keyspace=source_keyspace,
+        source_shard=source_shard,
+        source=endpoint_of(snapshot, source_keyspace, source_shard),
+        target_keyspace=target_keyspace,
+        slot=name,
+        publication=name,
+        tables=table_rules(snapshot, workflow, direction, source_shard),
+        targets=targets,
+        epoch=0,
+        options=SpanOptions(
+            copy_threads=workflow.options.copy_threads,
+            on_ddl=workflow.options.on_ddl,
+            stop_after_copy=workflow.options.stop_after_copy,
+        ),
+    )
+
+
+def desired_spans(snapshot: Snapshot, workflows: Iterable[Workflow]) -> list[SpanSpec]:
+    """Every span that should have a worker now, by span id."""
+    found = [
+        span_spec(snapshot, workflow, direction, shard)
+        for workflow in workflows
+        if workflow.phase is Phase.ACTIVE
+        for direction in workflow.wanted
+        for shard in sorted({s.source_shard for s in workflow.streams_of(direction)})
+    ]
+    return sorted(found, key=lambda span: span.span_id)
