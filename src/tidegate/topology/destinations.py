@@ -136,16 +136,26 @@ def resolve_destination(
             return (_holding(keyspace_id, shards),)
         case KeyspaceIds(ids):
             return tuple(_holding(each, shards) for each in ids)
-        case KeyRangeDestination(key_range):
-            return tuple(name for name, held in shards.items() if held.intersects(key_range))
         case ExactKeyRange(key_range):
             return _exactly(key_range, shards)
-        case AllShards():
-            return tuple(shards)
         case AnyShard():
             if not shards:
                 raise _no_shard()
             return (choose(list(shards)),)
+        case _:
+            return _plain(destination, shards)
+
+
+def _plain(
+    destination: KeyRangeDestination | AllShards | Nowhere | NamedShard | NamedShards,
+    shards: Mapping[str, KeyRange],
+) -> tuple[str, ...]:
+    """The kinds that cannot fail."""
+    match destination:
+        case KeyRangeDestination(key_range):
+            return tuple(name for name, held in shards.items() if held.intersects(key_range))
+        case AllShards():
+            return tuple(shards)
         case Nowhere():
             return ()
         case NamedShard(name):

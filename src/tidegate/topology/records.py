@@ -139,7 +139,7 @@ class Tablet:
             "alias": self.alias,
             "keyspace": self.keyspace,
             "shard": self.shard,
-            "types": sorted(self.types),
+            "types": sorted(map(str, self.types)),
             "conninfo": self.conninfo,
             "secret": self.secret,
             "engine": self.engine,

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tidegate.errors import InvalidArgumentError, NotFoundError
+from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-PUBLIC_PREFIX: Final = "public."
 
 
 class TableKind(StrEnum):
@@ -45,22 +44,13 @@ def canonical_table(name: str) -> str:
     Raises:
         InvalidArgumentError: the name is empty, or holds more than a schema and a table.
     """
-    if name.startswith(PUBLIC_PREFIX):
-        name = name.removeprefix(PUBLIC_PREFIX)
-    parts = name.split(".")
-    if len(parts) > 2 or not all(parts) or "@" in name:
+    if "@" in name:
         raise InvalidArgumentError(
-            f"{name!r} is not a table name",
-            next_step="write TABLE, or SCHEMA.TABLE for a schema other than public",
+            f"{name!r} is not a table name: @ separates a tablet type from it",
+            next_step="rename the table",
             table=name,
         )
-    return name
-
-
-def schema_and_table(name: str) -> tuple[str, str]:
-    """The database schema and the bare name of a table: ``accounts`` is (public, accounts)."""
-    schema, dot, table = canonical_table(name).rpartition(".")
-    return (schema if dot else "public"), table
+    return str(TableName.parse(name))
 
 
 def known_keys(data: Mapping[str, Any], known: Iterable[str], what: str) -> None:
