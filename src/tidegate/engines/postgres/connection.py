@@ -195,11 +195,14 @@ def _translated(
     text = " ".join(redacted(str(error)).split())
     if password:
         text = text.replace(password, "***")
-    where = _where(endpoint)
-    if any(part in text for part in _REFUSALS) or (error.sqlstate or "").startswith("28"):
+    where, folded = _where(endpoint), text.casefold()
+    if any(part in folded for part in _REFUSALS) or (error.sqlstate or "").startswith("28"):
+        step = "check the user, the password's reference and pg_hba.conf of that server"
+        if "wal sender" in folded or "replication role" in folded:
+            step = "give the role the REPLICATION attribute, or the provider's role for it"
         return AuthenticationError(
             f"{where} refuses the connection: {text}",
-            next_step="check the user, the password's reference and pg_hba.conf of that server",
+            next_step=step,
             endpoint=endpoint.to_json(),
         )
     return ConnectError(
