@@ -10,12 +10,17 @@ Whoever takes over *closes* every source first: the announcement goes, and the s
 whether the journal is there. After all sources are closed nobody else can write one, and what was
 found is the decision.
 
+The same stopped coordinator must not lift a fence that a later switch has raised, nor raise one
+that nobody would lift: :func:`latest` lets it touch a shard's fence only while no later switch of
+the workflow has announced itself there.
+
 The table of the journals themselves is in ``sidecar.sql``; the announcements' is here. This module
 must not decide what a journal means; :mod:`tidegate.workflow.switch` does.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +30,8 @@ from psycopg.types.json import Jsonb
 from tidegate.errors import ConflictError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
@@ -60,11 +67,53 @@ class SwitchKey:
 
 def announce(connection: Connection[TupleRow], key: SwitchKey, token: str) -> None:
     """Open the door for the journal of a switch, to whoever knows the token."""
-    connection.execute(
-        "INSERT INTO _tidegate.switch_announced AS a (workflow_uuid, direction, ordinal, token)"
-        " VALUES (%s, %s, %s, %s)"
-        " ON CONFLICT (workflow_uuid, direction, ordinal) DO UPDATE SET token = excluded.token",
-        [key.workflow_uuid, key.direction, key.ordinal, token],
+    with latest(connection, key):
+        connection.execute(
+            "INSERT INTO _tidegate.switch_announced AS a (workflow_uuid, direction, ordinal, token)"
+            " VALUES (%s, %s, %s, %s)"
+            " ON CONFLICT (workflow_uuid, direction, ordinal) DO UPDATE SET token = excluded.token",
+            [key.workflow_uuid, key.direction, key.ordinal, token],
+        )
+
+
+@contextmanager
+def latest(
+    connection: Connection[TupleRow], key: SwitchKey, *, token: str | None = None
+) -> Iterator[None]:
+    """A transaction that commits only while no later switch of the workflow is known here.
+
+    Args:
+        connection: to a shard of either side, in autocommit mode.
+        key: which switch.
+        token: of its announcement at this shard, which must still stand; None where the caller has
+            closed the shard, or the shard is not a source of the switch.
+
+    Raises:
+        ConflictError: a later switch has begun, or the announcement is gone.
+    """
+    with connection.transaction():
+        connection.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 7))", [key.workflow_uuid]
+        )
+        row = connection.execute(
+            "SELECT EXISTS (SELECT FROM _tidegate.switch_announced WHERE workflow_uuid = %(u)s"
+            "   AND ordinal > %(o)s)"
+            " OR EXISTS (SELECT FROM _tidegate.journal WHERE workflow_uuid = %(u)s"
+            "   AND ordinal > %(o)s),"
+            " EXISTS (SELECT FROM _tidegate.switch_announced WHERE workflow_uuid = %(u)s"
+            "   AND direction = %(d)s AND ordinal = %(o)s AND token = %(t)s)",
+            {"u": key.workflow_uuid, "d": key.direction, "o": key.ordinal, "t": token},
+        ).fetchone()
+        assert row is not None
+        if row[0] or (token is not None and not row[1]):
+            raise _taken_over(key)
+        yield
+
+
+def _taken_over(key: SwitchKey) -> ConflictError:
+    return ConflictError(
+        f"the {key.direction} switch {key.ordinal} was taken over by somebody else",
+        next_step="look at the workflow and repeat the command",
     )
 
 
@@ -91,10 +140,7 @@ def write(
                 [key.workflow_uuid, key.direction, key.ordinal, token],
             )
             if gone.rowcount != 1 and not _exists(connection, key):
-                raise ConflictError(
-                    f"the {key.direction} switch {key.ordinal} was taken over by somebody else",
-                    next_step="look at the workflow and repeat the command",
-                )
+                raise _taken_over(key)
         connection.execute(
             "INSERT INTO _tidegate.journal (workflow_uuid, direction, ordinal, body)"
             " VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
@@ -105,6 +151,9 @@ def write(
 def close(connection: Connection[TupleRow], key: SwitchKey) -> bool:
     """Shut the door and say whether the journal is there; in one transaction."""
     with connection.transaction():
+        connection.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 7))", [key.workflow_uuid]
+        )
         connection.execute(
             "DELETE FROM _tidegate.switch_announced"
             " WHERE workflow_uuid = %s AND direction = %s AND ordinal = %s",
