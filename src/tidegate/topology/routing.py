@@ -24,10 +24,10 @@ from tidegate.topology import vindexes
 from tidegate.topology.destinations import AllShards, KeyspaceId, Nowhere, resolve_destination
 from tidegate.topology.rules import (
     KeyspaceRoutingRules,
-    KeyspaceTable,
     RoutingRules,
     RuleSource,
     ShardRoutingRules,
+    TableName,
     TabletType,
 )
 from tidegate.topology.vschema import TableKind, TableSpec, canonical_table
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KeyspaceRoutingRules",
-    "KeyspaceTable",
     "Route",
     "RoutingRules",
     "RuleSource",
     "ShardRoutingRules",
+    "TableName",
     "resolve",
     "resolve_all",
     "resolve_table",
@@ -145,7 +145,7 @@ def resolve_all(
 
 def resolve_table(
     snapshot: Snapshot, table: str, tablet_type: TabletType, keyspace: str | None = None
-) -> KeyspaceTable:
+) -> TableName:
     """The keyspace and table that a name stands for, after keyspace and table rules.
 
     Raises:
@@ -166,7 +166,7 @@ def resolve_table(
             next_step="change its routing rule: tidegate routingrules show",
             rule=str(source),
         )
-    target = KeyspaceTable.parse(targets[0])
+    target = TableName.parse(targets[0])
     if len(targets) > 1 or target.keyspace is None:
         raise FailedPreconditionError(
             f"the routing rule for {source} needs one target with its keyspace, it has"
@@ -177,20 +177,20 @@ def resolve_table(
     return _named(snapshot, target.keyspace, target.table)
 
 
-def _named(snapshot: Snapshot, keyspace: str | None, table: str) -> KeyspaceTable:
+def _named(snapshot: Snapshot, keyspace: str | None, table: str) -> TableName:
     """Find a table by name alone, as a statement without rules would."""
     if keyspace is not None:
         vschema = snapshot.vschema(keyspace)
         if vschema.sharded:
             vschema.table(table)
-        return KeyspaceTable(keyspace, table)
+        return TableName(keyspace, table)
     candidates = list(_declaring(snapshot, table))
     if len(candidates) > 1:
         sources = {spec.source for _, spec in candidates if spec.source}
         candidates = [
             (name, spec)
             for name, spec in candidates
-            if str(KeyspaceTable(name, table)) in sources or not spec.source
+            if str(TableName(name, table)) in sources or not spec.source
         ] or candidates
     if len(candidates) > 1:
         names = sorted(name for name, _ in candidates)
@@ -201,10 +201,10 @@ def _named(snapshot: Snapshot, keyspace: str | None, table: str) -> KeyspaceTabl
             keyspaces=names,
         )
     if candidates:
-        return KeyspaceTable(candidates[0][0], table)
+        return TableName(candidates[0][0], table)
     names = list(snapshot.keyspaces)
     if len(names) == 1 and not snapshot.vschema(names[0]).sharded:
-        return KeyspaceTable(names[0], table)
+        return TableName(names[0], table)
     raise NotFoundError(
         f"table {table} not found",
         next_step="name its keyspace, or add it to a vschema",
@@ -220,14 +220,12 @@ def _declaring(snapshot: Snapshot, table: str) -> Iterator[tuple[str, TableSpec]
             yield keyspace, spec
 
 
-def _spec(snapshot: Snapshot, target: KeyspaceTable) -> TableSpec:
+def _spec(snapshot: Snapshot, target: TableName) -> TableSpec:
     assert target.keyspace is not None
     return snapshot.vschema(target.keyspace).tables.get(target.table, TableSpec())
 
 
-def _destination(
-    snapshot: Snapshot, target: KeyspaceTable, spec: TableSpec, key: Any
-) -> Destination:
+def _destination(snapshot: Snapshot, target: TableName, spec: TableSpec, key: Any) -> Destination:
     """Where in its keyspace the rows of a table with this key lie."""
     assert target.keyspace is not None
     vschema = snapshot.vschema(target.keyspace)

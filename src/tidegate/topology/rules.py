@@ -49,7 +49,7 @@ READ_TYPES: tuple[TabletType, ...] = (TabletType.REPLICA, TabletType.RDONLY)
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class KeyspaceTable:
+class TableName:
     """A table of a keyspace; ``keyspace`` is None when the name does not say which."""
 
     keyspace: str | None
@@ -61,7 +61,7 @@ class KeyspaceTable:
         return f".{self.table}" if "." in self.table else self.table
 
     @classmethod
-    def parse(cls, text: str) -> KeyspaceTable:
+    def parse(cls, text: str) -> TableName:
         """Read ``t``, ``keyspace.t``, ``keyspace.schema.t`` or ``.schema.t``."""
         keyspace, dot, table = text.partition(".")
         return cls(keyspace or None, canonical_table(table)) if dot else cls(None, keyspace)
@@ -76,14 +76,14 @@ class RuleSource:
     tablet_type: TabletType | None = None
 
     def __str__(self) -> str:
-        name = str(KeyspaceTable(self.keyspace, self.table))
+        name = str(TableName(self.keyspace, self.table))
         return name if self.tablet_type is None else f"{name}@{self.tablet_type.lower()}"
 
     @classmethod
     def parse(cls, text: str) -> RuleSource:
         """Read ``t``, ``ks.t``, ``ks.t@replica`` and so on."""
         text, at, tablet_type = text.partition("@")
-        name = KeyspaceTable.parse(text)
+        name = TableName.parse(text)
         canonical_table(name.table)
         return cls(name.table, name.keyspace, TabletType.parse(tablet_type) if at else None)
 
@@ -112,11 +112,11 @@ class RoutingRules:
                 return source, targets
         return None
 
-    def with_rule(self, source: str | RuleSource, *targets: str | KeyspaceTable) -> RoutingRules:
+    def with_rule(self, source: str | RuleSource, *targets: str | TableName) -> RoutingRules:
         """The same rules with one set; no targets at all disables the table."""
         key = str(RuleSource.parse(source) if isinstance(source, str) else source)
         written = tuple(
-            str(KeyspaceTable.parse(to)) if isinstance(to, str) else str(to) for to in targets
+            str(TableName.parse(to)) if isinstance(to, str) else str(to) for to in targets
         )
         return RoutingRules({**self.rules, key: written})
 
@@ -129,9 +129,9 @@ class RoutingRules:
         gone = {str(RuleSource.parse(s) if isinstance(s, str) else s) for s in sources}
         return RoutingRules({key: to for key, to in self.rules.items() if key not in gone})
 
-    def leading_to(self, target: str | KeyspaceTable) -> tuple[RuleSource, ...]:
+    def leading_to(self, target: str | TableName) -> tuple[RuleSource, ...]:
         """The sources of all rules that lead to a table, sorted by their written form."""
-        wanted = str(KeyspaceTable.parse(target) if isinstance(target, str) else target)
+        wanted = str(TableName.parse(target) if isinstance(target, str) else target)
         keys = sorted(key for key, targets in self.rules.items() if wanted in targets)
         return tuple(map(RuleSource.parse, keys))
 
@@ -158,7 +158,7 @@ class RoutingRules:
                 raise InvalidArgumentError(
                     f"duplicate routing rule for {key}", next_step="keep one rule for each source"
                 )
-            rules[key] = tuple(str(KeyspaceTable.parse(to)) for to in entry.get("to_tables") or ())
+            rules[key] = tuple(str(TableName.parse(to)) for to in entry.get("to_tables") or ())
         return cls(rules)
 
 
