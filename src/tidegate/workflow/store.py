@@ -97,7 +97,7 @@ class StepEvent:
     step: str
     event: str
     took_ms: float
-    at: datetime
+    at: datetime | None = None  # None: when it is written
 
 
 class WorkflowStore:
@@ -146,7 +146,7 @@ class WorkflowStore:
         added = replace(workflow, version=1)
         try:
             with self._database.transaction() as connection:
-                self._prove(connection, leases)
+                self.prove(connection, leases)
                 connection.execute(
                     _WORKFLOW.insert().values(
                         uuid=added.uuid,
@@ -167,17 +167,23 @@ class WorkflowStore:
             ConflictError: somebody changed it since it was read.
             LeaseLostError: a lease is not ours any more.
         """
-        after = replace(workflow, version=workflow.version + 1)
         with self._database.transaction() as connection:
-            self._prove(connection, leases)
-            unchanged = (_WORKFLOW.c.uuid == workflow.uuid) & (
-                _WORKFLOW.c.version == workflow.version
-            )
-            done = connection.execute(
-                _WORKFLOW.update().where(unchanged).values(version=after.version, body=_body(after))
-            )
-            if done.rowcount != 1:
-                raise _overtaken(workflow)
+            self.prove(connection, leases)
+            return self.save_in(connection, workflow)
+
+    def save_in(self, connection: Connection, workflow: Workflow) -> Workflow:
+        """As :meth:`save`, inside a transaction of the caller.
+
+        Raises:
+            ConflictError: somebody changed it since it was read; the transaction must not commit.
+        """
+        after = replace(workflow, version=workflow.version + 1)
+        unchanged = (_WORKFLOW.c.uuid == workflow.uuid) & (_WORKFLOW.c.version == workflow.version)
+        done = connection.execute(
+            _WORKFLOW.update().where(unchanged).values(version=after.version, body=_body(after))
+        )
+        if done.rowcount != 1:
+            raise _overtaken(workflow)
         return after
 
     def delete(self, workflow: Workflow, leases: Sequence[Lease] = ()) -> None:
@@ -188,7 +194,7 @@ class WorkflowStore:
             LeaseLostError: a lease is not ours any more.
         """
         with self._database.transaction() as connection:
-            self._prove(connection, leases)
+            self.prove(connection, leases)
             unchanged = (_WORKFLOW.c.uuid == workflow.uuid) & (
                 _WORKFLOW.c.version == workflow.version
             )
@@ -201,6 +207,7 @@ class WorkflowStore:
             last = connection.execute(
                 select(func.max(_STEP.c.ordinal)).where(_STEP.c.uuid == workflow.uuid)
             ).scalar()
+            now = self._database.now(connection)
             rows = [
                 {
                     "uuid": workflow.uuid,
@@ -212,7 +219,7 @@ class WorkflowStore:
                     "step": event.step,
                     "event": event.event,
                     "took_ms": event.took_ms,
-                    "at_ms": round(event.at.timestamp() * 1000),
+                    "at_ms": round((event.at or now).timestamp() * 1000),
                 }
                 for ordinal, event in enumerate(events, start=(last or 0) + 1)
             ]
@@ -239,7 +246,12 @@ class WorkflowStore:
         """The cluster database's time."""
         return self._database.now()
 
-    def _prove(self, connection: Connection, leases: Sequence[Lease]) -> None:
+    def prove(self, connection: Connection, leases: Sequence[Lease]) -> None:
+        """Make sure that a transaction of the caller commits only under these leases.
+
+        Raises:
+            LeaseLostError: a lease is not ours any more.
+        """
         for lease in leases:
             self._leases.check(connection, lease)
 

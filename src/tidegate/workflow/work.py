@@ -1,0 +1,238 @@
+"""Everything an operation's actions work with: the record, the topology, the sessions, the leases.
+
+Decides how an operation is begun, recorded and ended in the cluster database, and that nothing is
+written there without its leases. It must not know what any operation does.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import structlog
+
+from tidegate.cluster.keeper import LeaseKeeper
+from tidegate.cluster.leases import Leases
+from tidegate.errors import ConflictError, TidegateError
+from tidegate.workflow.model import Operation, OperationKind
+from tidegate.workflow.sessions import Sessions
+from tidegate.workflow.store import StepEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from sqlalchemy import Connection as ClusterConnection
+
+    from tidegate.cluster.database import ClusterDatabase
+    from tidegate.cluster.leases import Lease
+    from tidegate.topology.model import Snapshot
+    from tidegate.topology.store import TopologyStore
+    from tidegate.workflow.model import Workflow
+    from tidegate.workflow.plan import PlanStep
+    from tidegate.workflow.store import WorkflowStore
+
+log = structlog.get_logger("tidegate.workflow")
+
+LEASE_TTL_S = 10.0
+LEASE_WAIT_S = 5.0
+LEASE_POLL_S = 0.05
+
+
+def workflow_lease(keyspace: str, name: str) -> str:
+    """The lease under which anything is done to a workflow."""
+    return f"workflow/{keyspace}/{name}"
+
+
+def keyspace_lease(keyspace: str) -> str:
+    """The lease under which traffic of a keyspace is moved."""
+    return f"keyspace/{keyspace}"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the service was composed of; ``holder`` is unique to this process."""
+
+    database: ClusterDatabase
+    topology: TopologyStore
+    store: WorkflowStore
+    holder: str
+
+
+class Locks:
+    """Leases held while an operation runs, taken in the order of their names."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *names: str,
+        wait_s: float = LEASE_WAIT_S,
+        ttl_s: float = LEASE_TTL_S,
+    ) -> None:
+        self._cluster = cluster
+        self._names = sorted(set(names))
+        self._wait_s = wait_s
+        self._ttl_s = ttl_s
+        self._keepers: list[LeaseKeeper] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._keepers = [self._entered(stack, name) for name in self._names]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def confirm(self) -> None:
+        """Make sure that every lease is still ours and stays so for its whole time from now.
+
+        Raises:
+            LeaseLostError: one is not.
+        """
+        for keeper in self._keepers:
+            keeper.confirm()
+
+    def leases(self) -> list[Lease]:
+        """The leases, to be proven in a transaction."""
+        return [keeper.lease for keeper in self._keepers]
+
+    def _entered(self, stack: ExitStack, name: str) -> LeaseKeeper:
+        deadline = time.monotonic() + self._wait_s
+        while True:
+            keeper = LeaseKeeper(
+                Leases(self._cluster.database), name, self._cluster.holder, self._ttl_s
+            )
+            try:
+                return stack.enter_context(keeper)
+            except ConflictError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(LEASE_POLL_S)
+
+
+class Work:
+    """One operation on one workflow, with all it needs; closes its sessions when left."""
+
+    def __init__(self, cluster: Cluster, locks: Locks, workflow: Workflow) -> None:
+        self.cluster = cluster
+        self.locks = locks
+        self.workflow = workflow
+        self.snapshot = cluster.topology.read()
+        self.sessions = Sessions(self.snapshot, purpose=f"workflow-{workflow.name}")
+        self._events: list[StepEvent] = []
+        self._gone = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.sessions.close()
+
+    @property
+    def operation(self) -> Operation:
+        """The operation under way."""
+        assert self.workflow.operation is not None
+        return self.workflow.operation
+
+    def begin(
+        self, kind: OperationKind, params: Mapping[str, Any], notes: Mapping[str, Any]
+    ) -> None:
+        """Record that an operation begins, before its first effect."""
+        number = self.workflow.operations + 1
+        operation = Operation(number, kind, dict(params), dict(notes))
+        self.save(lambda w: replace(w, operation=operation, operations=number))
+
+    def save(self, change: Callable[[Workflow], Workflow]) -> None:
+        """Change the record, under the leases."""
+        self.workflow = self.cluster.store.save(change(self.workflow), self.locks.leases())
+
+    def change_topology(
+        self,
+        change: Callable[[Snapshot], Snapshot],
+        record: Callable[[Workflow], Workflow] | None = None,
+    ) -> None:
+        """Change the topology and, in the same transaction, the record; under the leases."""
+        before = self.workflow
+        saved: list[Workflow] = []
+
+        def guard(connection: ClusterConnection) -> None:
+            saved.clear()
+            leases = self.locks.leases()
+            self.cluster.store.prove(connection, leases)
+            if record is not None:
+                saved.append(self.cluster.store.save_in(connection, record(before)))
+
+        self.snapshot = self.cluster.topology.update(change, guard=guard)
+        if saved:
+            self.workflow = saved[-1]
+
+    def note(self, step: PlanStep, what: str, took_s: float) -> None:
+        """Record an event of a step; what happens in a pause is written when it is over."""
+        now = self.cluster.store.now() if not step.in_pause else None
+        operation = self.operation
+        event = StepEvent(operation.number, operation.kind, step.name, what, took_s * 1000.0, now)
+        self._events.append(event)
+        if not step.in_pause and not self._gone:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the events that were kept back."""
+        if self._events:
+            events, self._events = self._events, []
+            self.cluster.store.log(self.workflow, events)
+
+    def undoing(self, error: str) -> None:
+        """Record that the operation is being taken back."""
+        self._set_operation(undoing=True, error=error)
+
+    def unfinished(self, error: str) -> None:
+        """Record why the operation has not ended."""
+        self._set_operation(error=error)
+
+    def finished(self) -> None:
+        """Record that the operation is over."""
+        if not self._gone:
+            self.flush()
+            self.save(lambda w: replace(w, operation=None))
+
+    def undone(self) -> None:
+        """Record that the operation never was.
+
+        Whoever lost the leases cannot: then the operation stays recorded, and who holds them now
+        finds nothing left to undo.
+        """
+        try:
+            self.finished()
+        except TidegateError as error:
+            log.warning("workflow.not_recorded", workflow=self.workflow.key, error=str(error))
+
+    def delete(self) -> None:
+        """Remove the record; its history stays. One that is gone already is no error."""
+        if not self._gone:
+            self.flush()
+            self.cluster.store.delete(self.workflow, self.locks.leases())
+            self._gone = True
+
+    def _set_operation(self, **changes: Any) -> None:
+        """Best effort: what is undone or finished must not wait for the cluster database."""
+        if self._gone:
+            return
+        operation = replace(self.operation, **changes)
+        try:
+            self.save(lambda w: replace(w, operation=operation))
+        except TidegateError as error:
+            log.warning("workflow.not_recorded", workflow=self.workflow.key, error=str(error))
