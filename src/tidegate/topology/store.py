@@ -1,0 +1,280 @@
+"""Keeps the topology in the cluster database, object by object, under one rising revision.
+
+Decides how a topology is read, changed and watched. It must not decide what a topology may look
+like: a change is a pure function from snapshot to snapshot, and
+:mod:`tidegate.topology.validation` judges the result. A change is refused for the errors it would
+bring in, not for those that are there already: a broken corner must not stop the mending of it.
+
+A change is: read a snapshot, apply the function, validate, then commit in one transaction only the
+objects that differ, each by compare-and-swap on its own version, and the revision by
+compare-and-swap on the one that was read. The revision is what makes changes serial: validation
+looks at the whole topology (a routing rule needs its keyspace), so two changes to different objects
+may each be right and wrong together. Whoever loses reads again and applies the function again,
+which is why it must be pure.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, select
+from sqlalchemy.exc import IntegrityError
+
+from tidegate.cluster.ledger import Update
+from tidegate.errors import ConflictError, InvalidArgumentError
+from tidegate.topology.model import ObjectKey, Snapshot
+from tidegate.topology.validation import snapshot_findings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Connection
+
+    from tidegate.cluster.database import ClusterDatabase
+
+DEFAULT_ATTEMPTS: Final = 40
+POLL_S: Final = 0.02
+"""How often another process's change is looked for while somebody waits for one."""
+_MAX_PAUSE_S: Final = 0.1
+
+_CREATE_OBJECTS: Final = """
+CREATE TABLE topology_object (
+    kind text NOT NULL,
+    name text NOT NULL,
+    version bigint NOT NULL,
+    body text NOT NULL,
+    PRIMARY KEY (kind, name)
+)
+"""
+_CREATE_REVISION: Final = """
+CREATE TABLE topology_revision (
+    id integer NOT NULL PRIMARY KEY CHECK (id = 1),
+    revision bigint NOT NULL
+)
+"""
+_FIRST_REVISION: Final = "INSERT INTO topology_revision (id, revision) VALUES (1, 0)"
+
+UPDATES: Final = (Update("topology.objects", (_CREATE_OBJECTS, _CREATE_REVISION, _FIRST_REVISION)),)
+"""What the topology adds to the ledger of the cluster database."""
+
+_METADATA: Final = MetaData()
+_OBJECTS: Final = Table(
+    "topology_object",
+    _METADATA,
+    Column("kind", Text),
+    Column("name", Text),
+    Column("version", BigInteger),
+    Column("body", Text),
+)
+_REVISION: Final = Table(
+    "topology_revision", _METADATA, Column("id", Integer), Column("revision", BigInteger)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A snapshot as it was read, with what is needed to change it."""
+
+    snapshot: Snapshot
+    bodies: Mapping[ObjectKey, str]
+    versions: Mapping[ObjectKey, int]
+
+
+class TopologyStore:
+    """The topology of one cluster; safe for many threads and many processes."""
+
+    def __init__(self, database: ClusterDatabase) -> None:
+        self._database = database
+        self._seen = threading.Condition()
+        self._latest = -1
+        self._is_polled = False
+
+    def read(self) -> Snapshot:
+        """The topology as it is now.
+
+        Raises:
+            ClusterDatabaseError: the database failed.
+        """
+        with self._database.read() as connection:
+            return _read(connection).snapshot
+
+    def revision(self) -> int:
+        """The revision now; much cheaper than reading all objects."""
+        with self._database.read() as connection:
+            return _revision(connection)
+
+    def update(
+        self,
+        change: Callable[[Snapshot], Snapshot],
+        *,
+        attempts: int = DEFAULT_ATTEMPTS,
+        guard: Callable[[Connection], None] | None = None,
+    ) -> Snapshot:
+        """Change the topology; a change that changes nothing commits nothing.
+
+        Args:
+            change: pure; called again, with a newer snapshot, whenever somebody else was first.
+                What it raises reaches the caller, and nothing is changed.
+            attempts: how often to try.
+            guard: called inside the committing transaction, to refuse it by raising: a check of
+                the lease under which the change is made, or a write that belongs to it.
+
+        Returns:
+            The topology as committed.
+
+        Raises:
+            InvalidArgumentError: the result is not valid; names what is wrong with it.
+            ConflictError: somebody else was first each time.
+            ClusterDatabaseError: the database failed; nothing was changed.
+        """
+        for attempt in range(attempts):
+            with self._database.read() as connection:
+                stored = _read(connection)
+            wanted = change(stored.snapshot)
+            bodies = _bodies(wanted)
+            if bodies == stored.bodies and guard is None:
+                return stored.snapshot
+            if bodies != stored.bodies:
+                _refuse_new_errors(stored.snapshot, wanted)
+            with self._database.transaction() as connection:
+                if guard is not None:
+                    guard(connection)
+                is_committed = _swap(connection, stored, bodies)
+            if is_committed:
+                revision = stored.snapshot.revision + (bodies != stored.bodies)
+                self._notice(revision)
+                return Snapshot.from_objects(revision, wanted.objects())
+            pause_s = min(_MAX_PAUSE_S, 0.001 * 2**attempt)
+            time.sleep(random.uniform(0, pause_s))  # noqa: S311 - spreads out those who lost
+        raise ConflictError(
+            f"the topology was changed by somebody else in each of {attempts} attempts",
+            next_step="try again",
+        )
+
+    def wait_for_change(self, revision: int, timeout_s: float) -> int:
+        """Wait until the revision differs from ``revision``, at most ``timeout_s`` seconds.
+
+        A change made through this store is seen at once, one made by another process within 50 ms.
+        However many wait, one of them at a time looks into the database.
+
+        Returns:
+            The revision, which is ``revision`` still when the time was over.
+
+        Raises:
+            ClusterDatabaseError: the database failed.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._seen:
+                if self._latest > revision:
+                    return self._latest
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or self._is_polled:
+                    if left_s <= 0:
+                        return revision
+                    self._seen.wait(min(left_s, POLL_S * 2))
+                    continue
+                self._is_polled = True
+            try:
+                found = self.revision()
+                self._notice(found)
+                if found != revision:
+                    return found
+            finally:
+                with self._seen:
+                    self._is_polled = False
+            with self._seen:
+                if self._latest <= revision:
+                    self._seen.wait(min(POLL_S, max(0.0, deadline - time.monotonic())))
+
+    def _notice(self, revision: int) -> None:
+        with self._seen:
+            if revision > self._latest:
+                self._latest = revision
+                self._seen.notify_all()
+
+
+def _refuse_new_errors(before: Snapshot, wanted: Snapshot) -> None:
+    errors = {str(each) for each in snapshot_findings(wanted) if each.severity == "error"}
+    if errors:
+        errors -= {str(each) for each in snapshot_findings(before)}
+    if errors:
+        raise InvalidArgumentError(
+            f"the topology would be wrong: {'; '.join(sorted(errors))}",
+            next_step="mend what is named and try again; nothing was changed",
+            findings=sorted(errors),
+        )
+
+
+def _revision(connection: Connection) -> int:
+    revision: int = connection.execute(select(_REVISION.c.revision)).scalar_one()
+    return revision
+
+
+def _read(connection: Connection) -> _Stored:
+    revision = _revision(connection)
+    bodies: dict[ObjectKey, str] = {}
+    versions: dict[ObjectKey, int] = {}
+    for kind, name, version, body in connection.execute(select(_OBJECTS)):
+        bodies[kind, name] = body
+        versions[kind, name] = version
+    objects = {key: json.loads(body) for key, body in bodies.items()}
+    return _Stored(Snapshot.from_objects(revision, objects), bodies, versions)
+
+
+def _bodies(snapshot: Snapshot) -> dict[ObjectKey, str]:
+    return {key: _written(body) for key, body in snapshot.objects().items()}
+
+
+def _written(body: Any) -> str:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _swap(connection: Connection, stored: _Stored, bodies: Mapping[ObjectKey, str]) -> bool:
+    """Write what differs; False, with nothing written, when the topology is not the one read."""
+    revision = stored.snapshot.revision
+    is_read_one = (_REVISION.c.id == 1) & (_REVISION.c.revision == revision)
+    following = revision + (bodies != stored.bodies)
+    moved = connection.execute(
+        _REVISION.update().where(is_read_one).values(revision=following)
+    ).rowcount
+    if moved != 1:
+        return False
+    for key in sorted(stored.bodies.keys() | bodies.keys()):
+        if stored.bodies.get(key) != bodies.get(key):
+            _swap_object(connection, key, stored.versions.get(key), bodies.get(key))
+    return True
+
+
+def _swap_object(
+    connection: Connection, key: ObjectKey, version: int | None, body: str | None
+) -> None:
+    kind, name = key
+    if version is None:
+        try:
+            connection.execute(_OBJECTS.insert().values(kind=kind, name=name, version=1, body=body))
+        except IntegrityError:
+            raise _overtaken(key) from None
+        return
+    is_read_one = (
+        (_OBJECTS.c.kind == kind) & (_OBJECTS.c.name == name) & (_OBJECTS.c.version == version)
+    )
+    if body is None:
+        statement: Any = _OBJECTS.delete().where(is_read_one)
+    else:
+        statement = _OBJECTS.update().where(is_read_one).values(version=version + 1, body=body)
+    if connection.execute(statement).rowcount != 1:
+        raise _overtaken(key)
+
+
+def _overtaken(key: ObjectKey) -> ConflictError:
+    """Somebody wrote the object and left the revision as it was: not through this module."""
+    return ConflictError(
+        f"the {key[0]} {key[1]} was changed without a new revision of the topology",
+        next_step="change the topology through tidegate only, then try again",
+    )
