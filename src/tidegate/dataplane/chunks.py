@@ -57,22 +57,22 @@ def tile(separators: Sequence[Key]) -> tuple[Chunk, ...]:
 
 
 def agreed_plan(table: str, plans: Mapping[int, Sequence[Chunk]]) -> tuple[Chunk, ...] | None:
-    """The one plan that some of a span's streams hold already, or None when none does.
+    """The one plan that some of a span's targets hold already, or None when none does.
 
     Args:
         table: for the message.
-        plans: stream id to its planned chunks, empty where not planned.
+        plans: target to its planned chunks, empty where not planned.
 
     Raises:
-        InvalidWorkflowError: two streams hold different plans.
+        InvalidWorkflowError: two targets hold different plans.
     """
-    found = {stream: tuple(sorted(p, key=lambda c: c.number)) for stream, p in plans.items() if p}
+    found = {place: tuple(sorted(p, key=lambda c: c.number)) for place, p in plans.items() if p}
     if not found:
         return None
     first, *others = found.values()
     if any(other != first for other in others):
         raise InvalidWorkflowError(
-            f"the streams {', '.join(map(str, found))} have different chunks of table {table}",
+            f"the targets of the span have different chunks of table {table}",
             next_step="cancel the workflow and create it again",
         )
     check_tiling(table, first)
@@ -101,22 +101,22 @@ def check_tiling(table: str, chunks: Sequence[Chunk]) -> None:
 
 @dataclass(frozen=True)
 class ChunkTask:
-    """One chunk to read once and write to those streams that do not have it yet."""
+    """One chunk to read once and write to those targets that do not have it yet."""
 
     table: str
     chunk: Chunk
-    stream_ids: tuple[int, ...]
+    targets: tuple[int, ...]  # places in the span's list of targets
 
 
 def pending(
     table: str, chunks: Iterable[Chunk], done: Mapping[int, frozenset[int]]
 ) -> list[ChunkTask]:
-    """The chunks some streams still need, in key order.
+    """The chunks some targets still need, in key order.
 
     Args:
         table: the table.
         chunks: the whole plan.
-        done: stream id to the numbers of the chunks it holds; names every stream of the span.
+        done: target to the numbers of the chunks it holds; names every target of the span.
     """
     tasks = []
     for chunk in chunks:

@@ -1,0 +1,471 @@
+"""The copy of one span: every chunk that some target still lacks, read once and written to each.
+
+Why the copy and the log together are right
+-------------------------------------------
+The slot exists before the first chunk is read, and the gate has waited until nothing older is
+still invisible (``wait_older_transactions`` in :mod:`tidegate.engines.postgres.slots`). Take any
+row version the source ever commits.
+
+* Committed before the slot's start: every chunk snapshot sees it, or what replaced it.
+* Committed after: the log has it, and the stream replays the log from the slot's start on.
+
+Chunks are read at different moments, so a change may be in a chunk *and* in the log, or a row may
+have moved by its key from a chunk not yet read to one already read. Until the stream has passed H,
+the highest snapshot of any chunk, it therefore applies changes as upsert and delete-if-there: by
+key the last word about a row is always in the log, and it is replayed in order. What the log leaves
+out (unchanged large values) is read again at H. After H, everything at the target is exactly the
+source at H, and changes are applied strictly.
+
+Chunks tile the key space, so a row that no change touched is in exactly one of them. Each chunk is
+one transaction at each target: rows, the mark in ``copy_state`` and the check of the stream's epoch
+commit together or not at all. So a killed worker leaves whole chunks, never parts, and the next one
+copies the others from newer snapshots, which only moves H. Targets commit one by one; one that
+lacks a chunk gets it from a later snapshot than its neighbour: the same argument, once a target.
+
+It must not decode values, and it must not run before the gate.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from tidegate import steps
+from tidegate.dataplane.chunks import Chunk, ChunkTask, agreed_plan, pending, tile
+from tidegate.engines.postgres import bounds, copy_state, split
+from tidegate.engines.postgres import copy as wire
+from tidegate.engines.postgres.catalog import key_columns, require_tables
+from tidegate.engines.postgres.connection import connect
+from tidegate.errors import CancelledError, ConnectError, CopyError
+from tidegate.topology.connections import redacted
+from tidegate.topology.names import TableName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.dataplane.model import SpanSpec, TargetSpec
+
+PLANNED = steps.declare(
+    "copy.table.planned",
+    runs_in="worker",
+    plan="copy",
+    description="the chunks of a table are recorded at one target",
+)
+BEFORE_COMMIT = steps.declare(
+    "copy.chunk.before_commit",
+    runs_in="worker",
+    plan="copy",
+    description="the rows of a chunk are at one target, not committed",
+)
+COMMITTED = steps.declare(
+    "copy.chunk.committed",
+    runs_in="worker",
+    plan="copy",
+    description="a chunk and its mark are committed at one target",
+)
+TABLE_DONE = steps.declare(
+    "copy.table.done",
+    runs_in="worker",
+    plan="copy",
+    description="one target has noted that all chunks of a table are there",
+)
+
+
+@dataclass(frozen=True)
+class CopyProgress:
+    """How far the copy of one table is, over all targets of the span."""
+
+    table: str
+    rows: int
+    bytes: int
+    chunks_done: int
+    chunks: int
+
+
+@dataclass(frozen=True)
+class CopySummary:
+    """What one run of the copy did; ``finished``: every target has every chunk."""
+
+    finished: bool
+    rows: int
+    bytes: int
+    chunks: int
+    snapshot_lsn: int | None  # the highest snapshot of this run's chunks
+
+
+type Session = Connection[TupleRow]
+
+
+@dataclass
+class _TableWork:
+    """One table while it is copied: how it travels, and what is left."""
+
+    table: str
+    space: bounds.KeySpace
+    plan: wire.CopyPlan
+    routing: split.Routing
+    chunks: int  # of the plan, times targets
+    left: dict[int, set[int]]  # target → chunk numbers
+    rows: int
+    bytes: int
+
+    @property
+    def done(self) -> int:
+        return self.chunks - sum(map(len, self.left.values()))
+
+
+@dataclass
+class _Run:
+    """What the threads of one run share; ``lock`` guards everything that changes."""
+
+    spec: SpanSpec
+    stop: threading.Event
+    on_progress: Callable[[CopyProgress], None]
+    tables: dict[str, _TableWork]
+    tasks: queue.SimpleQueue[ChunkTask]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    halt: threading.Event = field(default_factory=threading.Event)
+    errors: list[BaseException] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+    chunks: int = 0
+    snapshot_lsn: int | None = None
+
+
+def run_copy(
+    spec: SpanSpec, *, stop: threading.Event, on_progress: Callable[[CopyProgress], None]
+) -> CopySummary:
+    """Copy every chunk that is not at every target yet; plans tables that have no plan.
+
+    May be called again after any end, a kill included. The caller has made the slot and waited at
+    the gate. ``on_progress`` is called from several threads, one at a time.
+
+    Raises:
+        EpochLostError: another worker has taken a stream over; nothing of ours commits any more.
+        ShardKeyError: a row has no place among the targets; its chunk is at no target.
+        ConnectError: a server went away; call again.
+        CopyError: the target refuses the rows.
+    """
+    run = _prepare(spec, stop, on_progress)
+    count = max(1, min(spec.options.copy_threads, run.tasks.qsize()))
+    threads = [
+        threading.Thread(target=_copy_until_done, args=(run,), name=f"copy-{n}")
+        for n in range(count)
+    ]
+    watcher = threading.Thread(target=_watch, args=(run, threads), name="copy-stop")
+    for thread in threads:
+        thread.start()
+    watcher.start()
+    for thread in (*threads, watcher):
+        thread.join()
+    failures = [e for e in run.errors if not isinstance(e, CancelledError)]
+    if failures:
+        raise failures[0]
+    finished = not any(numbers for work in run.tables.values() for numbers in work.left.values())
+    return CopySummary(finished, run.rows, run.bytes, run.chunks, run.snapshot_lsn)
+
+
+def _watch(run: _Run, threads: list[threading.Thread]) -> None:
+    """Pass the caller's wish to stop on to the threads."""
+    while any(thread.is_alive() for thread in threads):
+        if run.stop.wait(0.05):
+            run.halt.set()
+            return
+
+
+# ---- planning ------------------------------------------------------------------------------
+
+
+def _prepare(
+    spec: SpanSpec, stop: threading.Event, on_progress: Callable[[CopyProgress], None]
+) -> _Run:
+    run = _Run(spec, stop, on_progress, {}, queue.SimpleQueue())
+    with ExitStack() as stack, _translated():
+        source = stack.enter_context(connect(spec.source, purpose="copy"))
+        targets = {
+            place: stack.enter_context(connect(target.endpoint, purpose="copy"))
+            for place, target in enumerate(spec.targets)
+        }
+        rules = {str(TableName.parse(rule.table)): rule for rule in spec.tables}
+        catalogue = require_tables(source, [TableName.parse(name) for name in rules])
+        for name, table in sorted(catalogue.items(), key=lambda item: -item[1].bytes):
+            rule = rules[str(name)]
+            space = bounds.read_key_space(source, name, key_columns(table))
+            plan = wire.plan_copy(
+                name,
+                wire.column_forms(source, name),
+                [wire.column_forms(target, name) for target in targets.values()],
+                first=rule.shard_columns,
+            )
+            estimate = max(0, table.est_rows)
+            chunks, recorded = _planned(spec, source, targets, space, estimate)
+            routing = split.plan_routing(
+                source,
+                name,
+                key_columns(table),
+                {place: target.key_range for place, target in enumerate(spec.targets)},
+                shard_columns=rule.shard_columns,
+                vindex_type=rule.vindex_type,
+                vindex_params=rule.vindex_params,
+            )
+            _add_table(run, space, plan=plan, routing=routing, chunks=chunks, recorded=recorded)
+            if all(not numbers for numbers in run.tables[str(name)].left.values()):
+                _finish_recorded(spec, targets, str(name), recorded)
+    return run
+
+
+def _planned(
+    spec: SpanSpec,
+    source: Session,
+    targets: Mapping[int, Session],
+    space: bounds.KeySpace,
+    est_rows: int,
+) -> tuple[tuple[Chunk, ...], dict[int, copy_state.RecordedTable]]:
+    """The table's chunks, recorded at every target; made now where no target has them."""
+    table = str(space.table)
+    recorded = {
+        place: copy_state.read_table(session, spec.targets[place].stream_id, table)
+        for place, session in targets.items()
+    }
+    plan = agreed_plan(
+        table, {p: [Chunk.from_row(*row) for row in r.chunks] for p, r in recorded.items()}
+    )
+    if plan is None:
+        space.use(source)
+        plan = tile(bounds.separators(source, space, chunk_bytes=spec.options.chunk_bytes))
+        source.execute("SET search_path = pg_catalog")
+    est_bytes = bounds.table_bytes(source, space.table)[0]
+    for place, session in targets.items():
+        if recorded[place].chunks:
+            continue
+        stream_id = spec.targets[place].stream_id
+        wire.begin_target(session, spec.own_origin, stream_id, spec.epoch)
+        copy_state.write_plan(
+            session,
+            stream_id,
+            table,
+            [chunk.to_row() for chunk in plan],
+            est_rows=est_rows,
+            est_bytes=est_bytes,
+        )
+        wire.check_stream(session, stream_id, spec.epoch, lock=True)
+        session.execute("COMMIT")
+        steps.reached(PLANNED)
+    return plan, recorded
+
+
+def _add_table(
+    run: _Run,
+    space: bounds.KeySpace,
+    *,
+    plan: wire.CopyPlan,
+    routing: split.Routing,
+    chunks: tuple[Chunk, ...],
+    recorded: Mapping[int, copy_state.RecordedTable],
+) -> None:
+    table = str(space.table)
+    numbers = {chunk.number for chunk in chunks}
+    done = {place: record.done for place, record in recorded.items()}
+    run.tables[table] = _TableWork(
+        table=table,
+        space=space,
+        plan=plan,
+        routing=routing,
+        chunks=len(chunks) * len(recorded),
+        left={place: set(numbers - have) for place, have in done.items()},
+        rows=sum(record.rows for record in recorded.values()),
+        bytes=sum(record.bytes for record in recorded.values()),
+    )
+    for task in pending(table, chunks, done):
+        if routing.in_query:
+            for place in task.targets:
+                run.tasks.put(ChunkTask(table, task.chunk, (place,)))
+        else:
+            run.tasks.put(task)
+
+
+def _finish_recorded(
+    spec: SpanSpec,
+    targets: Mapping[int, Session],
+    table: str,
+    recorded: Mapping[int, copy_state.RecordedTable],
+) -> None:
+    """Note tables whose last chunk was committed right before a kill."""
+    for place, session in targets.items():
+        if not recorded[place].finished:
+            _finish(spec, session, spec.targets[place].stream_id, table)
+
+
+def _finish(spec: SpanSpec, session: Session, stream_id: int, table: str) -> None:
+    wire.begin_target(session, spec.own_origin, stream_id, spec.epoch)
+    complete = copy_state.finish_table(session, stream_id, table)
+    wire.check_stream(session, stream_id, spec.epoch, lock=True)
+    session.execute("COMMIT")
+    if complete:
+        steps.reached(TABLE_DONE)
+
+
+# ---- one thread ----------------------------------------------------------------------------
+
+
+def _copy_until_done(run: _Run) -> None:
+    """Take chunks until there are none, or until any thread has failed."""
+    try:
+        with _translated(), ExitStack() as stack:
+            source = stack.enter_context(connect(run.spec.source, purpose="copy"))
+            targets = {
+                place: stack.enter_context(_open_target(run.spec, target))
+                for place, target in enumerate(run.spec.targets)
+            }
+            while not run.halt.is_set():
+                try:
+                    task = run.tasks.get_nowait()
+                except queue.Empty:
+                    return
+                _copy_chunk(run, task, source, targets)
+    except BaseException as error:  # noqa: BLE001 - handed to the caller of run_copy
+        with run.lock:
+            run.errors.append(error)
+        run.halt.set()
+
+
+def _open_target(spec: SpanSpec, target: TargetSpec) -> Session:
+    session = connect(target.endpoint, purpose="copy")
+    try:
+        wire.prepare_target(session)
+        wire.register_backend(session, target.stream_id, spec.epoch)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _copy_chunk(
+    run: _Run, task: ChunkTask, source: Session, targets: Mapping[int, Session]
+) -> None:
+    """One chunk from one snapshot to the streams of the task."""
+    spec, work = run.spec, run.tables[task.table]
+    work.space.use(source)
+    snapshot_lsn = wire.begin_snapshot(source)
+    condition = bounds.condition(work.space, task.chunk.lower, task.chunk.upper)
+    for place in task.targets:
+        stream_id = spec.targets[place].stream_id
+        wire.begin_target(targets[place], spec.own_origin, stream_id, spec.epoch)
+    try:
+        sent = _transfer(run, task, condition, source, targets)
+    except psycopg.DataError as error:
+        raise split.unmapped(work.routing, error) or error from None
+    except split.RowRefusedError as error:
+        with connect(spec.source, purpose="copy") as session:
+            work.space.use(session)
+            raise split.locate(session, work.routing, condition, error.raw) from None
+    source.execute("COMMIT")
+    for place, (rows, byte_count) in sent.items():
+        session, stream_id = targets[place], spec.targets[place].stream_id
+        copy_state.mark_done(
+            session,
+            stream_id,
+            task.table,
+            task.chunk.number,
+            rows=rows,
+            byte_count=byte_count,
+            snapshot_lsn=snapshot_lsn,
+        )
+        wire.check_stream(session, stream_id, spec.epoch, lock=True)
+        steps.reached(BEFORE_COMMIT)
+        session.execute("COMMIT")
+        steps.reached(COMMITTED)
+        if _note(
+            run,
+            task,
+            place,
+            rows=rows,
+            byte_count=byte_count,
+            snapshot_lsn=snapshot_lsn,
+        ):
+            _finish(spec, session, stream_id, task.table)
+
+
+def _transfer(
+    run: _Run,
+    task: ChunkTask,
+    condition: sql.Composable,
+    source: Session,
+    targets: Mapping[int, Session],
+) -> dict[int, tuple[int, int]]:
+    """Move the rows; returns rows and bytes for each target."""
+    work = run.tables[task.table]
+    sent = dict.fromkeys(task.targets, 0)
+    counts: dict[int, int] = {}
+    query = work.plan.copy_out(
+        work.routing.condition(condition, task.targets),
+        first=work.routing.extra_column(work.plan.format),
+    )
+    with ExitStack() as stack:
+        cursors = {place: targets[place].cursor() for place in task.targets}
+        copies = {
+            place: stack.enter_context(cursor.copy(work.plan.copy_in()))
+            for place, cursor in cursors.items()
+        }
+        router = work.routing.start(work.plan.format, task.targets)
+        for messages in wire.read_messages(source, query, run.halt):
+            for place, block in router.route(messages):
+                copies[place].write(block)
+                sent[place] += len(block)
+        for place, block in router.finish():
+            copies[place].write(block)
+            sent[place] += len(block)
+    for place, cursor in cursors.items():
+        counts[place] = cursor.rowcount
+    return {place: (counts[place], sent[place]) for place in task.targets}
+
+
+def _note(
+    run: _Run,
+    task: ChunkTask,
+    place: int,
+    *,
+    rows: int,
+    byte_count: int,
+    snapshot_lsn: int,
+) -> bool:
+    """Count a committed chunk; says whether it was the target's last one of the table."""
+    work = run.tables[task.table]
+    with run.lock:
+        work.left[place].discard(task.chunk.number)
+        work.rows += rows
+        work.bytes += byte_count
+        run.rows += rows
+        run.bytes += byte_count
+        run.chunks += 1
+        run.snapshot_lsn = max(run.snapshot_lsn or 0, snapshot_lsn)
+        run.on_progress(CopyProgress(work.table, work.rows, work.bytes, work.done, work.chunks))
+        return not work.left[place]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the driver's errors into ours, without secrets."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise ConnectError(
+            f"a server left during the copy: {redacted(str(error)).strip()}",
+            next_step="nothing: the copy goes on where it was",
+            sqlstate=error.sqlstate,
+        ) from error
+    except psycopg.Error as error:
+        raise CopyError(
+            f"the copy failed: {redacted(str(error)).strip()}",
+            next_step="remove the cause, then start the workflow again",
+            sqlstate=error.sqlstate,
+        ) from error
