@@ -1,0 +1,232 @@
+"""How the HTTP API is spoken: requests, answers, failures, events.
+
+Decides how a ``problem+json`` body becomes an error of :mod:`tidegate.errors` again and what a
+missing answer means. It must not know any verb.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote
+
+import httpx2
+
+from tidegate.errors import (
+    ExitStatus,
+    InvalidArgumentError,
+    SecretError,
+    TidegateError,
+    UnreachableNodeError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+DEFAULT_URL: Final = "http://127.0.0.1:7420"
+API_LEVEL: Final = 1
+CONNECT_TIMEOUT_S: Final = 5.0
+ANSWER_TIMEOUT_S: Final = 60.0
+VERB_TIMEOUT_S: Final = 3600.0
+"""A node answers a verb when it is done, and bounds every wait itself."""
+
+type Json = dict[str, Any]
+
+
+def token_of(reference: str) -> str:
+    """The token a reference names: ``env:NAME``, ``file:/path`` (its first line), or the token.
+
+    Raises:
+        SecretError: the variable is unset or the file cannot be read.
+    """
+    kind, _, name = reference.partition(":")
+    if kind == "env":
+        found = os.environ.get(name)
+        if found is None:
+            raise SecretError(
+                f"the environment variable {name} with the token is not set",
+                next_step=f"export {name}, or name another place with --token",
+            )
+        return found
+    if kind == "file":
+        try:
+            lines = Path(name).expanduser().read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise SecretError(
+                f"the token file {name} cannot be read: {error.strerror}",
+                next_step="check the path and who may read it, or give --token env:NAME",
+            ) from None
+        tokens = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not tokens:
+            raise SecretError(
+                f"the token file {name} holds no token", next_step="write one token a line"
+            )
+        return tokens[0]
+    return reference
+
+
+def error_of(problem: Mapping[str, Any], status: int) -> TidegateError:
+    """The error a ``problem+json`` body describes, in its own class where that is known here."""
+    code = str(problem.get("code", ""))
+    found = next((c for c in _tree(TidegateError) if c.code == code), None)
+    message = str(problem.get("detail") or problem.get("title") or f"HTTP status {status}")
+    details = problem.get("details")
+    error = (found or TidegateError)(message, next_step=str(problem.get("next_step", "")))
+    error.details = dict(details) if isinstance(details, dict) else {}
+    if found is None:
+        # The node knows an error that this program does not; its meaning travels along.
+        vars(error).update(
+            code=code or TidegateError.code,
+            exit_status=ExitStatus(problem.get("exit_status", ExitStatus.ERROR)),
+            http_status=status,
+            retryable=bool(problem.get("retryable")),
+            outcome_unknown=bool(problem.get("outcome_unknown")),
+        )
+    return error
+
+
+def _tree(root: type[TidegateError]) -> Iterator[type[TidegateError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _tree(child)
+
+
+def path_of(*parts: str) -> str:
+    """The path of a resource; each part is quoted."""
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+class Transport:
+    """The connection to one node, safe for several threads; close it, or use a ``with`` block."""
+
+    def __init__(
+        self, url: str = DEFAULT_URL, token: str | None = None, *, verify: bool | str = True
+    ) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            url: of the node.
+            token: the token, or a reference to it: ``env:NAME``, ``file:/path``.
+            verify: of TLS: a file of certificates to trust, or False to trust any.
+        """
+        headers = {"Tidegate-Api-Level": str(API_LEVEL)}
+        if token:
+            headers["Authorization"] = f"Bearer {token_of(token)}"
+        self.url = url.rstrip("/")
+        timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        try:
+            self._http = httpx2.Client(
+                base_url=self.url, headers=headers, timeout=timeout, verify=verify, trust_env=False
+            )
+        except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"{url!r} is not the URL of a node: {error}",
+                next_step="write it as http://HOST:PORT",
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> Json:
+        """One request; its answer as JSON.
+
+        Args:
+            method: of HTTP.
+            path: with the leading ``/v1``.
+            body: sent as JSON.
+            query: parameters; those that are None or False are left out.
+            version: of the workflow the caller saw; another one is refused (``If-Match``).
+            timeout_s: how long the answer may take.
+
+        Raises:
+            UnreachableNodeError: there was no answer.
+            TidegateError: the node's refusal, in its own class.
+        """
+        headers = {} if version is None else {"If-Match": f'"{version}"'}
+        try:
+            response = self._http.request(
+                method,
+                path,
+                json=body,
+                params=_query(query),
+                headers=headers,
+                timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            )
+        except httpx2.HTTPError as error:
+            raise self._unreachable(error) from None
+        return self._answer(response)
+
+    def _answer(self, response: httpx2.Response) -> Json:
+        try:
+            found = response.json() if response.content else {}
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise UnreachableNodeError(
+                f"what answers at {self.url} is not a Tidegate node",
+                next_step="check --url, TIDEGATE_URL or `tidegate config show --origin`",
+            )
+        if response.is_success:
+            return found
+        raise error_of(found, response.status_code)
+
+    def _unreachable(self, error: Exception) -> UnreachableNodeError:
+        if isinstance(error, httpx2.TimeoutException) and not isinstance(
+            error, httpx2.ConnectTimeout
+        ):
+            return UnreachableNodeError(
+                f"the node at {self.url} did not answer in time; what it was asked may go on",
+                next_step="look at the state before repeating: tidegate workflow list",
+            )
+        return UnreachableNodeError(
+            f"no node answers at {self.url}: {error}",
+            next_step="start one with `tidegate serve`, or name another with --url or TIDEGATE_URL",
+        )
+
+    @contextmanager
+    def events(self, path: str, last_event_id: str = "") -> Iterator[Iterator[tuple[str, Json]]]:
+        """Server-sent events of a path: (id, data), until the block is left."""
+        headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+        timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
+        try:
+            with self._http.sse(path, headers=headers, timeout=timeout) as source:
+                if not source.response.is_success:
+                    source.response.read()
+                    self._answer(source.response)
+                yield ((event.id, event.json()) for event in source if event.data)  # type: ignore[misc]
+        except httpx2.HTTPError as error:
+            raise self._unreachable(error) from None
+
+
+def _query(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        key: "true" if value is True else value
+        for key, value in (given or {}).items()
+        if value is not None and value is not False
+    }
+
+
+class Noun:
+    """A group of verbs."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._call = transport.call
