@@ -1,0 +1,337 @@
+"""Reads what a preflight asks of a database beside its tables: roles, types, sessions, sequences.
+
+Only looks: every statement is a SELECT, none takes more than an ACCESS SHARE lock, and all but the
+look for rows in given tables read the catalogue alone. What the findings are is decided elsewhere
+(:mod:`tidegate.workflow.preflight`). It relies on the session's ``search_path`` being
+``pg_catalog``, as :func:`tidegate.engines.postgres.connection.connect` sets it, so that the names
+it reports are qualified and can be compared between servers.
+
+Of sessions of other roles a plain role sees little: without membership in ``pg_read_all_stats`` the
+age of their transactions is unknown, and they are left out rather than guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from tidegate.topology.names import TableName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+#: Sessions and transactions are reported up to this many; a finding needs some, not all.
+SESSIONS_MAX = 50
+
+
+@dataclass(frozen=True)
+class OpenTransaction:
+    """A transaction of another session that is open now; ages are the server's, in seconds."""
+
+    pid: int
+    role: str
+    database: str
+    application: str
+    state: str
+    age_s: float
+
+
+@dataclass(frozen=True)
+class PreparedTransaction:
+    """A transaction that was prepared for two-phase commit and still waits."""
+
+    gid: str
+    owner: str
+    database: str
+    age_s: float
+
+
+@dataclass(frozen=True)
+class OtherSession:
+    """A session of our own role, in this database, that is not Tidegate's."""
+
+    pid: int
+    application: str
+    client: str
+
+
+@dataclass(frozen=True)
+class SequenceFacts:
+    """The settings of a sequence, and the tables whose columns draw from it."""
+
+    name: TableName
+    type_name: str
+    start: int
+    increment: int
+    minimum: int
+    maximum: int
+    cache: int
+    cycle: bool
+    persistence: str
+    used_by: tuple[TableName, ...]
+
+
+@dataclass(frozen=True)
+class TypeFacts:
+    """A type people or an extension made; an enum's labels in order."""
+
+    name: str
+    kind: str
+    extension: str | None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything beside the tables, read at one moment.
+
+    Attributes:
+        extensions: installed ones with their versions.
+        available_extensions: versions that could be installed, by name.
+        types: types outside the system's schemas, by qualified name.
+        collations: collations there are, qualified and quoted, with the version recorded.
+        functions: functions outside the system's schemas, as ``schema.name(arguments)``.
+        functions_needed: of the given tables: functions that defaults, constraints, indexes or
+            triggers call and that belong to no extension.
+        non_empty: of the given tables, those that hold at least one row.
+        unreadable: of the given tables, those our role may not read.
+        large_objects: how many there are in the database.
+        default_collation: name and version of the database's own collation.
+    """
+
+    roles: frozenset[str] = frozenset()
+    extensions: Mapping[str, str] = field(default_factory=dict)
+    available_extensions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    types: Mapping[str, TypeFacts] = field(default_factory=dict)
+    collations: Mapping[str, str | None] = field(default_factory=dict)
+    functions: frozenset[str] = frozenset()
+    functions_needed: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
+    sequences: Mapping[TableName, SequenceFacts] = field(default_factory=dict)
+    open_transactions: tuple[OpenTransaction, ...] = ()
+    prepared_transactions: tuple[PreparedTransaction, ...] = ()
+    other_sessions: tuple[OtherSession, ...] = ()
+    non_empty: frozenset[TableName] = frozenset()
+    unreadable: frozenset[TableName] = frozenset()
+    large_objects: int = 0
+    default_collation: tuple[str, str | None] = ("", None)
+
+
+_EXTENSIONS = "SELECT extname::text, extversion FROM pg_extension"
+
+_AVAILABLE = """
+SELECT name::text, array_agg(version ORDER BY version)
+  FROM pg_available_extension_versions GROUP BY name
+"""
+
+_TYPES = """
+SELECT format_type(t.oid, NULL), t.typtype::text, e.extname::text,
+       ARRAY(SELECT l.enumlabel::text FROM pg_enum l WHERE l.enumtypid = t.oid
+              ORDER BY l.enumsortorder)
+  FROM pg_type t
+  JOIN pg_namespace n ON n.oid = t.typnamespace
+  LEFT JOIN pg_class c ON c.oid = t.typrelid
+  LEFT JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = t.oid
+                       AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+  LEFT JOIN pg_extension e ON e.oid = d.refobjid
+ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', '_tidegate')
+   AND n.nspname NOT LIKE 'pg\\_temp%' AND n.nspname NOT LIKE 'pg\\_toast\\_temp%'
+   AND (t.typrelid = 0 OR c.relkind = 'c')
+   AND NOT EXISTS (SELECT FROM pg_type item WHERE item.typarray = t.oid)
+"""
+
+_COLLATIONS = """
+SELECT DISTINCT ON (1) format('%I.%I', n.nspname, c.collname), c.collversion
+  FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+ WHERE c.collencoding IN (-1, (SELECT encoding FROM pg_database
+                                WHERE datname = current_database()))
+ ORDER BY 1, c.collencoding DESC
+"""
+
+_DEFAULT_COLLATION = """
+SELECT coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') || ':'
+         || coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale', d.datcollate),
+       to_jsonb(d) ->> 'datcollversion'
+  FROM pg_database d WHERE d.datname = current_database()
+"""
+
+_FUNCTION_NAME = (
+    "format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))"
+)
+
+_FUNCTIONS = f"""
+SELECT {_FUNCTION_NAME}
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', '_tidegate')
+"""  # noqa: S608 - a constant of this module
+
+_FUNCTIONS_NEEDED = """
+SELECT DISTINCT use.table_oid::int8,
+       format('%%I.%%I(%%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
+  FROM (SELECT d.refobjid, coalesce(a.adrelid, c.conrelid, t.tgrelid, i.indrelid) AS table_oid
+          FROM pg_depend d
+          LEFT JOIN pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid
+          LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
+          LEFT JOIN pg_trigger t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
+          LEFT JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
+         WHERE d.refclassid = 'pg_proc'::regclass) AS use
+  JOIN pg_proc p ON p.oid = use.refobjid
+  JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE use.table_oid = ANY(%(oids)s)
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema', '_tidegate')
+   AND NOT EXISTS (SELECT FROM pg_depend e
+                    WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid
+                      AND e.refclassid = 'pg_extension'::regclass AND e.deptype = 'e')
+ ORDER BY 1, 2
+"""
+
+_SEQUENCES = """
+SELECT n.nspname::text, c.relname::text, format_type(s.seqtypid, NULL), s.seqstart,
+       s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle, c.relpersistence::text,
+       ARRAY(SELECT DISTINCT jsonb_build_array(un.nspname::text, u.relname::text)
+               FROM (SELECT d.refobjid AS oid FROM pg_depend d
+                      WHERE d.classid = 'pg_class'::regclass AND d.objid = s.seqrelid
+                        AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0
+                      UNION ALL
+                     SELECT ad.adrelid FROM pg_depend d JOIN pg_attrdef ad ON ad.oid = d.objid
+                      WHERE d.classid = 'pg_attrdef'::regclass
+                        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = s.seqrelid) AS w
+               JOIN pg_class u ON u.oid = w.oid
+               JOIN pg_namespace un ON un.oid = u.relnamespace)
+  FROM pg_sequence s
+  JOIN pg_class c ON c.oid = s.seqrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE s.seqrelid = ANY(%(oids)s)
+"""
+
+_TRANSACTIONS = """
+SELECT pid, coalesce(usename::text, ''), coalesce(datname::text, ''),
+       coalesce(application_name, ''), coalesce(state, ''),
+       extract(epoch FROM clock_timestamp() - xact_start)::float8
+  FROM pg_stat_activity
+ WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+   AND clock_timestamp() - xact_start >= make_interval(secs => %s)
+   AND application_name NOT LIKE 'tidegate/%%'
+ ORDER BY xact_start LIMIT %s
+"""
+
+_PREPARED = """
+SELECT gid, owner::text, database::text,
+       extract(epoch FROM clock_timestamp() - prepared)::float8
+  FROM pg_prepared_xacts ORDER BY prepared LIMIT %s
+"""
+
+_OTHER_SESSIONS = """
+SELECT pid, coalesce(application_name, ''), coalesce(host(client_addr), 'local')
+  FROM pg_stat_activity
+ WHERE usename = session_user AND datname = current_database() AND pid <> pg_backend_pid()
+   AND backend_type = 'client backend' AND application_name NOT LIKE 'tidegate/%%'
+ ORDER BY pid LIMIT %s
+"""
+
+
+def survey(
+    connection: Connection[TupleRow],
+    tables: Mapping[TableName, int],
+    sequences: Iterable[int],
+    *,
+    transaction_age_s: float,
+    look_for_rows: bool,
+) -> Survey:
+    """Read the survey of the connection's database.
+
+    Args:
+        connection: an autocommit session made by :func:`connect`.
+        tables: OIDs of the tables in question, by name.
+        sequences: OIDs of the sequences that fill their columns.
+        transaction_age_s: transactions open for at least this long are reported.
+        look_for_rows: whether to look if the tables hold rows.
+    """
+    oids = list(tables.values())
+    names = {oid: name for name, oid in tables.items()}
+    non_empty, unreadable = _rows(connection, tables) if look_for_rows else (set(), set())
+    needed: dict[TableName, tuple[str, ...]] = {}
+    for oid, function in connection.execute(_FUNCTIONS_NEEDED, {"oids": oids}):
+        needed[names[oid]] = (*needed.get(names[oid], ()), function)
+    own_collation = connection.execute(_DEFAULT_COLLATION).fetchone()
+    counted = connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
+    assert own_collation is not None
+    assert counted is not None
+    return Survey(
+        roles=_names(connection, "SELECT rolname::text FROM pg_roles"),
+        extensions=dict(connection.execute(_EXTENSIONS).fetchall()),
+        available_extensions={
+            name: tuple(versions) for name, versions in connection.execute(_AVAILABLE)
+        },
+        types={
+            row[0]: TypeFacts(row[0], row[1], row[2], tuple(row[3]))
+            for row in connection.execute(_TYPES)
+        },
+        collations=dict(connection.execute(_COLLATIONS).fetchall()),
+        functions=_names(connection, _FUNCTIONS),
+        functions_needed=needed,
+        sequences=_sequences(connection, list(sequences)),
+        open_transactions=tuple(
+            OpenTransaction(*row)
+            for row in connection.execute(_TRANSACTIONS, [transaction_age_s, SESSIONS_MAX])
+        ),
+        prepared_transactions=tuple(
+            PreparedTransaction(*row) for row in connection.execute(_PREPARED, [SESSIONS_MAX])
+        ),
+        other_sessions=tuple(
+            OtherSession(*row) for row in connection.execute(_OTHER_SESSIONS, [SESSIONS_MAX])
+        ),
+        non_empty=frozenset(non_empty),
+        unreadable=frozenset(unreadable),
+        large_objects=counted[0],
+        default_collation=(own_collation[0], own_collation[1]),
+    )
+
+
+def _names(connection: Connection[TupleRow], query: LiteralString) -> frozenset[str]:
+    return frozenset(row[0] for row in connection.execute(query))
+
+
+def _sequences(connection: Connection[TupleRow], oids: list[int]) -> dict[TableName, SequenceFacts]:
+    found: dict[TableName, SequenceFacts] = {}
+    for row in connection.execute(_SEQUENCES, {"oids": oids}):
+        (schema, name, kind, start, step, low, high, cache, cycle, persistence, users) = row
+        own = TableName(schema, name)
+        found[own] = SequenceFacts(
+            name=own,
+            type_name=kind,
+            start=start,
+            increment=step,
+            minimum=low,
+            maximum=high,
+            cache=cache,
+            cycle=cycle,
+            persistence=persistence,
+            used_by=tuple(sorted(TableName(*user) for user in users)),
+        )
+    return found
+
+
+def _rows(
+    connection: Connection[TupleRow], tables: Iterable[TableName]
+) -> tuple[set[TableName], set[TableName]]:
+    """Which tables hold a row, and which cannot be read: no privilege, or row security."""
+    non_empty: set[TableName] = set()
+    unreadable: set[TableName] = set()
+    for table in tables:
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(
+            sql.Identifier(table.schema, table.name)
+        )
+        try:
+            row = connection.execute(query).fetchone()
+        except psycopg.errors.InsufficientPrivilege:
+            unreadable.add(table)
+            continue
+        if row is not None and row[0]:
+            non_empty.add(table)
+    return non_empty, unreadable

@@ -1,0 +1,136 @@
+"""What a check and a finding are, and how a preflight runs all checks and reports all findings.
+
+Decides the form of findings, their order, and when they refuse. It must not stop at the first
+finding: whoever mends a database wants the whole list. Checks are pure functions of a request and
+the gathered facts; each has a stable id that is never given another meaning, so that scripts can
+tell findings apart and accept the few that are theirs to judge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from tidegate.errors import PreflightError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+#: Where the reference of all checks is published; a finding's id is an anchor in it.
+REFERENCE = "docs/reference/preflight.md"
+
+
+class Severity(StrEnum):
+    """What a finding means: an error refuses, a warning should be read, an info may be."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+_RANK = {severity: rank for rank, severity in enumerate(Severity)}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a check found: where, and one sentence; ``next_step`` when it knows more than the check.
+
+    ``object`` begins with ``keyspace/shard``, or is a keyspace, workflow, vindex or table name.
+    """
+
+    object: str
+    message: str
+    next_step: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        id: ``TG-PF-nnn``; 1xx request and topology, 2xx tables, 3xx servers, 4xx targets.
+        title: what is wrong, in a few words.
+        severity: of all its findings.
+        cause: why it matters.
+        remedy: what to do, where a finding does not say it more exactly.
+        waivable: the user may take its errors as warnings, by id.
+    """
+
+    id: str
+    title: str
+    severity: Severity
+    cause: str
+    remedy: str
+    find: Callable[[PreflightRequest, Facts], Iterable[Problem]]
+    waivable: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One reason, with everything a person or a program needs to deal with it."""
+
+    id: str
+    severity: Severity
+    object: str
+    message: str
+    next_step: str
+    cause: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As errors, plans and API answers carry it."""
+        return {**asdict(self), "docs": f"{REFERENCE}#{self.id.lower()}"}
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.severity} {self.object}: {self.message}"
+
+
+def run_checks(checks: Iterable[Check], request: PreflightRequest, facts: Facts) -> list[Finding]:
+    """All findings of all checks: errors first, then by id and object."""
+    findings = [
+        Finding(
+            id=check.id,
+            severity=_severity(check, request),
+            object=problem.object,
+            message=problem.message,
+            next_step=problem.next_step or check.remedy,
+            cause=check.cause,
+            details=problem.details,
+        )
+        for check in checks
+        for problem in check.find(request, facts)
+    ]
+    return sorted(findings, key=lambda f: (_RANK[f.severity], f.id, f.object, f.message))
+
+
+def _severity(check: Check, request: PreflightRequest) -> Severity:
+    waived = check.waivable and check.id in request.accepted
+    return Severity.WARNING if waived and check.severity is Severity.ERROR else check.severity
+
+
+def errors(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings that refuse."""
+    return [finding for finding in findings if finding.severity is Severity.ERROR]
+
+
+def refuse_errors(findings: Iterable[Finding], what: str) -> None:
+    """Let ``what`` go on unless a finding refuses.
+
+    Raises:
+        PreflightError: with all findings, warnings included, in ``details["findings"]``.
+    """
+    all_findings = list(findings)
+    refusing = errors(all_findings)
+    if not refusing:
+        return
+    first = refusing[0]
+    more = f" (and {len(refusing) - 1} more)" if len(refusing) > 1 else ""
+    raise PreflightError(
+        f"{what} cannot start: {first.id} {first.object}: {first.message}{more}",
+        next_step=first.next_step if not more else "deal with every finding, then run it again",
+        findings=[finding.to_json() for finding in all_findings],
+    )

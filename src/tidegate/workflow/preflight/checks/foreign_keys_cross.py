@@ -1,0 +1,53 @@
+"""Refuses tables tied by a foreign key, in either direction, to one that does not move."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.workflow.preflight.check import Check, Problem, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.engines.postgres.catalog import ForeignKey
+    from tidegate.topology.names import TableName
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+
+def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
+    """Foreign keys with one end among the wanted tables and the other outside."""
+    wanted = set(facts.wanted)
+    for database, table in facts.source_tables():
+        for key in table.foreign_keys:
+            if key.referenced not in wanted:
+                yield _problem(database.label, table.name, key, "stays behind", key.referenced)
+        for key in table.referenced_by:
+            if key.table not in wanted:
+                yield _problem(database.label, table.name, key, "stays behind", key.table)
+
+
+def _problem(label: str, table: TableName, key: ForeignKey, what: str, other: TableName) -> Problem:
+    return Problem(
+        f"{label} {table}",
+        f"foreign key {key.name} of {key.table} references {key.referenced}, and {other} {what}",
+        f"move {other} too, or ALTER TABLE {key.table.schema}.{key.table.name}"
+        f" DROP CONSTRAINT {key.name}",
+        details={
+            "constraint": key.name,
+            "table": str(key.table),
+            "references": str(key.referenced),
+        },
+    )
+
+
+CHECK = Check(
+    id="TG-PF-210",
+    title="A foreign key crosses the move",
+    severity=Severity.ERROR,
+    cause=(
+        "A foreign key cannot reach into another database: rows would be checked against, or "
+        "removed by, a table that is not beside them."
+    ),
+    remedy="move the other table too, or drop the foreign key",
+    find=find,
+)

@@ -1,0 +1,39 @@
+"""Refuses tables whose rows cannot be told apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.engines.postgres.catalog import key_columns
+from tidegate.workflow.preflight.check import Check, Problem, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+
+def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
+    """Tables with neither a primary key nor an index as replica identity."""
+    for database, table in facts.source_tables():
+        if table.kind == "r" and not key_columns(table) and not table.primary_key_deferrable:
+            yield Problem(
+                f"{database.label} {table.name}",
+                f"table {table.name} has no primary key and no replica identity index",
+            )
+
+
+CHECK = Check(
+    id="TG-PF-201",
+    title="A table has no usable key",
+    severity=Severity.ERROR,
+    cause=(
+        "Copy, stream and diff tell rows apart by a key that is unique at every moment: the "
+        "primary key, or the not-null unique index that is the replica identity."
+    ),
+    remedy=(
+        "add a primary key, or ALTER TABLE … REPLICA IDENTITY USING INDEX with a unique index"
+        " on NOT NULL columns"
+    ),
+    find=find,
+)

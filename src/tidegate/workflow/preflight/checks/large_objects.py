@@ -1,0 +1,42 @@
+"""Refuses tables that can refer to large objects, where there are any."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.workflow.preflight.check import Check, Problem, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+
+def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
+    """Columns of type oid or lo in a database that holds large objects."""
+    for database, table in facts.source_tables():
+        columns = [column.name for column in table.columns if _refers(column.type_name)]
+        if columns and database.survey.large_objects:
+            yield Problem(
+                f"{database.label} {table.name}",
+                f"{', '.join(columns)} of {table.name} can refer to large objects, of which the"
+                f" database has {database.survey.large_objects}",
+                details={"columns": columns},
+            )
+
+
+def _refers(type_name: str) -> bool:
+    return type_name.rpartition(".")[2].strip('"') in {"oid", "lo"}
+
+
+CHECK = Check(
+    id="TG-PF-214",
+    title="The table may refer to large objects",
+    severity=Severity.ERROR,
+    cause=(
+        "Large objects live outside tables, and changes of them are not in the log of logical"
+        " decoding; only their numbers would travel."
+    ),
+    remedy="move their content into bytea columns, or leave the table out",
+    find=find,
+)

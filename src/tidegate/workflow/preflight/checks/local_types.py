@@ -1,0 +1,59 @@
+"""Warns of columns whose values name things of their own server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.workflow.preflight.check import Check, Problem, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+
+_LOCAL = {
+    "aclitem",
+    "cid",
+    "pg_snapshot",
+    "regclass",
+    "regcollation",
+    "regconfig",
+    "regdictionary",
+    "regnamespace",
+    "regoper",
+    "regoperator",
+    "regproc",
+    "regprocedure",
+    "regrole",
+    "regtype",
+    "tid",
+    "txid_snapshot",
+    "xid",
+    "xid8",
+}
+
+
+def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
+    """Columns whose values name objects or transactions of their server."""
+    for table in facts.model_tables():
+        columns = [
+            f"{column.name} ({column.type_name})"
+            for column in table.columns
+            if column.type_name.removesuffix("[]") in _LOCAL
+        ]
+        if columns:
+            yield Problem(str(table.name), f"{', '.join(columns)} of {table.name}")
+
+
+CHECK = Check(
+    id="TG-PF-218",
+    title="Values mean something on their own server only",
+    severity=Severity.WARNING,
+    cause=(
+        "Values of these types name objects or transactions of one server. They are carried "
+        "as text; whether they mean the same at the target, only you know."
+    ),
+    remedy="make sure that what the values name exists at the target too",
+    find=find,
+)

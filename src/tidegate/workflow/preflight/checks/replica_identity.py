@@ -1,0 +1,48 @@
+"""Refuses tables that cannot be published without breaking their writers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.engines.postgres.catalog import key_columns
+from tidegate.engines.postgres.publication import identity_problem
+from tidegate.workflow.preflight.check import Check, Problem, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+
+def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
+    """Tables with a key whose replica identity does not use it; others are reported for the key."""
+    for database, table in facts.all_tables():
+        problem = identity_problem(table)
+        if problem and table.kind == "r" and table.persistence == "p" and key_columns(table):
+            yield Problem(
+                f"{database.label} {table.name}",
+                f"updates of {table.name} cannot be published: {problem}",
+                f"ALTER TABLE {table.name.schema}.{table.name.name} REPLICA IDENTITY DEFAULT",
+            )
+        elif problem and table.replica_identity == "index" and not table.primary_key:
+            yield Problem(
+                f"{database.label} {table.name}",
+                f"updates of {table.name} cannot be published: {problem}",
+                "add a primary key, or name a valid unique index as replica identity",
+            )
+
+
+CHECK = Check(
+    id="TG-PF-203",
+    title="The replica identity is missing or broken",
+    severity=Severity.ERROR,
+    cause=(
+        "Publishing a table without an immediate replica identity makes the application's "
+        "UPDATE and DELETE fail at once."
+    ),
+    remedy=(
+        "set it; the statement takes ACCESS EXCLUSIVE for a moment, so set a short "
+        "lock_timeout first"
+    ),
+    find=find,
+)

@@ -1,0 +1,42 @@
+"""Refuses existing target tables that rows of the source do not fit into."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.shape import shape_differences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+
+def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
+    """Existing target tables whose columns or key differ from the source's."""
+    models = {table.name: table for table in facts.model_tables()}
+    for database, table in facts.target_tables():
+        if table.name not in models:
+            continue
+        differences = shape_differences(models[table.name], table)
+        if differences:
+            yield Problem(
+                f"{database.label} {table.name}",
+                f"{table.name} differs from the source: {'; '.join(differences)}",
+                details={"differences": differences},
+            )
+
+
+CHECK = Check(
+    id="TG-PF-404",
+    title="A target table is defined differently",
+    severity=Severity.ERROR,
+    cause=(
+        "Rows pass from source to target as they are, so columns, types and keys must be the same."
+    ),
+    remedy=(
+        "drop the target table to have it made from the source, or bring the definitions together"
+    ),
+    find=find,
+)

@@ -1,0 +1,42 @@
+"""Refuses PostgreSQL servers that are too old."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.workflow.preflight.check import Check, Problem, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+
+#: The oldest major version that streams work with.
+OLDEST_MAJOR = 14
+
+
+def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
+    """Servers older than the oldest supported version."""
+    for database in facts.servers:
+        if database.server.major < OLDEST_MAJOR:
+            yield Problem(
+                database.label,
+                f"PostgreSQL {database.server.major} is older than {OLDEST_MAJOR}",
+            )
+
+
+CHECK = Check(
+    id="TG-PF-301",
+    title="The server's version is not supported",
+    severity=Severity.ERROR,
+    cause=(
+        "Versions before 14 lack what streams rely on: binary and streamed changes in the "
+        "replication protocol."
+    ),
+    remedy=(
+        "upgrade the server to PostgreSQL 14 or newer; 16 and 18 are the versions every "
+        "change of Tidegate is tested with"
+    ),
+    find=find,
+)

@@ -1,0 +1,200 @@
+"""Everything a preflight looks at, as frozen values, and what is asked for.
+
+Decides what a request means for the tables there are (:func:`selected_tables`) and how checks walk
+over the facts. It must not read anything: :mod:`tidegate.workflow.preflight.gather` fills these
+values, so that every check is a pure function of them and one preflight sees one moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tidegate.engines.postgres.survey import Survey
+from tidegate.topology.vschema import TableKind
+from tidegate.workflow.state import AutoIncrementHandling, WorkflowType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from tidegate.engines.postgres.catalog import Table
+    from tidegate.engines.postgres.connection import ServerFacts
+    from tidegate.topology.keyrange import KeyRange
+    from tidegate.topology.model import Snapshot
+    from tidegate.topology.names import TableName
+    from tidegate.topology.vschema import TableSpec, VSchema
+
+#: A transaction open for longer than this is worth a warning: slot and fence would wait for it.
+LONG_TRANSACTION_S = 60.0
+
+
+@dataclass(frozen=True)
+class PreflightRequest:
+    """What somebody wants to start.
+
+    Attributes:
+        tables: those named; empty means all tables of the source.
+        source_shards, target_shards: by name; for MoveTables usually all of each keyspace.
+        skip_schema_copy: the tables are expected at the target already.
+        accepted: ids of waivable checks whose errors the user takes as warnings.
+    """
+
+    workflow: str
+    workflow_type: WorkflowType
+    source_keyspace: str
+    target_keyspace: str
+    source_shards: tuple[str, ...]
+    target_shards: tuple[str, ...]
+    tables: tuple[TableName, ...] = ()
+    exclude_tables: tuple[TableName, ...] = ()
+    skip_schema_copy: bool = False
+    auto_increment: AutoIncrementHandling = AutoIncrementHandling.REMOVE
+    accepted: frozenset[str] = frozenset()
+
+    @property
+    def reshards(self) -> bool:
+        """Source and target are shards of one keyspace."""
+        return self.workflow_type is WorkflowType.RESHARD
+
+
+@dataclass(frozen=True)
+class MissingPrivilege:
+    """Something our role may not do: what, on what, and the statement that allows it."""
+
+    object: str
+    privilege: str
+    grant: str
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Room on a server, in bytes; None where nobody can know."""
+
+    data_free_bytes: int | None = None
+    wal_free_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class DatabaseFacts:
+    """One shard's database as one connection saw it.
+
+    Attributes:
+        tables: of a source all that were named or found, of a target those of the same names.
+        can_set_replication_role: our role may set ``session_replication_role``.
+    """
+
+    keyspace: str
+    shard: str
+    tablet: str
+    server: ServerFacts
+    tables: Mapping[TableName, Table] = field(default_factory=dict)
+    survey: Survey = field(default_factory=Survey)
+    missing_privileges: tuple[MissingPrivilege, ...] = ()
+    capacity: Capacity = field(default_factory=Capacity)
+    can_set_replication_role: bool = True
+
+    @property
+    def label(self) -> str:
+        """How findings name it: ``keyspace/shard``."""
+        return f"{self.keyspace}/{self.shard}"
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What makes it the same database as another: the server's identifier and the name."""
+        return (self.server.system_identifier, self.server.database)
+
+
+@dataclass(frozen=True)
+class ActiveWorkflow:
+    """A workflow that exists: enough of it to see that another would clash."""
+
+    name: str
+    source_keyspace: str
+    target_keyspace: str
+    tables: tuple[TableName, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The whole picture of one preflight.
+
+    Attributes:
+        wanted: the tables the request means; those that do not exist are in ``unknown``.
+        unknown: tables that were named, to be moved or left out, and do not exist at the source.
+        workflows: those that exist and touch either keyspace.
+    """
+
+    snapshot: Snapshot
+    sources: tuple[DatabaseFacts, ...]
+    targets: tuple[DatabaseFacts, ...]
+    wanted: tuple[TableName, ...] = ()
+    unknown: tuple[TableName, ...] = ()
+    workflows: tuple[ActiveWorkflow, ...] = ()
+
+    def source_tables(self) -> Iterator[tuple[DatabaseFacts, Table]]:
+        """Each wanted table at each source where it exists."""
+        return self._tables(self.sources)
+
+    def target_tables(self) -> Iterator[tuple[DatabaseFacts, Table]]:
+        """Each wanted table at each target where it exists already."""
+        return self._tables(self.targets)
+
+    def all_tables(self) -> Iterator[tuple[DatabaseFacts, Table]]:
+        """Each wanted table wherever it exists."""
+        return self._tables(self.databases)
+
+    def model_tables(self) -> Iterator[Table]:
+        """Each wanted table once, as the first source that has it describes it."""
+        for name in self.wanted:
+            found = next((d.tables[name] for d in self.sources if name in d.tables), None)
+            if found is not None:
+                yield found
+
+    @property
+    def databases(self) -> tuple[DatabaseFacts, ...]:
+        """Sources, then targets."""
+        return (*self.sources, *self.targets)
+
+    @property
+    def servers(self) -> tuple[DatabaseFacts, ...]:
+        """One database of each server; what concerns a whole server is reported once."""
+        seen: dict[str, DatabaseFacts] = {}
+        for database in self.databases:
+            seen.setdefault(database.server.system_identifier, database)
+        return tuple(seen.values())
+
+    def vschema(self, request: PreflightRequest) -> VSchema:
+        """The vschema of the target keyspace."""
+        return self.snapshot.vschema(request.target_keyspace)
+
+    def sharded(
+        self, request: PreflightRequest
+    ) -> Iterator[tuple[DatabaseFacts, Table, TableSpec]]:
+        """Each wanted table at each source whose rows a vindex of the target will spread."""
+        vschema = self.vschema(request)
+        if not vschema.sharded:
+            return
+        for database, table in self.source_tables():
+            spec = vschema.tables.get(str(table.name))
+            if spec is not None and spec.kind is TableKind.PLAIN and spec.primary_vindex:
+                yield database, table, spec
+
+    def ranges(self, keyspace: str, shards: Iterable[str]) -> dict[str, KeyRange]:
+        """The key range of each shard, by name."""
+        return {name: self.snapshot.shard(keyspace, name).key_range for name in shards}
+
+    def _tables(self, databases: Iterable[DatabaseFacts]) -> Iterator[tuple[DatabaseFacts, Table]]:
+        for database in databases:
+            for name in self.wanted:
+                if name in database.tables:
+                    yield database, database.tables[name]
+
+
+def selected_tables(
+    request: PreflightRequest, available: Iterable[TableName]
+) -> tuple[tuple[TableName, ...], tuple[TableName, ...]]:
+    """The tables a request means, and those it names that are not available; both sorted."""
+    there = set(available)
+    named = set(request.tables) | set(request.exclude_tables)
+    meant = (set(request.tables) or there) - set(request.exclude_tables)
+    return tuple(sorted(meant & there)), tuple(sorted(named - there))

@@ -1,0 +1,115 @@
+"""Reads the facts of a preflight from the servers: the only part of it that looks at the world.
+
+Every statement only looks; nothing is created, locked beyond ACCESS SHARE, or changed on either
+side. What cannot be looked at at all (an unknown keyspace, a server that is down, a wrong password)
+is an error here, since there would be nothing to check.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.engines.postgres.catalog import read_tables
+from tidegate.engines.postgres.connection import server_facts
+from tidegate.engines.postgres.survey import survey
+from tidegate.workflow.preflight.facts import (
+    LONG_TRANSACTION_S,
+    ActiveWorkflow,
+    DatabaseFacts,
+    Facts,
+    PreflightRequest,
+    selected_tables,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.engines.postgres.catalog import Table
+    from tidegate.topology.model import Snapshot
+    from tidegate.topology.names import TableName
+    from tidegate.workflow.sessions import Sessions
+
+
+def gather(
+    request: PreflightRequest,
+    snapshot: Snapshot,
+    sessions: Sessions,
+    workflows: Iterable[ActiveWorkflow] = (),
+) -> Facts:
+    """Read everything the checks look at.
+
+    Args:
+        request: what somebody wants to start; its shards must exist.
+        snapshot: the topology.
+        sessions: sessions to the primaries of the shards.
+        workflows: those that exist now.
+
+    Raises:
+        NotFoundError: a keyspace or shard does not exist.
+        FailedPreconditionError: a shard has no primary tablet, or several.
+        ConnectError: a server cannot be reached, or refuses the connection.
+    """
+    for keyspace, shards in (
+        (request.source_keyspace, request.source_shards),
+        (request.target_keyspace, request.target_shards),
+    ):
+        snapshot.keyspace(keyspace)
+        for shard in shards:
+            snapshot.primary_of(keyspace, shard)
+    named = (*request.tables, *request.exclude_tables) if request.tables else None
+    tables = sessions.each(
+        request.source_keyspace,
+        request.source_shards,
+        lambda _shard, connection: read_tables(connection, named),
+    )
+    available = {name for found in tables.values() for name in found}
+    wanted, unknown = selected_tables(request, available)
+    there = sessions.each(
+        request.target_keyspace,
+        request.target_shards,
+        lambda _shard, connection: read_tables(connection, wanted),
+    )
+    sources = _databases(sessions, snapshot, request.source_keyspace, tables, wanted, rows=False)
+    targets = _databases(sessions, snapshot, request.target_keyspace, there, wanted, rows=True)
+    return Facts(
+        snapshot=snapshot,
+        sources=sources,
+        targets=targets,
+        wanted=wanted,
+        unknown=unknown,
+        workflows=tuple(workflows),
+    )
+
+
+def _databases(
+    sessions: Sessions,
+    snapshot: Snapshot,
+    keyspace: str,
+    tables: Mapping[str, Mapping[TableName, Table]],
+    wanted: tuple[TableName, ...],
+    *,
+    rows: bool,
+) -> tuple[DatabaseFacts, ...]:
+    """The facts of each shard of one side, in the order of ``tables``."""
+
+    def read(shard: str, connection: Connection[TupleRow]) -> DatabaseFacts:
+        chosen = [tables[shard][name] for name in wanted if name in tables[shard]]
+        return DatabaseFacts(
+            keyspace=keyspace,
+            shard=shard,
+            tablet=snapshot.primary_of(keyspace, shard).alias,
+            server=server_facts(connection),
+            tables=tables[shard],
+            survey=survey(
+                connection,
+                {table.name: table.oid for table in chosen},
+                {sequence.oid for table in chosen for sequence in table.sequences},
+                transaction_age_s=LONG_TRANSACTION_S,
+                look_for_rows=rows,
+            ),
+        )
+
+    return tuple(sessions.each(keyspace, tables, read).values())

@@ -1,0 +1,37 @@
+"""Runs the whole preflight: every registered check over one set of facts.
+
+Decides which checks there are and which errors a user may accept. Pure: facts in, findings out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tidegate.errors import InvalidArgumentError
+from tidegate.workflow.preflight.check import Check, Finding, run_checks
+from tidegate.workflow.preflight.checks import ALL
+
+if TYPE_CHECKING:
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+CHECKS: Final[dict[str, Check]] = {check.id: check for check in ALL}
+"""Every check by its id, in the order of ids."""
+
+WAIVABLE: Final = frozenset(check.id for check in ALL if check.waivable)
+"""Ids of the checks whose errors a user may accept as warnings."""
+
+
+def run_preflight(request: PreflightRequest, facts: Facts) -> list[Finding]:
+    """Every finding of every check: errors first, then warnings and infos, each by id.
+
+    Raises:
+        InvalidArgumentError: the request accepts an id that does not exist or cannot be accepted.
+    """
+    refused = sorted(request.accepted - WAIVABLE)
+    if refused:
+        raise InvalidArgumentError(
+            f"findings of {', '.join(refused)} cannot be accepted",
+            next_step=f"only these can: {', '.join(sorted(WAIVABLE))}",
+            ids=refused,
+        )
+    return run_checks(ALL, request, facts)
