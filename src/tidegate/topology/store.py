@@ -156,6 +156,13 @@ class TopologyStore:
             next_step="try again",
         )
 
+    def check(self, change: Callable[[Snapshot], Snapshot]) -> Snapshot:
+        """What :meth:`update` would commit, without committing it; errors likewise."""
+        before = self.read()
+        wanted = change(before)
+        _refuse_new_errors(before, wanted)
+        return wanted
+
     def wait_for_change(self, revision: int, timeout_s: float) -> int:
         """Wait until the revision differs from ``revision``, at most ``timeout_s`` seconds.
 
