@@ -38,6 +38,7 @@ class PlanStep:
         lines: what a dry run prints for it; complete, sorted by whoever wrote them.
         zone: before, at or after the point of no return.
         undoable: it has an undo. Only steps before the point may have one.
+        undo_first: its undo does not wait for the undo of later steps (the application is fenced).
         in_pause: writers wait while it runs: nothing is written to the cluster database for it,
             its record follows when the pause is over.
     """
@@ -46,6 +47,7 @@ class PlanStep:
     lines: tuple[str, ...] = ()
     zone: Zone = Zone.BEFORE
     undoable: bool = False
+    undo_first: bool = False
     in_pause: bool = False
 
     def __post_init__(self) -> None:
@@ -69,7 +71,8 @@ class Plan:
 
     def to_undo(self) -> tuple[PlanStep, ...]:
         """What takes the plan back, in order, when its point has not been reached."""
-        return tuple(step for step in reversed(self.steps) if step.undoable)
+        undoable = [step for step in reversed(self.steps) if step.undoable]
+        return tuple(sorted(undoable, key=lambda step: not step.undo_first))
 
     @property
     def point(self) -> PlanStep | None:

@@ -1,0 +1,466 @@
+"""Performs the steps of a switch of writes; :mod:`tidegate.workflow.switch` says why in that order.
+
+Decides how each step is done and undone so that doing it twice is the same as once. Everything that
+touches a fence does so only while no later switch is known at that shard, and everything before the
+journal only while this switch has not been closed by somebody else.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from tidegate import steps
+from tidegate.dataplane import streams
+from tidegate.dataplane.model import Direction, StreamState
+from tidegate.engines.postgres import fence, holders, journal, publication, sequences, slots
+from tidegate.engines.postgres.connection import server_facts
+from tidegate.engines.postgres.position import Position, format_lsn
+from tidegate.errors import FailedPreconditionError, NotFoundError, WaitTimeoutError
+from tidegate.topology.names import TableName
+from tidegate.workflow import spans, switch, traffic
+from tidegate.workflow.model import StreamRef, opposite, replication_name
+from tidegate.workflow.plan import PlanStep, Zone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.topology.model import Snapshot
+    from tidegate.workflow.model import Workflow
+    from tidegate.workflow.requests import SwitchRequest
+    from tidegate.workflow.work import Work
+
+#: A transaction that has held a lock on a moved table for longer is waited for before the fence.
+HOLDER_AGE_S = 0.2
+#: How long the fence waits for transactions that began before it; then it is lifted for a while.
+DRAIN_S = 1.0
+HOLDER_POLL_S = 0.02
+#: How long streams stay at S if nobody comes to say what is next.
+HOLD_S = 600.0
+
+
+@dataclass
+class SwitchActions:
+    """The steps of one switch of writes.
+
+    ``pause_started`` is this process's clock; a process that finishes another's switch has none
+    and records no pause.
+    """
+
+    work: Work
+    direction: Direction
+    request: SwitchRequest
+    pause_started: float | None = None
+    markers: dict[str, int] = field(default_factory=dict)
+    positions: dict[str, Position] = field(default_factory=dict)
+    facts: dict[str, tuple[str, int]] = field(default_factory=dict)
+    decided: bool = False
+
+    def __post_init__(self) -> None:
+        workflow = self.work.workflow
+        self.closing_keyspace, self.opening_keyspace = workflow.keyspaces(self.direction)
+        self.closing, self.opening = workflow.shards(self.direction)
+        self.closing_side: fence.Side = (
+            "source" if self.direction is Direction.FORWARD else "target"
+        )
+        self.opening_side: fence.Side = (
+            "target" if self.direction is Direction.FORWARD else "source"
+        )
+        self.back = opposite(self.direction)
+        self.uuid = workflow.uuid
+        self.tables = tuple(map(TableName.parse, workflow.tables))
+        self._do: dict[str, Callable[[], None]] = {
+            switch.PUBLISHED: self._publish,
+            switch.SLOTTED: self._make_slots,
+            switch.ARMED: self._arm,
+            switch.ANNOUNCED: self._announce,
+            switch.CAUGHT_UP: self._catch_up,
+            switch.DENIED: self._deny,
+            switch.HELD: self._hold,
+            switch.RAISED: self._raise_sequences,
+            switch.PREPARED: self._prepare_way_back,
+            switch.JOURNALED: self._journal,
+            switch.OPENED: self._open,
+            switch.ROUTED: self._route,
+            switch.RETURNING: self._start_way_back,
+            switch.FROZEN: self._freeze,
+        }
+        self._undo: dict[str, Callable[[], None]] = {
+            switch.PUBLISHED: self._drop_publications,
+            switch.SLOTTED: self._drop_slots,
+            switch.ANNOUNCED: self._withdraw,
+            switch.DENIED: self._lift_closing,
+            switch.HELD: self._release,
+            switch.PREPARED: self._delete_way_back,
+        }
+
+    @property
+    def key(self) -> journal.SwitchKey:
+        """Which switch this is, as its journal names it."""
+        return journal.SwitchKey(self.uuid, str(self.direction), self.work.operation.number)
+
+    @property
+    def token(self) -> str:
+        """What only this process and its record know."""
+        token: str = self.work.operation.notes["token"]
+        return token
+
+    def do(self, step: PlanStep) -> None:
+        """Perform a step; in the pause only while there is time left."""
+        if step.in_pause and step.zone is Zone.BEFORE and step.name != switch.DENIED:
+            self._left_s()
+        self._do[step.name]()
+
+    def undo(self, step: PlanStep) -> None:
+        """Take a step back."""
+        self._undo[step.name]()
+
+    def point_reached(self) -> bool:
+        """Close every source, so that nobody can write the journal any more; then look."""
+        found = self._at_closing(lambda _s, session: journal.close(session, self.key))
+        self.decided = any(found.values())
+        return self.decided
+
+    # -- before the pause
+
+    def _publish(self) -> None:
+        self._at_opening_sources(self._publish_one)
+
+    def _publish_one(self, shard: str, session: Connection[TupleRow]) -> None:
+        """A left-over of an earlier switch may publish other tables: it goes first."""
+        name = replication_name(self.work.workflow, self.back, shard)
+        rules = spans.table_rules(self.work.snapshot, self.work.workflow, self.back, shard)
+        slots.drop(session, name)
+        publication.drop(session, name)
+        publication.create(session, name, [TableName.parse(rule.table) for rule in rules])
+
+    def _make_slots(self) -> None:
+        self._at_opening_sources(self._make_slot)
+
+    def _make_slot(self, shard: str, session: Connection[TupleRow]) -> None:
+        name = replication_name(self.work.workflow, self.back, shard)
+        slots.drop(session, name)
+        endpoint = self.work.sessions.endpoint(self.opening_keyspace, shard)
+        slots.create(endpoint, name, timeout_s=self.request.timeout_s)
+
+    def _arm(self) -> None:
+        self._at_closing(self._arm_one)
+
+    def _arm_one(self, _shard: str, session: Connection[TupleRow]) -> None:
+        """A fence that stands and is open is left alone."""
+        now = fence.state(session, self.uuid, self.closing_side)
+        if now is None or now.unprotected or now.denying or set(now.tables) != set(self.tables):
+            fence.arm(
+                session,
+                self.uuid,
+                self.closing_side,
+                self.tables,
+                workflow=self.work.workflow.name,
+                denying=False,
+                timeout_s=self.request.timeout_s,
+            )
+
+    def _announce(self) -> None:
+        self._at_closing(lambda _s, session: journal.announce(session, self.key, self.token))
+
+    def _catch_up(self) -> None:
+        """Let the streams reach a marker, and learn what the pause will need."""
+        deadline = time.monotonic() + self.request.timeout_s
+        self._mark("before")
+        self._wait_streams(lambda: deadline - time.monotonic())
+        self._at_closing(lambda s, session: self._wait_holders(s, session, deadline))
+        found = self._at_opening(lambda _s, session: server_facts(session))
+        self.facts = {s: (f.system_identifier, f.timeline) for s, f in found.items()}
+        if self.request.enable_reverse_replication:
+            self._at_closing(self._delete_way_back_at)
+        self.work.locks.confirm()
+
+    # -- the pause
+
+    def _deny(self) -> None:
+        """Refuse writes and wait for those that are open; never longer than :data:`DRAIN_S`.
+
+        A transaction that is in the way longer is not waited for behind the fence: the fence is
+        lifted, the transaction is waited for with writers going on, and it is tried again.
+        """
+        deadline = time.monotonic() + self.request.timeout_s
+        drain_s = min(DRAIN_S, self.request.max_pause_s / 2)
+        while True:
+            self._at_closing(lambda s, session: self._wait_holders(s, session, deadline))
+            self.pause_started = time.monotonic()
+            self._at_closing(self._deny_one)
+            try:
+                self._at_closing(
+                    lambda _s, c: fence.drain(c, self.uuid, self.closing_side, timeout_s=drain_s)
+                )
+            except WaitTimeoutError:
+                self._lift_closing()
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+
+    def _deny_one(self, _shard: str, session: Connection[TupleRow]) -> None:
+        with journal.latest(session, self.key, token=self.token):
+            fence.deny(session, self.uuid, self.closing_side)
+
+    def _wait_holders(self, shard: str, session: Connection[TupleRow], deadline: float) -> None:
+        """Wait until nobody has held a write lock for long; writers go on meanwhile."""
+        while True:
+            found = fence.holders(session, self.tables, HOLDER_AGE_S)
+            if not found:
+                return
+            if time.monotonic() >= deadline:
+                raise WaitTimeoutError(
+                    f"transactions on {self.closing_keyspace}/{shard} have held the moved tables"
+                    f" for too long: {holders.describe(found)}",
+                    next_step=holders.remedy(found),
+                    holders=[holder.to_json() for holder in found],
+                )
+            time.sleep(HOLDER_POLL_S)
+
+    def _hold(self) -> None:
+        self._mark("fence")
+        for shard, refs in self._streams_by_target().items():
+            session = self.work.sessions.get(self.opening_keyspace, shard)
+            for ref in refs:
+                bound = self.markers[ref.source_shard]
+                streams.hold_at(session, [ref.stream_id], bound, HOLD_S)
+        self._wait_streams(lambda: min(self._left_s(), self.request.timeout_s))
+
+    def _raise_sequences(self) -> None:
+        """T comes after the last row of the streams and before the first of the application."""
+        found = self._at_opening(
+            lambda _s, session: streams.emit_marker(session, f"{self.uuid}:{self.key.ordinal}:T")
+        )
+        self.positions = {s: Position(*self.facts[s], lsn) for s, lsn in found.items()}
+        self._sequences()
+
+    def _sequences(self) -> None:
+        sequences.raise_past(
+            [self.work.sessions.get(self.closing_keyspace, s) for s in self.closing],
+            [self.work.sessions.get(self.opening_keyspace, s) for s in sorted(self.opening)],
+            self.tables,
+        )
+
+    def _prepare_way_back(self) -> None:
+        self._at_closing(self._insert_way_back)
+
+    def _insert_way_back(self, shard: str, session: Connection[TupleRow]) -> None:
+        for source in self._way_back_sources(shard):
+            self._insert_stream(session, source, shard, self.positions[source])
+
+    def _journal(self) -> None:
+        """Write it where it is missing; the leases are confirmed at the last moment before."""
+        if not self.decided:
+            self._left_s()
+            self.work.locks.confirm()
+        token = None if self.decided else self.token
+        body = self._journal_body()
+        for index, shard in enumerate(sorted(self.closing)):
+            session = self.work.sessions.get(self.closing_keyspace, shard)
+            journal.write(session, self.key, body, token)
+            if index == 0:
+                steps.reached(switch.FIRST_JOURNALED)
+
+    def _journal_body(self) -> dict[str, Any]:
+        """What the switch was; taken from the first journal when another process wrote it."""
+        if self.decided:
+            return self._found_journal()
+        return {
+            "workflow": self.work.workflow.name,
+            "keyspace": self.work.workflow.target_keyspace,
+            "type": str(self.work.workflow.type),
+            "tables": list(self.work.workflow.tables),
+            "participants": [f"{self.closing_keyspace}/{s}" for s in sorted(self.closing)],
+            "targets": [f"{self.opening_keyspace}/{s}" for s in sorted(self.opening)],
+            "stopped_at": {s: format_lsn(lsn) for s, lsn in sorted(self.markers.items())},
+            "continues_at": {s: p.to_json() for s, p in sorted(self.positions.items())},
+            "way_back": self.request.enable_reverse_replication,
+        }
+
+    def _found_journal(self) -> dict[str, Any]:
+        for shard in sorted(self.closing):
+            session = self.work.sessions.get(self.closing_keyspace, shard)
+            for entry in journal.entries(session, self.uuid):
+                if (entry.direction, entry.ordinal) == (self.key.direction, self.key.ordinal):
+                    return entry.body
+        raise FailedPreconditionError(
+            f"the journal of switch {self.key.ordinal} is on no source any more",
+            next_step="do not delete rows of _tidegate.journal; restore it, or open an issue",
+        )
+
+    # -- after the journal
+
+    def _open(self) -> None:
+        self._at_opening(lambda _s, session: self._lift(session, self.opening_side))
+
+    def _route(self) -> None:
+        to_target = self.direction is Direction.FORWARD
+        refs = self._way_back_refs()
+
+        def change(snapshot: Snapshot) -> Snapshot:
+            return traffic.with_writes_switched(snapshot, self.work.workflow, to_target=to_target)
+
+        def record(workflow: Workflow) -> Workflow:
+            changed = workflow.with_streams(self.back, refs)
+            if self.pause_started is None:
+                return changed
+            pause_ms = (time.monotonic() - self.pause_started) * 1000.0
+            return replace(changed, last_pause_ms=round(pause_ms, 1))
+
+        self.work.change_topology(change, record)
+
+    def _way_back_refs(self) -> tuple[StreamRef, ...]:
+        """The streams of the way back as they are at their shards."""
+        found = self._at_closing(
+            lambda _s, session: streams.read_streams(session, self.uuid, self.back)
+        )
+        return tuple(
+            sorted(
+                StreamRef(self.back, row.source_shard, row.target_shard, row.id)
+                for rows in found.values()
+                for row in rows
+            )
+        )
+
+    def _start_way_back(self) -> None:
+        for ref in self.work.workflow.streams_of(self.back):
+            session = self.work.sessions.get(self.closing_keyspace, ref.target_shard)
+            streams.start(session, ref.stream_id)
+        self.work.save(lambda w: w.with_wanted(self.back, wanted=True))
+
+    def _freeze(self) -> None:
+        for shard, refs in self._streams_by_target().items():
+            session = self.work.sessions.get(self.opening_keyspace, shard)
+            for ref in refs:
+                streams.freeze(session, ref.stream_id)
+        self.work.save(lambda w: w.with_wanted(self.direction, wanted=False))
+        self._at_closing(self._drop_replication)
+
+    def _drop_replication(self, shard: str, session: Connection[TupleRow]) -> None:
+        name = replication_name(self.work.workflow, self.direction, shard)
+        slots.drop(session, name)
+        publication.drop(session, name)
+
+    # -- taking back
+
+    def _lift_closing(self) -> None:
+        self._at_closing(lambda _s, session: self._lift(session, self.closing_side))
+
+    def _lift(self, session: Connection[TupleRow], side: fence.Side) -> None:
+        """A later switch may have raised the fence again; then it is not ours to lift."""
+        with journal.latest(session, self.key), suppress(NotFoundError):
+            fence.lift(session, self.uuid, side)
+
+    def _release(self) -> None:
+        for shard, refs in self._streams_by_target().items():
+            session = self.work.sessions.get(self.opening_keyspace, shard)
+            streams.release(session, [ref.stream_id for ref in refs])
+
+    def _withdraw(self) -> None:
+        self._at_closing(lambda _s, session: journal.close(session, self.key))
+
+    def _delete_way_back(self) -> None:
+        self._at_closing(self._delete_way_back_at)
+
+    def _delete_way_back_at(self, _shard: str, session: Connection[TupleRow]) -> None:
+        streams.delete_streams(session, self.uuid, self.back)
+
+    def _drop_slots(self) -> None:
+        self._at_opening_sources(
+            lambda s, session: slots.drop(
+                session, replication_name(self.work.workflow, self.back, s)
+            )
+        )
+
+    def _drop_publications(self) -> None:
+        self._at_opening_sources(
+            lambda s, session: publication.drop(
+                session, replication_name(self.work.workflow, self.back, s)
+            )
+        )
+
+    # -- where things are
+
+    def _mark(self, name: str) -> None:
+        self.markers = self._at_closing(
+            lambda _s, session: streams.emit_marker(
+                session, f"{self.uuid}:{self.key.ordinal}:{name}"
+            )
+        )
+
+    def _wait_streams(self, left_s: Callable[[], float]) -> None:
+        def wait(shard: str, session: Connection[TupleRow]) -> None:
+            for ref in self._streams_by_target()[shard]:
+                bound = self.markers[ref.source_shard]
+                streams.wait_position(session, ref.stream_id, bound, max(0.0, left_s()))
+
+        self.work.sessions.each(self.opening_keyspace, self._streams_by_target(), wait)
+
+    def _left_s(self) -> float:
+        """How much of the pause is left.
+
+        Raises:
+            WaitTimeoutError: none; the switch is taken back.
+        """
+        if self.pause_started is None:
+            return self.request.timeout_s
+        left = self.request.max_pause_s - (time.monotonic() - self.pause_started)
+        if left <= 0:
+            raise WaitTimeoutError(
+                f"writers would have waited longer than {self.request.max_pause_s:g} s;"
+                " the switch was taken back",
+                next_step="repeat it when there is less load, or with a longer --max-pause",
+            )
+        return left
+
+    def _streams_by_target(self) -> dict[str, list[StreamRef]]:
+        found: dict[str, list[StreamRef]] = {}
+        for ref in self.work.workflow.streams_of(self.direction):
+            found.setdefault(ref.target_shard, []).append(ref)
+        return found
+
+    def _way_back_sources(self, target_shard: str) -> list[str]:
+        pairs = spans.stream_pairs(self.work.snapshot, self.work.workflow, self.back)
+        return [source for source, target in pairs if target == target_shard]
+
+    def _insert_stream(
+        self, session: Connection[TupleRow], source: str, target: str, position: Position
+    ) -> int:
+        return streams.insert_stream(
+            session,
+            workflow_uuid=self.uuid,
+            workflow=self.work.workflow.name,
+            direction=self.back,
+            source_keyspace=self.opening_keyspace,
+            source_shard=source,
+            target_keyspace=self.closing_keyspace,
+            target_shard=target,
+            state=StreamState.STOPPED,
+            message="prepared for the way back",
+            position=position,
+        )
+
+    def _at_closing[T](self, what: Callable[[str, Connection[TupleRow]], T]) -> dict[str, T]:
+        return self.work.sessions.each(self.closing_keyspace, sorted(self.closing), what)
+
+    def _at_opening[T](self, what: Callable[[str, Connection[TupleRow]], T]) -> dict[str, T]:
+        return self.work.sessions.each(self.opening_keyspace, sorted(self.opening), what)
+
+    def _at_opening_sources[T](
+        self, what: Callable[[str, Connection[TupleRow]], T]
+    ) -> dict[str, T]:
+        shards = spans.source_shards(self.work.snapshot, self.work.workflow, self.back)
+        return self.work.sessions.each(self.opening_keyspace, shards, what)
+
+
+def new_token() -> str:
+    """What tells one attempt of a switch from another."""
+    return secrets.token_hex(8)
