@@ -1,0 +1,358 @@
+"""What a workflow is doing now: its streams, their lag, the copy, the log kept for it, its traffic.
+
+Decides how observations are put together and whether they allow a switch. Everything shown is read
+from where it is true: streams at their targets, slots at their sources, traffic in the topology. A
+shard that cannot be reached is shown as such; the rest is shown all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tidegate.dataplane import streams
+from tidegate.dataplane.model import Direction, StreamState
+from tidegate.engines.postgres import slots
+from tidegate.engines.postgres.position import format_lsn
+from tidegate.errors import FailedPreconditionError, TidegateError
+from tidegate.workflow import traffic
+from tidegate.workflow.model import replication_name
+from tidegate.workflow.state import TableCopyPhase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.dataplane.streams import StreamRow
+    from tidegate.topology.model import Snapshot
+    from tidegate.workflow.model import Workflow
+    from tidegate.workflow.sessions import Sessions
+    from tidegate.workflow.state import State
+
+ETA_MAX_S = 365 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """One stream as people see it; ``lag_s`` is None while it is endless or unknown."""
+
+    direction: Direction
+    source: str
+    target: str
+    id: int
+    state: str
+    message: str
+    position: str | None
+    lag_s: float | None
+    rows_copied: int
+    rows_applied: int
+    heartbeat_at: str | None
+    pending: int
+
+    @property
+    def active(self) -> bool:
+        """A worker is to work on it."""
+        return self.state in set(streams.ACTIVE)
+
+
+@dataclass(frozen=True)
+class TableCopy:
+    """How far the copy of one table is, over all targets; sizes are estimates of the source."""
+
+    table: str
+    phase: TableCopyPhase
+    rows_copied: int
+    rows_total: int
+    bytes_copied: int
+    bytes_total: int
+    eta_s: float | None
+
+    @property
+    def percent(self) -> float:
+        """Share of the bytes, never 100 before the table is complete."""
+        if self.phase is TableCopyPhase.COMPLETE:
+            return 100.0
+        if not self.bytes_total:
+            return 0.0
+        return min(99.9, round(100.0 * self.bytes_copied / self.bytes_total, 1))
+
+
+@dataclass(frozen=True)
+class SlotStatus:
+    """The log a source keeps for one span; ``disk_free_bytes`` None where nobody may know."""
+
+    source: str
+    slot: str
+    active: bool
+    retained_bytes: int
+    disk_free_bytes: int | None
+    lost: bool
+
+
+@dataclass(frozen=True)
+class WorkflowStatus:
+    """Everything ``status`` shows."""
+
+    workflow: Workflow
+    state: State
+    streams: tuple[StreamStatus, ...] = ()
+    tables: tuple[TableCopy, ...] = ()
+    slots: tuple[SlotStatus, ...] = ()
+    vdiff_age_s: float | None = None
+    unreachable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def traffic(self) -> str:
+        """The traffic state in words."""
+        return str(self.state)
+
+    @property
+    def phase(self) -> str:
+        """One word for lists: what keeps the workflow busy or waiting."""
+        if self.workflow.operation is not None:
+            return f"{self.workflow.operation.kind}ing".replace("eing", "ing")
+        active = [s for s in self.streams if s.active or s.state == StreamState.ERROR]
+        if any(s.state == StreamState.ERROR for s in active):
+            return "error"
+        if any(s.state in {StreamState.INIT, StreamState.COPYING} for s in active):
+            return "copying"
+        if self.state.writes_switched:
+            return "switched"
+        return "running" if active else "stopped"
+
+    @property
+    def max_lag_s(self) -> float | None:
+        """The largest lag of the running streams."""
+        lags = [s.lag_s for s in self.streams if s.lag_s is not None]
+        return max(lags) if lags else None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the API shows it."""
+        return {
+            "workflow": self.workflow.to_json(),
+            "traffic": self.traffic,
+            "phase": self.phase,
+            "streams": [asdict(s) for s in self.streams],
+            "tables": [{**asdict(t), "percent": t.percent} for t in self.tables],
+            "slots": [asdict(s) for s in self.slots],
+            "max_lag_s": self.max_lag_s,
+            "vdiff_age_s": self.vdiff_age_s,
+            "last_pause_ms": self.workflow.last_pause_ms,
+            "unreachable": dict(self.unreachable),
+        }
+
+
+def read_status(
+    snapshot: Snapshot,
+    workflow: Workflow,
+    sessions: Sessions,
+    *,
+    vdiff_age_s: float | None = None,
+) -> WorkflowStatus:
+    """Look at everything; never raises for a server that is away."""
+    found: list[StreamStatus] = []
+    tables: list[TableCopy] = []
+    kept: list[SlotStatus] = []
+    unreachable: dict[str, str] = {}
+    for keyspace, shard in _shards(workflow):
+        try:
+            session = sessions.get(keyspace, shard)
+            found += stream_statuses(session, workflow)
+            tables += _table_copies(session, workflow)
+            kept += _slots(session, workflow, keyspace, shard)
+        except TidegateError as error:
+            unreachable[f"{keyspace}/{shard}"] = error.message
+    return WorkflowStatus(
+        workflow=workflow,
+        state=traffic.observed_state(snapshot, workflow),
+        streams=tuple(sorted(found, key=lambda s: (s.direction, s.source, s.target))),
+        tables=merged_copies(tables),
+        slots=tuple(sorted(kept, key=lambda s: s.slot)),
+        vdiff_age_s=vdiff_age_s,
+        unreachable=unreachable,
+    )
+
+
+def _shards(workflow: Workflow) -> list[tuple[str, str]]:
+    sides = (
+        (workflow.source_keyspace, workflow.source_shards),
+        (workflow.target_keyspace, workflow.target_shards),
+    )
+    return sorted({(keyspace, shard) for keyspace, shards in sides for shard in shards})
+
+
+def stream_statuses(session: Connection[TupleRow], workflow: Workflow) -> list[StreamStatus]:
+    """The streams of a workflow at one shard; none where nothing is installed."""
+    if not _installed(session):
+        return []
+    now = _clock(session)
+    pending = _pending(session, workflow)
+    return [
+        _stream_status(row, now, pending.get(row.id, 0))
+        for row in streams.read_streams(session, workflow.uuid)
+    ]
+
+
+def _stream_status(row: StreamRow, now: datetime, pending: int) -> StreamStatus:
+    lag = streams.lag(row, now)
+    return StreamStatus(
+        direction=row.direction,
+        source=f"{row.source_keyspace}/{row.source_shard}",
+        target=f"{row.target_keyspace}/{row.target_shard}",
+        id=row.id,
+        state=row.state,
+        message=row.message,
+        position=None if row.lsn is None else format_lsn(row.lsn),
+        lag_s=None if lag is None else lag.total_seconds(),
+        rows_copied=row.rows_copied,
+        rows_applied=row.rows_applied,
+        heartbeat_at=None if row.heartbeat_at is None else row.heartbeat_at.isoformat(),
+        pending=pending + (0 if row.exact else 1),
+    )
+
+
+def _installed(session: Connection[TupleRow]) -> bool:
+    row = session.execute("SELECT to_regclass('_tidegate.stream') IS NOT NULL").fetchone()
+    return row == (True,)
+
+
+def _clock(session: Connection[TupleRow]) -> datetime:
+    row = session.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None
+    now: datetime = row[0]
+    return now
+
+
+def _pending(session: Connection[TupleRow], workflow: Workflow) -> dict[int, int]:
+    """What each stream still has to do before its rows are all there, beyond applying the log."""
+    rows = session.execute(
+        "SELECT s.id, (SELECT count(*) FROM _tidegate.refetch AS r WHERE r.stream_id = s.id)"
+        " + (SELECT count(*) FROM _tidegate.post_copy_action AS a"
+        "     WHERE a.workflow_uuid = s.workflow_uuid AND a.done_at IS NULL)"
+        " FROM _tidegate.stream AS s WHERE s.workflow_uuid = %s",
+        [workflow.uuid],
+    ).fetchall()
+    return {row[0]: row[1] for row in rows}
+
+
+def _table_copies(session: Connection[TupleRow], workflow: Workflow) -> list[TableCopy]:
+    if not _installed(session):
+        return []
+    rows = session.execute(
+        "SELECT t.table_name, t.phase, t.est_rows, t.est_bytes, coalesce(c.rows, 0),"
+        " coalesce(c.bytes, 0), t.done_at IS NOT NULL,"
+        " extract(epoch FROM clock_timestamp() - c.first)::float8"
+        " FROM _tidegate.table_copy AS t JOIN _tidegate.stream AS s ON s.id = t.stream_id"
+        " LEFT JOIN LATERAL (SELECT sum(rows)::bigint AS rows, sum(bytes)::bigint AS bytes,"
+        "   min(done_at) AS first FROM _tidegate.copy_state AS x"
+        "   WHERE x.stream_id = t.stream_id AND x.table_name = t.table_name) AS c ON true"
+        " WHERE s.workflow_uuid = %s ORDER BY t.table_name, s.id",
+        [workflow.uuid],
+    ).fetchall()
+    return [_table_copy(row) for row in rows]
+
+
+def _table_copy(row: TupleRow) -> TableCopy:
+    (table, phase, rows_total, bytes_total, rows, size, done, since_s) = row
+    left, eta = max(0, bytes_total - size), None
+    if not done and since_s and size:
+        eta = min(ETA_MAX_S, left / (size / since_s))
+    known = TableCopyPhase(phase) if phase in set(TableCopyPhase) else TableCopyPhase.UNKNOWN
+    return TableCopy(
+        table,
+        TableCopyPhase.COMPLETE if done else known,
+        rows,
+        rows_total,
+        size,
+        bytes_total,
+        0.0 if done else eta,
+    )
+
+
+def merged_copies(copies: Iterable[TableCopy]) -> tuple[TableCopy, ...]:
+    """One entry a table, over all targets: sums, the slowest target's ETA, the least phase."""
+    merged: dict[str, list[TableCopy]] = {}
+    for copy in copies:
+        merged.setdefault(copy.table, []).append(copy)
+    order = list(TableCopyPhase)
+    result = []
+    for table, parts in sorted(merged.items()):
+        etas = [part.eta_s for part in parts]
+        result.append(
+            TableCopy(
+                table,
+                min((part.phase for part in parts), key=order.index),
+                sum(part.rows_copied for part in parts),
+                sum(part.rows_total for part in parts),
+                sum(part.bytes_copied for part in parts),
+                sum(part.bytes_total for part in parts),
+                None if None in etas else max(eta for eta in etas if eta is not None),
+            )
+        )
+    return tuple(result)
+
+
+def _slots(
+    session: Connection[TupleRow], workflow: Workflow, keyspace: str, shard: str
+) -> list[SlotStatus]:
+    found = []
+    for direction in Direction:
+        source_keyspace, _ = workflow.keyspaces(direction)
+        if source_keyspace != keyspace or shard not in workflow.shards(direction)[0]:
+            continue
+        slot = slots.info(session, replication_name(workflow, direction, shard))
+        if slot is not None:
+            found.append(
+                SlotStatus(
+                    source=f"{keyspace}/{shard}",
+                    slot=slot.name,
+                    active=slot.active_pid is not None,
+                    retained_bytes=slot.retained_bytes,
+                    disk_free_bytes=None,
+                    lost=slot.lost,
+                )
+            )
+    return found
+
+
+def require_ready(
+    workflow: Workflow, found: Iterable[StreamStatus], direction: Direction, max_lag_s: float
+) -> None:
+    """Let a switch over the streams of a direction begin.
+
+    Raises:
+        FailedPreconditionError: naming every reason why it would not end well.
+    """
+    mine = {(s.source, s.target): s for s in found if s.direction is direction}
+    reasons = []
+    for ref in workflow.streams_of(direction):
+        source_keyspace, target_keyspace = workflow.keyspaces(direction)
+        pair = (f"{source_keyspace}/{ref.source_shard}", f"{target_keyspace}/{ref.target_shard}")
+        reason = _not_ready(mine.get(pair), max_lag_s)
+        if reason:
+            reasons.append(f"the {direction} stream {pair[0]} to {pair[1]} {reason}")
+    if not workflow.streams_of(direction):
+        reasons.append(f"it has no {direction} streams")
+    if reasons:
+        raise FailedPreconditionError(
+            f"workflow {workflow.key} cannot be switched: {'; '.join(reasons)}",
+            next_step=f"tidegate workflow status -w {workflow.name}"
+            f" --target-keyspace {workflow.target_keyspace}",
+            reasons=reasons,
+        )
+
+
+def _not_ready(stream: StreamStatus | None, max_lag_s: float) -> str:
+    if stream is None:
+        return "does not exist"
+    if stream.state != StreamState.RUNNING:
+        return f"is {stream.state}{f' ({stream.message})' if stream.message else ''}"
+    if stream.pending:
+        return "has not finished its copy: rows or constraints are still missing"
+    if stream.lag_s is None or stream.lag_s > max_lag_s:
+        lag = "an unknown time" if stream.lag_s is None else f"{stream.lag_s:.1f} s"
+        return f"lags by {lag}, more than {max_lag_s:g} s"
+    return ""
