@@ -17,6 +17,8 @@ import re
 import struct
 from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg import sql
@@ -310,14 +312,18 @@ class RowDistributor(Distributor):
             self._unframe(rows)
         if not rows:
             return
-        sent: dict[int, list[Message]] = {target: [] for target in self._slots}
-        appends = [sent[target].append for target in self._slots]
         bodies, values = self._keys(rows)
-        for place, body in zip(self._places(rows, values), bodies, strict=True):
-            appends[place](body)
-        for target in self.targets:
-            if sent[target]:
-                yield target, b"".join(sent[target])
+        places = self._places(rows, values)
+        if len(self._slots) == 2:
+            sent = [list(compress(bodies, map(not_, places))), list(compress(bodies, places))]
+        else:
+            sent = [[] for _ in self._slots]
+            appends = [own.append for own in sent]
+            for place, body in zip(places, bodies, strict=True):
+                appends[place](body)
+        for target, own in zip(self._slots, sent, strict=True):
+            if own and target in self.targets:
+                yield target, b"".join(own)
 
     def _unframe(self, rows: list[Message]) -> None:
         """Take header and trailer off; the header comes in one message with the first row."""
@@ -413,7 +419,7 @@ def _fields(row: Message, count: int) -> list[bytes | None]:
     return fields
 
 
-_INTEGERS = {2: "!ih", 4: "!ii", 8: "!iq"}
+_INTEGERS = {2: "ih", 4: "ii", 8: "iq"}
 _INTEGER_WIDTHS = {"smallint": 2, "integer": 4, "bigint": 8}
 
 
@@ -422,7 +428,7 @@ def _integers(rows: Sequence[Message], width: int) -> list[Value] | None:
     heads = b"".join([row[2 : 6 + width] for row in rows])
     if len(heads) != len(rows) * (4 + width):
         return None
-    pairs = list(struct.iter_unpack(_INTEGERS[width], heads))
-    if any(length != width for length, _ in pairs):
+    fields = struct.unpack("!" + _INTEGERS[width] * len(rows), heads)
+    if fields[::2].count(width) != len(rows):
         return None
-    return [value for _, value in pairs]
+    return list(fields[1::2])
