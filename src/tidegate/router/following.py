@@ -126,6 +126,7 @@ class Router:
         self._changed = threading.Condition()
         self._routes: Routes | None = None
         self._listeners: list[Callable[[Snapshot], None]] = []
+        self._closers: list[Callable[[], None]] = []
         self._last_error: Exception | None = None
         self._is_following = False
         self._stop = threading.Event()
@@ -223,6 +224,10 @@ class Router:
         if routes is not None:
             self._tell(listener, routes.snapshot)
 
+    def on_close(self, closer: Callable[[], None]) -> None:
+        """Call ``closer`` when the router is closed."""
+        self._closers.append(closer)
+
     def close(self) -> None:
         """Stop following; the last routes go on being served. May be called twice."""
         self._stop.set()
@@ -233,6 +238,8 @@ class Router:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=MAX_PAUSE_S * 2)
+        while self._closers:
+            self._closers.pop()()
 
     def __enter__(self) -> Self:
         return self

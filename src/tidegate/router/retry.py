@@ -91,36 +91,62 @@ class Attempts:
         self._deadline_s = deadline_s
         self._deadline = time.monotonic() + deadline_s
         self._revision = router.revision
-        self.made = 0
+        self._made = 0
+        self._may_be_committed = False
 
     def begin(self) -> None:
         """Note the routes an attempt is made under; call before resolving."""
         self._revision = self._router.revision
+
+    def again(
+        self,
+        error: Exception,
+        phase: Phase,
+        *,
+        sqlstate: str | None,
+        is_lost: bool,
+        is_idempotent: bool,
+    ) -> bool:
+        """Apply the rule to a failed attempt: True after waiting for the next one.
+
+        Returns:
+            False when the error is the caller's own.
+
+        Raises:
+            OutcomeUnknownError: nobody knows whether the transaction was committed.
+            WaitTimeoutError: the deadline is over.
+        """
+        verdict = decide(phase, sqlstate=sqlstate, is_lost=is_lost, is_idempotent=is_idempotent)
+        if verdict is Verdict.RAISE:
+            return False
+        if verdict is Verdict.UNKNOWN:
+            self._raise_unknown(error)
+        self._may_be_committed |= is_lost and phase is Phase.COMMIT
+        self.wait(error)
+        return True
 
     def wait(self, error: Exception) -> None:
         """Wait for the next attempt: for other routes, or for a pause.
 
         Raises:
             WaitTimeoutError: the deadline is over; caused by ``error``.
+            OutcomeUnknownError: it is over, and an earlier attempt may have been committed.
         """
         left_s = self._deadline - time.monotonic()
         if left_s <= 0:
+            if self._may_be_committed:
+                self._raise_unknown(error)
             raise WaitTimeoutError(
                 f"{self._what} did not succeed within {self._deadline_s:g} s and"
-                f" {self.made + 1} attempts; nothing was committed; the last one: {error}",
+                f" {self._made + 1} attempts; nothing was committed; the last one: {error}",
                 next_step="see what holds it: tidegate workflow list",
             ) from error
-        pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self.made, 10))
-        self.made += 1
+        pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._made, 10))
+        self._made += 1
         spread_s = pause_s * random.uniform(0.5, 1)  # noqa: S311 - spreads out the waiting ones
         self._router.wait_for_change(self._revision, min(spread_s, left_s))
 
-    def unknown(self, error: Exception) -> NoReturn:
-        """Report that nobody knows whether the transaction was committed.
-
-        Raises:
-            OutcomeUnknownError: always; caused by ``error``.
-        """
+    def _raise_unknown(self, error: Exception) -> NoReturn:
         raise OutcomeUnknownError(
             f"the connection broke while {self._what} was being committed: {error}",
             next_step="read back whether its effect is there before repeating it",
