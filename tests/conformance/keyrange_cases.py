@@ -264,7 +264,7 @@ _NAMED: tuple[Callable[[Row], None], ...] = (
 )
 
 SECTIONS: dict[str, Callable[[Row], None]] = {
-    check.__name__: check  # type: ignore[attr-defined]
+    check.__name__: check
     for check in _NAMED
 } | {
     "even_shards_key_range_errors": even_shards_key_range,

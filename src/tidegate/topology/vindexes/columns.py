@@ -55,7 +55,7 @@ class _MultiColumn(Vindex):
         for index, row in enumerate(values):
             if None in row:
                 raise null_key(self, index)
-        if set(map(len, values)) <= {self.columns_max}:
+        if set(map(len, values)) == {self.columns_max}:
             try:
                 return self.join_columns(list(zip(*values, strict=True)))
             except ShardKeyError:
