@@ -1,0 +1,225 @@
+"""Turns a run of changes to one table into the few sets that have its effect; pure.
+
+The input is any number of whole source transactions (or a part of one, applied inside one target
+transaction). A key is its bytes as the log has them: two spellings of an equal key (numeric 1.0
+and 1.00) are different keys here, and because all deletes run before all upserts the database's
+own equality does the rest (datapath rule 18).
+
+Two meanings of a change:
+
+* :class:`Strict`, after H: each change names a row that must be there (or must not). Every row
+  that is live at the end knows the key under which it was there at the beginning, its *origin*.
+  From that follow exact sets: rows deleted, updated in place, moved from another key (with the
+  deleted row as donor of values the log left out), inserted. Anything impossible, such as an
+  update of a row this very batch deleted, is a divergence.
+* :class:`Lenient`, before H or where the old shard of a row is unknown: upsert and
+  delete-if-there. An update with values left out that changes the key, or that finds no row, is
+  not applied: its key must be read again from the source (``refetch``, datapath rule 1).
+
+The tables of one batch are independent of each other: no trigger and no foreign-key check fires.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.engines.postgres.pgoutput import DELETE, INSERT, TRUNCATE, UPDATE
+from tidegate.engines.postgres.rowsets import (
+    Key,
+    LenientSets,
+    Present,
+    StrictSets,
+    key_fields,
+    key_getter,
+    present_columns,
+)
+from tidegate.errors import DivergenceError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tidegate.engines.postgres.pgoutput import Row
+
+#: Kind of a change that says: this key must be read again (its new tuple holds the key columns).
+REFETCH = ord("F")
+
+
+def _merge(new: Row, old: Row) -> Row:
+    """``new``, with values it leaves out taken from ``old``."""
+    return [b if a is None else a for a, b in zip(new, old, strict=True)]
+
+
+class Strict:
+    """Compacts changes to one table after H."""
+
+    def __init__(self, key_columns: Sequence[int], name: str = "") -> None:
+        self._key = key_getter(key_columns)
+        self._name = name
+        self._truncate = False
+        #: key now → (key at the beginning or None when inserted, row with None for unknown values)
+        self._live: dict[Key, tuple[Key | None, Row]] = {}
+        #: keys whose row of the beginning was deleted or moved
+        self._gone: set[Key] = set()
+
+    def add(self, kind: int, old: Row | None, new: Row | None) -> None:
+        """One change.
+
+        Raises:
+            DivergenceError: it contradicts an earlier one.
+        """
+        if kind == INSERT:
+            assert new is not None
+            key = self._key(new)
+            if key in self._live:
+                raise self._contradiction("inserts a row that is there", key)
+            self._live[key] = (None, new)
+        elif kind == UPDATE:
+            assert new is not None
+            key = self._key(new)
+            before = key if old is None else self._key(old)
+            if before == key:
+                self._update(key, new)
+            else:
+                self._move(before, key, new)
+        elif kind == DELETE:
+            assert old is not None
+            self._delete(self._key(old))
+        else:
+            assert kind == TRUNCATE, f"no such change: {kind}"
+            self._truncate = True
+            self._live.clear()
+            self._gone.clear()
+
+    def _update(self, key: Key, new: Row) -> None:
+        known = self._live.get(key)
+        if known is None:
+            self._must_be_there(key, "updates")
+            self._live[key] = (key, new)
+        else:
+            self._live[key] = (known[0], _merge(new, known[1]) if None in new else new)
+
+    def _move(self, before: Key, key: Key, new: Row) -> None:
+        known = self._live.pop(before, None)
+        if key in self._live:
+            raise self._contradiction("moves a row onto one that is there", key)
+        if known is None:
+            self._must_be_there(before, "moves")
+            self._gone.add(before)
+            self._live[key] = (before, new)
+            return
+        origin, row = known
+        if origin == before:
+            self._gone.add(before)
+        self._live[key] = (origin, _merge(new, row) if None in new else new)
+
+    def _delete(self, key: Key) -> None:
+        known = self._live.pop(key, None)
+        if known is None:
+            self._must_be_there(key, "deletes")
+            self._gone.add(key)
+        elif known[0] is not None:
+            self._gone.add(known[0])
+
+    def _must_be_there(self, key: Key, what: str) -> None:
+        if key in self._gone or self._truncate:
+            raise self._contradiction(f"{what} a row that is gone", key)
+
+    def _contradiction(self, what: str, key: Key) -> DivergenceError:
+        return DivergenceError(
+            f"the log of table {self._name} {what}: key {key_fields(key)!r}",
+            next_step="compare source and target (tidegate vdiff create), then copy again",
+            table=self._name,
+        )
+
+    def sets(self) -> StrictSets:
+        """The sets that have the effect of all changes added."""
+        result = StrictSets(truncate=self._truncate)
+        gone = self._gone
+        for key, (origin, row) in self._live.items():
+            if origin is None:
+                result.inserts.append(row)
+            elif origin == key:
+                gone.discard(key)
+                result.updates[_present(row)].append(row)
+            elif None in row:
+                gone.discard(origin)
+                result.moves[present_columns(row)].append((origin, row))
+            else:
+                result.inserts.append(row)
+        result.deletes = list(gone)
+        return result
+
+
+_FULL: dict[int, Present] = {}
+
+
+def _present(row: Row) -> Present:
+    if None in row:
+        return present_columns(row)
+    full = _FULL.get(len(row))
+    if full is None:
+        full = _FULL[len(row)] = tuple(range(len(row)))
+    return full
+
+
+class Lenient:
+    """Compacts changes to one table before H, or of one whose old shards are unknown."""
+
+    _ABSENT, _FULL, _PARTIAL, _REFETCH = range(4)
+
+    def __init__(self, key_columns: Sequence[int]) -> None:
+        self._key = key_getter(key_columns)
+        self._truncate = False
+        self._last: dict[Key, tuple[int, Row | None]] = {}
+
+    def add(self, kind: int, old: Row | None, new: Row | None) -> None:
+        """One change; nothing here is impossible, because the target may be newer than the log."""
+        if kind == DELETE:
+            assert old is not None
+            self._last[self._key(old)] = (self._ABSENT, None)
+        elif kind == TRUNCATE:
+            self._truncate = True
+            self._last.clear()
+        else:
+            assert new is not None
+            key = self._key(new)
+            if kind == REFETCH:
+                self._last[key] = (self._REFETCH, None)
+            elif kind == INSERT or None not in new:
+                if old is not None and (before := self._key(old)) != key:
+                    self._last[before] = (self._ABSENT, None)
+                self._last[key] = (self._FULL, new)
+            else:
+                before = key if old is None else self._key(old)
+                self._last[key] = self._partial(before, key, new)
+                if before != key:
+                    self._last[before] = (self._ABSENT, None)
+
+    def _partial(self, before: Key, key: Key, new: Row) -> tuple[int, Row | None]:
+        """What an update that leaves values out makes of what is known of its row."""
+        kind, row = self._last.get(before, (self._PARTIAL, None))
+        if kind in {self._ABSENT, self._REFETCH}:
+            return (self._REFETCH, None)
+        merged = new if row is None else _merge(new, row)
+        if None not in merged:
+            return (self._FULL, merged)
+        return (self._PARTIAL, merged) if before == key else (self._REFETCH, None)
+
+    def sets(self) -> LenientSets:
+        """The sets that have the effect of all changes added."""
+        result = LenientSets(truncate=self._truncate)
+        for key, (kind, row) in self._last.items():
+            if kind == self._FULL:
+                assert row is not None
+                result.upserts.append(row)
+            elif kind == self._PARTIAL:
+                assert row is not None
+                if self._truncate:
+                    result.refetch.append(key)
+                else:
+                    result.updates[present_columns(row)].append(row)
+            elif kind == self._REFETCH:
+                result.refetch.append(key)
+            else:
+                result.deletes.append(key)
+        return result
