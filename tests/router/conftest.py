@@ -1,0 +1,5 @@
+"""Fixtures of the router's tests."""
+
+from fix_shop import shop, store
+
+__all__ = ["shop", "store"]
