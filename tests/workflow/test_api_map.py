@@ -1,0 +1,219 @@
+"""The map of names is complete, and every Python name in it can be imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidegate import errors
+from tidegate.workflow import api
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "api-map.md"
+
+#: Every name that the documentation of the Go package exports; fields and methods with their type.
+EXPORTED = [
+    "VReplicationWorkflowType",
+    "MoveTablesWorkflow",
+    "ReshardWorkflow",
+    "MigrateWorkflow",
+    "StreamType",
+    "StreamTypeUnknown",
+    "StreamTypeSharded",
+    "StreamTypeReference",
+    "Frozen",
+    "Running",
+    "TrafficSwitchDirection",
+    "DirectionForward",
+    "DirectionBackward",
+    "TableRemovalType",
+    "TableRemovalType.String",
+    "DropTable",
+    "RenameTable",
+    "ErrInvalidWorkflow",
+    "ErrMultipleSourceKeyspaces",
+    "ErrMultipleTargetKeyspaces",
+    "ErrWorkflowNotFullySwitched",
+    "ErrWorkflowPartiallySwitched",
+    "ErrNoStreams",
+    "CompareShards",
+    "HashStreams",
+    "ReverseWorkflowName",
+    "Materialize",
+    "StreamMigratorFinalize",
+    "ITrafficSwitcher",
+    "ITrafficSwitcher.TopoServer",
+    "ITrafficSwitcher.TabletManagerClient",
+    "ITrafficSwitcher.Logger",
+    "ITrafficSwitcher.VReplicationExec",
+    "ITrafficSwitcher.ExternalTopo",
+    "ITrafficSwitcher.MigrationType",
+    "ITrafficSwitcher.ReverseWorkflowName",
+    "ITrafficSwitcher.SourceKeyspaceName",
+    "ITrafficSwitcher.SourceKeyspaceSchema",
+    "ITrafficSwitcher.Sources",
+    "ITrafficSwitcher.Tables",
+    "ITrafficSwitcher.TargetKeyspaceName",
+    "ITrafficSwitcher.Targets",
+    "ITrafficSwitcher.WorkflowName",
+    "ITrafficSwitcher.SourceTimeZone",
+    "ITrafficSwitcher.ForAllSources",
+    "ITrafficSwitcher.ForAllTargets",
+    "ITrafficSwitcher.ForAllUIDs",
+    "ITrafficSwitcher.SourceShards",
+    "ITrafficSwitcher.TargetShards",
+    "LogRecorder",
+    "NewLogRecorder",
+    "LogRecorder.GetLogs",
+    "LogRecorder.Log",
+    "LogRecorder.LogSlice",
+    "LogRecorder.Logf",
+    "MigrationSource",
+    "MigrationSource.Position",
+    "MigrationSource.Journaled",
+    "NewMigrationSource",
+    "MigrationSource.GetPrimary",
+    "MigrationSource.GetShard",
+    "MigrationTarget",
+    "MigrationTarget.Sources",
+    "MigrationTarget.Position",
+    "MigrationTarget.GetPrimary",
+    "MigrationTarget.GetShard",
+    "Server",
+    "NewServer",
+    "Server.CheckReshardingJournalExistsOnTablet",
+    "Server.CopySchemaShard",
+    "Server.DeleteShard",
+    "Server.DropTargets",
+    "Server.GetCellsWithShardReadsSwitched",
+    "Server.GetCellsWithTableReadsSwitched",
+    "Server.GetCopyProgress",
+    "Server.GetWorkflow",
+    "Server.GetWorkflows",
+    "Server.LookupVindexCreate",
+    "Server.LookupVindexExternalize",
+    "Server.Materialize",
+    "Server.MigrateCreate",
+    "Server.MountList",
+    "Server.MountRegister",
+    "Server.MountShow",
+    "Server.MountUnregister",
+    "Server.MoveTablesComplete",
+    "Server.MoveTablesCreate",
+    "Server.ReshardCreate",
+    "Server.VDiffCreate",
+    "Server.VDiffDelete",
+    "Server.VDiffResume",
+    "Server.VDiffShow",
+    "Server.VDiffStop",
+    "Server.VReplicationExec",
+    "Server.WorkflowDelete",
+    "Server.WorkflowStatus",
+    "Server.WorkflowSwitchTraffic",
+    "Server.WorkflowUpdate",
+    "State",
+    "State.Workflow",
+    "State.SourceKeyspace",
+    "State.TargetKeyspace",
+    "State.WorkflowType",
+    "State.ReplicaCellsSwitched",
+    "State.ReplicaCellsNotSwitched",
+    "State.RdonlyCellsSwitched",
+    "State.RdonlyCellsNotSwitched",
+    "State.WritesSwitched",
+    "State.IsPartialMigration",
+    "State.ShardsAlreadySwitched",
+    "State.ShardsNotYetSwitched",
+    "State.String",
+    "StreamMigrator",
+    "BuildStreamMigrator",
+    "StreamMigrator.CancelMigration",
+    "StreamMigrator.MigrateStreams",
+    "StreamMigrator.StopStreams",
+    "StreamMigrator.Streams",
+    "StreamMigrator.Templates",
+    "TargetInfo",
+    "TargetInfo.Targets",
+    "TargetInfo.Frozen",
+    "TargetInfo.OptCells",
+    "TargetInfo.OptTabletTypes",
+    "TargetInfo.WorkflowType",
+    "TargetInfo.WorkflowSubType",
+    "BuildTargets",
+    "LegacyBuildTargets",
+    "Type",
+    "TypeMoveTables",
+    "TypeReshard",
+    "TypeMigrate",
+    "VReplicationStream",
+    "VReplicationStream.ID",
+    "VReplicationStream.Workflow",
+    "VReplicationStream.BinlogSource",
+    "VReplicationStream.Position",
+    "VReplicationStream.WorkflowType",
+    "VReplicationStream.WorkflowSubType",
+    "VReplicationStream.DeferSecondaryKeys",
+    "VReplicationStreams",
+    "VReplicationStreams.Copy",
+    "VReplicationStreams.ToSlice",
+    "VReplicationStreams.Values",
+    "VReplicationStreams.Workflows",
+]
+
+NOTHING = "—"
+
+
+def rows() -> list[tuple[str, str, str]]:
+    found = []
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            go, python, note = (cell.strip() for cell in line.strip("|").split("|"))
+            found.append((go.strip("`"), python.strip("`"), note))
+    return found
+
+
+def resolve(path: str) -> Any:
+    """Import the longest module of a dotted path and walk down its attributes and fields."""
+    parts = path.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[cut:]:
+            if dataclasses.is_dataclass(found) and name in found.__dataclass_fields__:
+                found = found.__dataclass_fields__[name]
+            else:
+                found = getattr(found, name)
+        return found
+    raise AssertionError(path)
+
+
+def test_every_exported_name_has_its_row() -> None:
+    assert [go for go, _, _ in rows()] == EXPORTED
+    assert len(set(EXPORTED)) == len(EXPORTED)
+
+
+@pytest.mark.parametrize(
+    ("go", "python"), [(go, python) for go, python, _ in rows() if python != NOTHING]
+)
+def test_every_python_name_can_be_imported(go: str, python: str) -> None:
+    assert resolve(python) is not None, go
+
+
+def test_a_name_without_a_place_says_why() -> None:
+    for go, python, note in rows():
+        if python == NOTHING:
+            assert note.startswith(("to come", "only serves Go", "none: ")), go
+
+
+def test_errors_have_the_names_people_expect() -> None:
+    assert api.NoStreams is errors.NoStreamsError
+    assert api.WorkflowNotFullySwitched is errors.WorkflowNotFullySwitchedError
+    assert api.WorkflowPartiallySwitched is errors.WorkflowPartiallySwitchedError
+    assert issubclass(api.MultipleSourceKeyspaces, api.InvalidWorkflow)
+    assert issubclass(api.MultipleTargetKeyspaces, api.InvalidWorkflow)
+    assert all(hasattr(api, name) for name in api.__all__)
