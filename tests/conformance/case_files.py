@@ -113,15 +113,16 @@ def cases() -> Iterator[Case]:
     paths = sorted(folder().rglob("*.json"))
     assert paths, f"no case files in {folder()}"
     for path in paths:
+        name = path.relative_to(folder()).with_suffix("").as_posix()
         try:
             file = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            yield Case(f"{path.stem}-unreadable", "unreadable", str(error), {}, {})
+            yield Case(f"{name}-unreadable", "unreadable", str(error), {}, {})
             continue
         if not isinstance(file, dict) or "area" not in file:
-            yield Case(f"{path.stem}-without-area", "without area", "", {}, {})
+            yield Case(f"{name}-without-area", "without area", "", {}, {})
             continue
-        yield from _cases_of(path.stem, file)
+        yield from _cases_of(name, file)
 
 
 def _cases_of(stem: str, file: dict[str, Any]) -> Iterator[Case]:

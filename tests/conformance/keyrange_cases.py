@@ -263,10 +263,7 @@ _NAMED: tuple[Callable[[Row], None], ...] = (
     destination_strings,
 )
 
-SECTIONS: dict[str, Callable[[Row], None]] = {
-    check.__name__: check
-    for check in _NAMED
-} | {
+SECTIONS: dict[str, Callable[[Row], None]] = {check.__name__: check for check in _NAMED} | {
     "even_shards_key_range_errors": even_shards_key_range,
     "parse_sharding_spec_errors": parse_sharding_spec,
     "generate_shard_ranges_errors": generate_shard_ranges,

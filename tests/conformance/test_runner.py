@@ -50,7 +50,7 @@ def test_other_folders_are_read_flat_or_deep(
     assert [case.id for case in case_files.cases()] == [
         "a-map-0",
         "c-without-area",
-        "b-map-0",
+        "deep/b-map-0",
     ]
 
 

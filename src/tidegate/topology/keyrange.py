@@ -23,9 +23,6 @@ from tidegate.errors import InvalidArgumentError
 
 _VALID: Final = re.compile(r"(?:0|(?:[0-9a-fA-F]{2})*-(?:[0-9a-fA-F]{2})*)")
 
-KEYSPACE_ID_BITS: Final = 64
-"""Width of the ids that numbers are turned into."""
-
 
 def normalize(keyspace_id: bytes) -> bytes:
     """The id without its trailing zero bytes: what decides order and equality."""
@@ -105,8 +102,8 @@ class KeyRange:
 
     def contains(self, keyspace_id: bytes) -> bool:
         """Whether the id lies in the range."""
-        key = normalize(keyspace_id)
-        return key >= normalize(self.start) and (self.end_is_open or key < normalize(self.end))
+        key, end = normalize(keyspace_id), normalize(self.end)
+        return key >= normalize(self.start) and (not end or key < end)
 
     def compare_start(self, other: KeyRange) -> int:
         """-1, 0 or 1 by the starts alone; an open start is the smallest."""

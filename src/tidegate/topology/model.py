@@ -8,6 +8,7 @@ and whoever keeps topologies commits the difference of the two by compare-and-sw
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from tidegate.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
@@ -35,7 +36,7 @@ type ObjectKey = tuple[str, str]
 """Kind and name of a stored object, as in ``("shard", "commerce/-80")``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """All cells, keyspaces, shards, tablets, vschemas and routing rules."""
 
@@ -48,6 +49,25 @@ class Snapshot:
     routing_rules: RoutingRules = field(default_factory=RoutingRules)
     shard_routing_rules: ShardRoutingRules = field(default_factory=ShardRoutingRules)
     keyspace_routing_rules: KeyspaceRoutingRules = field(default_factory=KeyspaceRoutingRules)
+
+    @cached_property
+    def _by_keyspace(self) -> dict[str, tuple[Shard, ...]]:
+        """Shards of each keyspace in order; like all caches here, a snapshot never outgrows it."""
+        found: dict[str, list[Shard]] = {}
+        for shard in sorted(self.shards.values(), key=lambda each: (each.key_range, each.name)):
+            found.setdefault(shard.keyspace, []).append(shard)
+        return {keyspace: tuple(shards) for keyspace, shards in found.items()}
+
+    @cached_property
+    def _by_shard(self) -> dict[tuple[str, str], tuple[Tablet, ...]]:
+        found: dict[tuple[str, str], list[Tablet]] = {}
+        for _, tablet in sorted(self.tablets.items()):
+            found.setdefault((tablet.keyspace, tablet.shard), []).append(tablet)
+        return {shard: tuple(tablets) for shard, tablets in found.items()}
+
+    @cached_property
+    def _partitions(self) -> dict[tuple[str, TabletType, str], tuple[Shard, ...]]:
+        return {}
 
     def keyspace(self, name: str) -> Keyspace:
         """The keyspace of that name, else NotFoundError."""
@@ -90,14 +110,20 @@ class Snapshot:
     def shards_of(self, keyspace: str) -> tuple[Shard, ...]:
         """All shards of a keyspace, serving or not, by key range and name."""
         self.keyspace(keyspace)
-        found = (shard for shard in self.shards.values() if shard.keyspace == keyspace)
-        return tuple(sorted(found, key=lambda shard: (shard.key_range, shard.name)))
+        return self._by_keyspace.get(keyspace, ())
 
     def serving_shards(
         self, keyspace: str, tablet_type: TabletType = TabletType.PRIMARY, cell: str = ""
     ) -> tuple[Shard, ...]:
         """The partition that serves a type in a cell; for PRIMARY the cell does not matter."""
-        return tuple(shard for shard in self.shards_of(keyspace) if shard.serves(tablet_type, cell))
+        asked = (keyspace, tablet_type, cell)
+        found = self._partitions.get(asked)
+        if found is None:
+            found = tuple(
+                shard for shard in self.shards_of(keyspace) if shard.serves(tablet_type, cell)
+            )
+            self._partitions[asked] = found
+        return found
 
     def tablets_of(
         self, keyspace: str, shard: str, tablet_type: TabletType | None = None
@@ -106,9 +132,8 @@ class Snapshot:
         self.shard(keyspace, shard)
         return tuple(
             tablet
-            for _, tablet in sorted(self.tablets.items())
-            if (tablet.keyspace, tablet.shard) == (keyspace, shard)
-            and (tablet_type is None or tablet_type in tablet.types)
+            for tablet in self._by_shard.get((keyspace, shard), ())
+            if tablet_type is None or tablet_type in tablet.types
         )
 
     def primary_of(self, keyspace: str, shard: str) -> Tablet:

@@ -211,6 +211,7 @@ class Shard:
         )
         more = {**wanted, tablet_type: wanted.get(tablet_type, frozenset()) | chosen}
         less = {**other, tablet_type: other.get(tablet_type, frozenset()) - chosen}
+        more = {key: value for key, value in more.items() if value}
         left = {key: value for key, value in less.items() if value}
         if enabled:
             return replace(self, reads_enabled=more, reads_disabled=left)

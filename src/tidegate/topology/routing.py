@@ -11,6 +11,7 @@ which must not take it is refused here, before the database's own fence would re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tidegate.errors import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from tidegate.topology.destinations import Destination
     from tidegate.topology.model import Snapshot
     from tidegate.topology.records import Shard
+    from tidegate.topology.vindexes import Vindex
 
 __all__ = [
     "KeyspaceRoutingRules",
@@ -225,6 +227,12 @@ def _spec(snapshot: Snapshot, target: TableName) -> TableSpec:
     return snapshot.vschema(target.keyspace).tables.get(target.table, TableSpec())
 
 
+@lru_cache(maxsize=1024)
+def _vindex(type_name: str, name: str, params: tuple[tuple[str, str], ...]) -> Vindex:
+    """Build each vindex once; a vindex is a value of its type, name and parameters."""
+    return vindexes.create(type_name, name, dict(params))
+
+
 def _destination(snapshot: Snapshot, target: TableName, spec: TableSpec, key: Any) -> Destination:
     """Where in its keyspace the rows of a table with this key lie."""
     assert target.keyspace is not None
@@ -240,7 +248,7 @@ def _destination(snapshot: Snapshot, target: TableName, spec: TableSpec, key: An
             f"{target} is sharded by vindex {name!r}, which the vschema does not declare",
             next_step=f"add it to the vschema of {target.keyspace}",
         )
-    vindex = vindexes.create(declared.type, name, declared.params)
+    vindex = _vindex(declared.type, name, tuple(declared.params.items()))
     row = key if isinstance(key, tuple) else (key,)
     destination = vindex.map_row(row)
     if isinstance(destination, Nowhere):

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from tidegate.errors import InvalidArgumentError
 from tidegate.topology.keyrange import KeyRange, compare_ids, is_valid_key_range, normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 SHARDS_MAX: Final = 65536
 """No layout has more shards than this."""
@@ -62,6 +64,7 @@ def parse_spec(spec: str) -> tuple[KeyRange, ...]:
     return tuple(KeyRange(low, high) for low, high in itertools.pairwise(edges))
 
 
+@lru_cache(maxsize=SHARDS_MAX)
 def shard_key_range(name: str) -> KeyRange:
     """The range a shard's name stands for; a name that is no range stands for the whole space."""
     return KeyRange.parse(name) if is_valid_key_range(name) else KeyRange()
@@ -135,10 +138,11 @@ def check_tiling(shards: Mapping[str, KeyRange] | Iterable[str], what: str = "sh
     Raises:
         InvalidArgumentError: naming every gap and every overlap, and the shards beside it.
     """
-    if isinstance(shards, dict):
-        ranges: dict[str, KeyRange] = shards
-    else:
-        ranges = {name: KeyRange.parse(name) for name in shards}
+    ranges = (
+        dict(shards)
+        if isinstance(shards, Mapping)
+        else {name: KeyRange.parse(name) for name in shards}
+    )
     findings = tiling_findings(ranges)
     if findings:
         raise InvalidArgumentError(
