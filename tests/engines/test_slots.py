@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -172,7 +173,7 @@ def test_an_exported_snapshot_shows_exactly_what_committed_before_its_position(
                     number += 4
                 return number
 
-        writers = [Worker(lambda n=n: write(n)) for n in range(4)]
+        writers = [Worker(partial(write, first)) for first in range(4)]
         seen: list[tuple[int, set[int]]] = []
         for _ in range(8):
             with (
