@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 SHARDS_MAX: Final = 65536
 """No layout has more shards than this."""
 
-UNSHARDED_SHARD: Final = "0"
-"""Name of the only shard of a keyspace that is not sharded."""
-
 _FORM: Final = "write a sharding spec such as -80- or -40-80-c0-"
 
 
