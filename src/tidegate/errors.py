@@ -250,6 +250,35 @@ class UnreachableNodeError(TidegateError):
     retryable = True
 
 
+class ApiLevelError(TidegateError):
+    """The request needs a newer API than the node has."""
+
+    code = "TG-API-003"
+    exit_status = ExitStatus.VERSION_GATE
+    http_status = 400
+
+
+class NodeRunningError(TidegateError):
+    """Another node works on the same state directory."""
+
+    code = "TG-API-004"
+    exit_status = ExitStatus.CONFLICT
+    http_status = 409
+
+
+class UsageError(InvalidArgumentError):
+    """The command line cannot be understood."""
+
+    code = "TG-ARG-002"
+
+
+class DetachedError(TidegateError):
+    """The command stopped waiting on request; what it started goes on."""
+
+    code = "TG-WAI-002"
+    exit_status = ExitStatus.INTERRUPTED
+
+
 class MismatchError(TidegateError):
     """A verification found differences."""
 
