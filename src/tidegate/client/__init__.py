@@ -1,6 +1,6 @@
 """The Python API: one method for every verb, with the command line's nouns, over the HTTP API.
 
->>> client = Client("http://127.0.0.1:7420", token="file:/var/lib/tidegate/tokens")
+>>> client = Client("http://127.0.0.1:8470", token="file:/var/lib/tidegate/tokens")
 >>> client.movetables.create("orders", "shop_new", source_keyspace="shop", tables=["orders"])
 
 Decides how requests are written and how answers and failures come back: answers as plain JSON

@@ -197,7 +197,7 @@ class Routes(Noun):
     def watch(self, last_revision: int | None = None) -> Iterator[Iterator[Json]]:
         """The routes now (unless seen) and after every change, until the block is left."""
         last = "" if last_revision is None else str(last_revision)
-        with self._transport.events(path_of("routes", "events"), last) as events:
+        with self._transport.events(path_of("routes"), last) as events:
             yield (data for _, data in events)
 
 
@@ -210,7 +210,7 @@ class Routers(Noun):
 
     def report(self, router: str, revision: int) -> Json:
         """Say which revision a router serves."""
-        return self._call("PUT", path_of("routers", router), {"revision": revision})
+        return self._call("POST", path_of("routers", router), {"revision": revision})
 
 
 class Node(Noun):

@@ -25,7 +25,7 @@ from tidegate.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-DEFAULT_URL: Final = "http://127.0.0.1:7420"
+DEFAULT_URL: Final = "http://127.0.0.1:8470"
 API_LEVEL: Final = 1
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
@@ -203,11 +203,13 @@ class Transport:
 
     @contextmanager
     def events(self, path: str, last_event_id: str = "") -> Iterator[Iterator[tuple[str, Json]]]:
-        """Server-sent events of a path: (id, data), until the block is left."""
+        """Server-sent events of a watched path: (id, data), until the block is left."""
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
         try:
-            with self._http.sse(path, headers=headers, timeout=timeout) as source:
+            with self._http.sse(
+                path, params={"watch": "true"}, headers=headers, timeout=timeout
+            ) as source:
                 if not source.response.is_success:
                     source.response.read()
                     self._answer(source.response)

@@ -125,7 +125,7 @@ class Supervisor:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self.restarts = 0
+        self.ends = 0
 
     def start(self) -> None:
         """Adopt what still runs and begin to supervise."""
@@ -251,7 +251,7 @@ class Supervisor:
             self._states[span_id] = ended(
                 state, status, self._clock(), self._policy, self._rng.random()
             )
-            self.restarts += 1
+            self.ends += 1
             worker.child = None
             worker.files.record.unlink(missing_ok=True)
             log.info(

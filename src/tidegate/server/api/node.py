@@ -1,0 +1,104 @@
+"""Resources of the node itself: health, metrics, version, workers, routes, routers, doctor."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse
+from pydantic import Field
+
+import tidegate
+from tidegate.server import doctor, metrics
+from tidegate.server.api.common import Body, Json, Node, many, one
+
+router = APIRouter(prefix="/v1", tags=["node"])
+health = APIRouter(tags=["health"])
+
+API_LEVEL = 1
+
+
+class RouterBody(Body):
+    """What a router reports."""
+
+    revision: int = Field(ge=0)
+
+
+@health.get("/livez")
+def livez() -> Json:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+@health.get("/readyz")
+def readyz(node: Node) -> JSONResponse:
+    """The node can take work: its cluster database answers and what a crash left is taken up."""
+    missing = node.ready()
+    status = {"status": "ready"} if missing is None else {"status": "not ready", "why": missing}
+    return JSONResponse(status, status_code=200 if missing is None else 503)
+
+
+@health.get("/metrics", response_class=Response)
+def show_metrics(request: Request) -> Response:
+    """Metrics in Prometheus' text form."""
+    found: metrics.Metrics = request.app.state.metrics
+    return Response(found.text(), media_type=metrics.CONTENT_TYPE)
+
+
+@router.get("/node")
+def show_node(node: Node) -> Json:
+    """Version, start time, state directory."""
+    return one(
+        {
+            "version": tidegate.__version__,
+            "api_level": API_LEVEL,
+            "started_at": node.started_at,
+            "state_dir": str(node.settings.state_dir),
+            "revision": node.feed.current().revision,
+        }
+    )
+
+
+@router.get("/spans")
+def list_spans(node: Node) -> Json:
+    """The worker processes."""
+    return many(node.supervisor.status())
+
+
+@router.get("/doctor")
+def examine(node: Node) -> Json:
+    """What a person should look at: databases, slots by the log they retain, workers."""
+    return one(doctor.examine(node))
+
+
+@router.get("/routes", responses={200: {"content": {"text/event-stream": {}}}})
+def show_routes(
+    node: Node,
+    watch: Annotated[bool, Query(description="Stay and send an event for each change.")] = False,
+    last_event_id: Annotated[str | None, Header(description="The revision seen last.")] = None,
+) -> Response:
+    """The routes: the topology as routers follow it, and every table already resolved.
+
+    With ``watch`` the answer is a stream of server-sent events ``routes``, whose data is the whole
+    topology and whose id is its revision; the present one comes first unless it was seen.
+    """
+    if watch:
+        seen = int(last_event_id) if last_event_id and last_event_id.isdigit() else None
+        return EventSourceResponse(
+            node.feed.follow(seen), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+    current = node.feed.current()
+    headers = {"ETag": f'"{current.revision}"'}
+    return Response(current.text, media_type="application/json", headers=headers)
+
+
+@router.get("/routers")
+def list_routers(node: Node) -> Json:
+    """The routers that reported lately, and the revision each serves."""
+    return many(node.routers.list())
+
+
+@router.post("/routers/{name}")
+def report_router(node: Node, name: str, body: RouterBody) -> Json:
+    """A router says which revision it serves."""
+    node.routers.report(name, body.revision)
+    return one({"router": name, "revision": body.revision})

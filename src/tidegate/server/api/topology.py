@@ -1,0 +1,303 @@
+"""Resources of the topology: cells, keyspaces, shards, tablets, vschemas, rules, vindexes."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from tidegate.engines.postgres.connection import connect, server_facts
+from tidegate.errors import InvalidArgumentError, NotFoundError
+from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
+from tidegate.topology import vindexes
+from tidegate.topology.connections import Endpoint
+from tidegate.topology.destinations import KeyspaceId
+from tidegate.topology.model import Snapshot
+from tidegate.topology.records import Shard, Tablet
+
+router = APIRouter(prefix="/v1", tags=["topology"])
+
+VALUES_MAX = 100_000
+Recursive = Annotated[bool, Query(description="Remove what belongs to it as well.")]
+RuleKind = Literal["table", "shard", "keyspace"]
+
+
+class CellBody(Body):
+    """A cell to add."""
+
+    name: str
+
+
+class KeyspaceBody(Body):
+    """A keyspace to add; its shards, if named, tile the key space."""
+
+    name: str
+    shards: tuple[str, ...] = ()
+
+
+class ShardsBody(Body):
+    """Shards to add; those beside serving ones do not serve yet."""
+
+    names: list[str] = Field(min_length=1)
+
+
+class TabletBody(Body):
+    """A database endpoint to add."""
+
+    alias: str
+    keyspace: str
+    shard: str
+    conninfo: str
+    secret: str | None = None
+    types: tuple[str, ...] = ("PRIMARY", "REPLICA", "RDONLY")
+
+
+class MapBody(Body):
+    """Values to map."""
+
+    type: str
+    values: list[Any] = Field(max_length=VALUES_MAX)
+    params: dict[str, str] = Field(default_factory=dict)
+    keyspace: str | None = None
+
+
+@router.post("/cells", status_code=201)
+def create_cell(node: Node, body: CellBody, dry_run: DryRun = False) -> Json:
+    """Add a cell."""
+    return one(node.topology(dry_run=dry_run).add_cell(body.name).to_json(), dry_run=dry_run)
+
+
+@router.get("/cells")
+def list_cells(node: Node) -> Json:
+    """All cells."""
+    snapshot = node.store.read()
+    return many(snapshot.cells[name].to_json() for name in sorted(snapshot.cells))
+
+
+@router.delete("/cells/{name}")
+def delete_cell(node: Node, name: str, dry_run: DryRun = False) -> Json:
+    """Remove a cell that no tablet is in."""
+    node.topology(dry_run=dry_run).remove_cell(name)
+    return one({"name": name, "deleted": not dry_run}, dry_run=dry_run)
+
+
+@router.post("/keyspaces", status_code=201)
+def create_keyspace(node: Node, body: KeyspaceBody, dry_run: DryRun = False) -> Json:
+    """Add a keyspace, with shards at once if they are named."""
+    node.topology(dry_run=dry_run).add_keyspace(body.name, shards=body.shards)
+    return one({"name": body.name, "shards": body.shards}, dry_run=dry_run)
+
+
+@router.get("/keyspaces")
+def list_keyspaces(node: Node) -> Json:
+    """All keyspaces."""
+    snapshot = node.store.read()
+    return many(_keyspace(snapshot, name) for name in sorted(snapshot.keyspaces))
+
+
+@router.get("/keyspaces/{name}")
+def show_keyspace(node: Node, name: str) -> Json:
+    """A keyspace with its shards, tablets and vschema."""
+    snapshot = node.store.read()
+    details = {
+        "shards": [_shard(snapshot, shard) for shard in snapshot.shards_of(name)],
+        "vschema": snapshot.vschema(name).to_json(),
+    }
+    return one({**_keyspace(snapshot, name), **details})
+
+
+@router.delete("/keyspaces/{name}")
+def delete_keyspace(
+    node: Node, name: str, recursive: Recursive = False, dry_run: DryRun = False
+) -> Json:
+    """Remove a keyspace from the topology; databases are not touched."""
+    node.refuse_in_use(name)
+    node.topology(dry_run=dry_run).remove_keyspace(name, recursive=recursive)
+    return one({"name": name, "deleted": not dry_run}, dry_run=dry_run)
+
+
+@router.post("/keyspaces/{keyspace}/shards", status_code=201)
+def create_shards(node: Node, keyspace: str, body: ShardsBody, dry_run: DryRun = False) -> Json:
+    """Add shards."""
+    made = node.topology(dry_run=dry_run).add_shards(keyspace, body.names)
+    answer = many(shard.to_json() for shard in made)
+    return {**answer, "dry_run": True} if dry_run else answer
+
+
+@router.get("/keyspaces/{keyspace}/shards")
+def list_shards(node: Node, keyspace: str) -> Json:
+    """The shards of a keyspace."""
+    snapshot = node.store.read()
+    return many(_shard(snapshot, shard) for shard in snapshot.shards_of(keyspace))
+
+
+@router.get("/keyspaces/{keyspace}/shards/{name}")
+def show_shard(node: Node, keyspace: str, name: str) -> Json:
+    """A shard with its tablets."""
+    snapshot = node.store.read()
+    return one(_shard(snapshot, snapshot.shard(keyspace, name)))
+
+
+@router.delete("/keyspaces/{keyspace}/shards/{name}")
+def delete_shard(
+    node: Node, keyspace: str, name: str, recursive: Recursive = False, dry_run: DryRun = False
+) -> Json:
+    """Remove a shard that does not serve; databases are not touched."""
+    node.refuse_in_use(keyspace, name)
+    node.topology(dry_run=dry_run).remove_shard(keyspace, name, recursive=recursive)
+    return one({"keyspace": keyspace, "name": name, "deleted": not dry_run}, dry_run=dry_run)
+
+
+@router.post("/tablets", status_code=201)
+def create_tablet(
+    node: Node,
+    body: TabletBody,
+    check: Annotated[bool, Query(description="Connect first; refuse what cannot be used.")] = True,
+    dry_run: DryRun = False,
+) -> Json:
+    """Add a database endpoint."""
+    wanted = body.model_dump()
+    node.topology(dry_run=True).add_tablet(**wanted)
+    facts: Json = {}
+    if check:
+        with connect(Endpoint(body.conninfo, body.secret), purpose="tablet check") as connection:
+            found = server_facts(connection)
+        facts = {"server_version_num": found.version_num, "wal_level": found.wal_level}
+    tablet = node.topology(dry_run=dry_run).add_tablet(**wanted)
+    return one({**tablet.to_json(), **facts}, dry_run=dry_run)
+
+
+@router.get("/tablets")
+def list_tablets(node: Node, keyspace: str | None = None) -> Json:
+    """All tablets, or those of a keyspace."""
+    snapshot = node.store.read()
+    if keyspace is not None:
+        snapshot.keyspace(keyspace)
+    return many(
+        _tablet(tablet)
+        for _, tablet in sorted(snapshot.tablets.items())
+        if keyspace in {None, tablet.keyspace}
+    )
+
+
+@router.get("/tablets/{alias}")
+def show_tablet(node: Node, alias: str) -> Json:
+    """One tablet."""
+    return one(_tablet(node.store.read().tablet(alias)))
+
+
+@router.delete("/tablets/{alias}")
+def delete_tablet(node: Node, alias: str, dry_run: DryRun = False) -> Json:
+    """Remove a tablet from the topology; its database is not touched."""
+    found = node.store.read().tablet(alias)
+    node.refuse_in_use(found.keyspace, found.shard)
+    node.topology(dry_run=dry_run).remove_tablet(alias)
+    return one({"alias": alias, "deleted": not dry_run}, dry_run=dry_run)
+
+
+@router.get("/keyspaces/{keyspace}/vschema")
+def show_vschema(node: Node, keyspace: str) -> Json:
+    """The vschema of a keyspace."""
+    return one({"keyspace": keyspace, "vschema": node.store.read().vschema(keyspace).to_json()})
+
+
+@router.put("/keyspaces/{keyspace}/vschema")
+def apply_vschema(node: Node, keyspace: str, body: dict[str, Any], dry_run: DryRun = False) -> Json:
+    """Replace the vschema of a keyspace."""
+    vschema, warnings = node.topology().apply_vschema(keyspace, body, dry_run=dry_run)
+    answer = {"keyspace": keyspace, "vschema": vschema.to_json(), "warnings": warnings}
+    return one(answer, dry_run=dry_run)
+
+
+@router.get("/routingrules/{kind}")
+def show_routing_rules(node: Node, kind: RuleKind) -> Json:
+    """All rules of a kind."""
+    snapshot = node.store.read()
+    found = {
+        "table": snapshot.routing_rules.to_json,
+        "shard": snapshot.shard_routing_rules.to_json,
+        "keyspace": snapshot.keyspace_routing_rules.to_json,
+    }[kind]
+    return one(found())
+
+
+@router.put("/routingrules/{kind}")
+def apply_routing_rules(
+    node: Node, kind: RuleKind, body: dict[str, Any], dry_run: DryRun = False
+) -> Json:
+    """Replace all rules of a kind."""
+    service = node.topology(dry_run=dry_run)
+    entries = body.get("rules")
+    if set(body) - {"schema_version"} != {"rules"} or not isinstance(entries, list):
+        raise InvalidArgumentError(
+            "routing rules are an object with one list, `rules`",
+            next_step="start from the output of `tidegate routingrules show -o json`",
+        )
+    rules = {"rules": entries}
+    try:
+        match kind:
+            case "table":
+                made = service.apply_routing_rules(rules).to_json()
+            case "shard":
+                made = service.apply_shard_routing_rules(rules).to_json()
+            case "keyspace":
+                made = service.apply_keyspace_routing_rules(rules).to_json()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidArgumentError(
+            f"a routing rule cannot be read: {error!r}",
+            next_step="start from the output of `tidegate routingrules show -o json`",
+        ) from None
+    return one(made, dry_run=dry_run)
+
+
+@router.post("/vindex/map")
+def map_values(node: Node, body: MapBody) -> Json:
+    """The keyspace id of each value and, given a keyspace, the shard it belongs to."""
+    vindex = vindexes.create(body.type, body.type, body.params)
+    if vindex.unknown_params:
+        raise InvalidArgumentError(
+            f"vindex {body.type} does not know: {', '.join(vindex.unknown_params)}",
+            next_step=f"it takes: {', '.join(vindex.known_params) or 'no parameters'}",
+        )
+    snapshot = node.store.read() if body.keyspace else None
+    serving = snapshot.serving_shards(body.keyspace) if snapshot and body.keyspace else ()
+    if body.keyspace and not serving:
+        raise NotFoundError(
+            f"keyspace {body.keyspace} has no serving shard",
+            next_step=f"tidegate shard add {body.keyspace} NAME",
+        )
+    items = []
+    for value in body.values:
+        given = tuple(value) if isinstance(value, list) else value
+        # A vindex refuses by name what it cannot map; `map` alone would answer "nowhere".
+        keyspace_id = vindex.map_many([given])[0]
+        item: Json = {
+            "value": value,
+            "keyspace_id": keyspace_id.hex(),
+            "destination": str(KeyspaceId(keyspace_id)),
+        }
+        if serving:
+            item["shard"] = next(s.name for s in serving if s.key_range.contains(keyspace_id))
+        items.append(item)
+    return many(items)
+
+
+def _keyspace(snapshot: Snapshot, name: str) -> Json:
+    return {
+        **snapshot.keyspace(name).to_json(),
+        "sharded": snapshot.vschema(name).sharded,
+        "shard_count": len(snapshot.shards_of(name)),
+        "serving": [shard.name for shard in snapshot.serving_shards(name)],
+    }
+
+
+def _shard(snapshot: Snapshot, shard: Shard) -> Json:
+    tablets = snapshot.tablets_of(shard.keyspace, shard.name)
+    return {
+        **shard.to_json(),
+        "key_range": str(shard.key_range),
+        "tablets": [_tablet(tablet) for tablet in tablets],
+    }
+
+
+def _tablet(tablet: Tablet) -> Json:
+    return tablet.to_json()

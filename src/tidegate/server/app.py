@@ -1,0 +1,95 @@
+"""The HTTP API as one application: resources, authentication, errors, description.
+
+Decides what every request passes: the API level it asks for, its token (health and metrics are
+open), and the counting of answers. It must not decide anything about resources.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+
+import tidegate
+from tidegate.errors import ApiLevelError, TidegateError
+from tidegate.server import problems
+from tidegate.server.api import node as node_api
+from tidegate.server.api import topology
+from tidegate.server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from fastapi.routing import APIRoute
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from tidegate.server.services import Services
+
+LEVEL_HEADER = "Tidegate-Api-Level"
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json"})
+
+
+def create_app(services: Services | None) -> FastAPI:
+    """The application; without services it can only describe itself."""
+    app = FastAPI(
+        title="Tidegate",
+        version=str(node_api.API_LEVEL),
+        summary=tidegate.__doc__,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=operation_id,
+    )
+    app.include_router(node_api.health)
+    app.include_router(node_api.router)
+    app.include_router(topology.router)
+    problems.install(app)
+    if services is not None:
+        app.state.services = services
+        app.state.metrics = Metrics(services)
+        app.add_middleware(Gate, services=services, metrics=app.state.metrics)
+    return app
+
+
+def operation_id(route: APIRoute) -> str:
+    """Names of operations in the description: the function's, which is unique."""
+    return route.name
+
+
+class Gate:
+    """Lets a request pass or answers it at once; plain ASGI, so that streams pass unbuffered."""
+
+    def __init__(self, app: ASGIApp, services: Services, metrics: Metrics) -> None:
+        self._app = app
+        self._services = services
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[LEVEL_HEADER] = str(node_api.API_LEVEL)
+                route = getattr(scope.get("route"), "path", "unknown")
+                self._metrics.requests.labels(scope["method"], route, message["status"]).inc()
+            await send(message)
+
+        try:
+            self._check(Request(scope))
+        except TidegateError as error:
+            await problems.answer(error)(scope, receive, counted)
+            return
+        await self._app(scope, receive, counted)
+
+    def _check(self, request: Request) -> None:
+        if request.url.path in OPEN_PATHS:
+            return
+        self._services.tokens.check(request.headers.get("Authorization"))
+        wanted = request.headers.get(LEVEL_HEADER)
+        if wanted and wanted.isdigit() and int(wanted) > node_api.API_LEVEL:
+            raise ApiLevelError(
+                f"the request needs API level {wanted}, this node has {node_api.API_LEVEL}",
+                next_step="bring node and command line to the same version",
+            )

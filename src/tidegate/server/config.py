@@ -1,0 +1,152 @@
+"""What a node can be told, and where each setting came from.
+
+Decides names, defaults and precedence: a flag beats the environment (``TIDEGATE_…``), that beats
+the file (``/etc/tidegate/tidegate.toml``), that beats the default. Secrets are never settings, only
+references to them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
+
+from tidegate.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic_settings import PydanticBaseSettingsSource
+
+CONFIG_VARIABLE: Final = "TIDEGATE_CONFIG"
+DEFAULT_FILE: Final = Path("/etc/tidegate/tidegate.toml")
+
+
+def default_state_dir() -> Path:
+    """Where a node keeps its state: the system's place for root, else the user's."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/tidegate")
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "tidegate"
+
+
+class Settings(BaseSettings):
+    """A node's settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TIDEGATE_", extra="forbid", frozen=True, toml_file=DEFAULT_FILE
+    )
+
+    listen: str = Field(
+        "127.0.0.1:8470", description="HOST:PORT of the HTTP API; port 0 takes a free one."
+    )
+    state_dir: Path = Field(
+        default_factory=default_state_dir,
+        description="Folder of the cluster database, the API tokens and the workers' records.",
+    )
+    on_route_change: str | None = Field(
+        None,
+        description="Command run after each change of the routes, with the routes as JSON on its"
+        " standard input; for applications that are not Python.",
+    )
+    tls_cert: Path | None = Field(None, description="Certificate chain of the HTTP API, PEM.")
+    tls_key: Path | None = Field(None, description="Key of that certificate, PEM.")
+    log_level: str = Field("info", description="debug, info, warning or error.")
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if not (host and colon and port.isdigit() and int(port) < 65536):
+            raise ValueError("write HOST:PORT, as in 127.0.0.1:8470")
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _is_level(cls, value: str) -> str:
+        if value.lower() not in {"debug", "info", "warning", "error"}:
+            raise ValueError("use debug, info, warning or error")
+        return value.lower()
+
+    @property
+    def host(self) -> str:
+        """The address to listen on."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port to listen on; 0 takes a free one."""
+        return int(self.listen.rpartition(":")[2])
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not a source here
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not a source here
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, file; in this order."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def config_file() -> Path:
+    """The file that is read, if it exists."""
+    return Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
+
+
+def load(flags: Mapping[str, Any]) -> Settings:
+    """The settings in force.
+
+    Args:
+        flags: by setting; None means not given.
+
+    Raises:
+        InvalidArgumentError: a setting is unknown or wrong, or the file cannot be read.
+    """
+    path = config_file()
+    if os.environ.get(CONFIG_VARIABLE) and not path.is_file():
+        raise InvalidArgumentError(
+            f"the configuration file {path} does not exist",
+            next_step=f"write it, or unset {CONFIG_VARIABLE}",
+        )
+    try:
+        return Settings(**{key: value for key, value in flags.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise InvalidArgumentError(
+            f"setting {name}: {reason.removeprefix('Value error, ')}",
+            next_step=f"mend it in {path}, in TIDEGATE_{name.upper()} or in the flag;"
+            " `tidegate config show --origin` says where each value is from",
+        ) from None
+    except (OSError, ValueError) as error:  # the file: unreadable, or not TOML
+        raise InvalidArgumentError(
+            f"the configuration file {path} cannot be read: {error}",
+            next_step="mend it, or name another with TIDEGATE_CONFIG",
+        ) from None
+
+
+def origins(flags: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Each setting's value and where it is from: flag, env, file or default."""
+    settings = load(flags)
+    file = TomlConfigSettingsSource(Settings, config_file())()
+    found: dict[str, tuple[Any, str]] = {}
+    for name in Settings.model_fields:
+        variable = f"TIDEGATE_{name.upper()}"
+        if flags.get(name) is not None:
+            origin = "flag"
+        elif variable in os.environ:
+            origin = f"env {variable}"
+        elif name in file:
+            origin = f"file {config_file()}"
+        else:
+            origin = "default"
+        value = getattr(settings, name)
+        found[name] = (str(value) if isinstance(value, Path) else value, origin)
+    return found

@@ -1,0 +1,182 @@
+"""What a person should look at first: unreachable databases, slots that retain log, ill workers.
+
+Decides which facts are findings and how they rank: the slot that retains most comes first, because
+it is what fills a disk. It changes nothing.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+
+from tidegate.engines.postgres import slots
+from tidegate.engines.postgres.connection import connect, server_facts
+from tidegate.errors import TidegateError
+from tidegate.topology.connections import Endpoint, redacted
+from tidegate.workflow.model import replication_name
+
+if TYPE_CHECKING:
+    from tidegate.dataplane.model import Direction
+    from tidegate.server.services import Services
+    from tidegate.topology.records import Tablet
+    from tidegate.workflow.model import Workflow
+
+PARALLEL: Final = 8
+RETAINED_LARGE_BYTES: Final = 10 * 1024**3
+
+
+def examine(services: Services) -> dict[str, Any]:
+    """Look at every tablet and every worker."""
+    snapshot = services.store.read()
+    workflows = services.records.all()
+    tablets = [tablet for _, tablet in sorted(snapshot.tablets.items())]
+    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="doctor") as pool:
+        databases = list(pool.map(_database, tablets))
+    owners = _owners(workflows)
+    # Several tablets may be one server: each slot is listed once, under the first that shows it.
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for database in databases:
+        for slot in database.pop("slots", []):
+            slot["workflow"] = owners.get(slot["slot"])
+            found.setdefault((database.get("system_identifier", ""), slot["slot"]), slot)
+    ranked = sorted(found.values(), key=lambda slot: -int(slot["retained_bytes"]))
+    spans = services.supervisor.status()
+    return {
+        "databases": databases,
+        "slots": ranked,
+        "spans": spans,
+        "findings": [*_findings(databases, ranked, spans), *_unfinished(workflows)],
+    }
+
+
+def _owners(workflows: list[Workflow]) -> dict[str, str]:
+    def names(workflow: Workflow, direction: Direction) -> list[str]:
+        return [
+            replication_name(workflow, direction, shard) for shard in workflow.shards(direction)[0]
+        ]
+
+    return {
+        name: workflow.key
+        for workflow in workflows
+        for direction in {stream.direction for stream in workflow.streams}
+        for name in names(workflow, direction)
+    }
+
+
+def _database(tablet: Tablet) -> dict[str, Any]:
+    shown: dict[str, Any] = {"tablet": tablet.alias, "shard": f"{tablet.keyspace}/{tablet.shard}"}
+    try:
+        with connect(Endpoint(tablet.conninfo, tablet.secret), purpose="doctor") as connection:
+            facts = server_facts(connection)
+            kept = slots.own_slots(connection)
+    except TidegateError as error:
+        return {**shown, "reachable": False, "error": error.message}
+    except psycopg.Error as error:
+        return {**shown, "reachable": False, "error": redacted(str(error)).strip()}
+    return {
+        **shown,
+        "reachable": True,
+        "system_identifier": facts.system_identifier,
+        "server_version_num": facts.version_num,
+        "wal_level": facts.wal_level,
+        "free_slots": facts.free_slots,
+        "slots": [
+            {
+                "slot": slot.name,
+                "tablet": tablet.alias,
+                "retained_bytes": slot.retained_bytes,
+                "active": slot.active_pid is not None,
+                "lost": slot.lost,
+            }
+            for slot in kept
+        ],
+    }
+
+
+def _findings(
+    databases: list[dict[str, Any]], ranked: list[dict[str, Any]], spans: list[dict[str, Any]]
+) -> list[dict[str, str]]:
+    found = [
+        *map(_of_database, databases),
+        *map(_of_slot, ranked),
+        *map(_of_span, spans),
+    ]
+    return [finding for finding in found if finding is not None]
+
+
+def _of_database(database: dict[str, Any]) -> dict[str, str] | None:
+    alias = database["tablet"]
+    if not database["reachable"]:
+        return _finding(
+            "error",
+            f"tablet {alias} cannot be reached: {database['error']}",
+            f"tidegate tablet show {alias}",
+        )
+    if database["wal_level"] != "logical":
+        return _finding(
+            "warning",
+            f"the server of tablet {alias} has wal_level {database['wal_level']}: nothing can be"
+            " moved out of it",
+            "set wal_level = logical there and restart it",
+        )
+    return None
+
+
+def _of_slot(slot: dict[str, Any]) -> dict[str, str] | None:
+    name, retained = slot["slot"], slot["retained_bytes"]
+    if slot["lost"]:
+        return _finding(
+            "error",
+            f"slot {name} has lost log that its stream still needs",
+            "cancel the workflow and create it again",
+        )
+    if slot["workflow"] is None:
+        return _finding(
+            "warning",
+            f"slot {name} at {slot['tablet']} belongs to no workflow of this node and retains"
+            f" {retained} bytes of log",
+            "if no other node needs it: SELECT pg_drop_replication_slot(...) there",
+        )
+    if retained > RETAINED_LARGE_BYTES:
+        return _finding(
+            "warning",
+            f"slot {name} of workflow {slot['workflow']} retains {retained} bytes of log",
+            "let its stream catch up, or cancel the workflow",
+        )
+    return None
+
+
+def _of_span(span: dict[str, Any]) -> dict[str, str] | None:
+    reason = span["error"] or span["last_event"].get("message") or "see its log"
+    if span["held"]:
+        return _finding(
+            "error",
+            f"span {span['span']} stopped for good: {reason}",
+            "mend the cause, then `tidegate workflow start`",
+        )
+    if span["failures"]:
+        return _finding(
+            "warning",
+            f"span {span['span']} failed {span['failures']} times in a row: {reason}",
+            "tidegate workflow status",
+        )
+    return None
+
+
+def _unfinished(workflows: list[Workflow]) -> list[dict[str, str]]:
+    return [
+        _finding(
+            "warning",
+            f"workflow {workflow.key}: operation {workflow.operation.kind} has not ended:"
+            f" {workflow.operation.error}",
+            f"tidegate workflow show -w {workflow.name} -t {workflow.target_keyspace}",
+        )
+        for workflow in workflows
+        if workflow.operation is not None and workflow.operation.error
+    ]
+
+
+def _finding(severity: str, what: str, next_step: str) -> dict[str, str]:
+    return {"severity": severity, "what": what, "next_step": next_step}

@@ -1,0 +1,146 @@
+"""The routes as every follower of this node gets them: one reading of the topology serves all.
+
+Decides when the routes are read and written out (once a change) and how followers wait. Followers
+hold sockets, so they wait in the event loop; the topology is watched by one thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+
+from tidegate.errors import TidegateError
+from tidegate.topology.routes import routes_to_json
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tidegate.topology.store import TopologyStore
+
+WATCH_S: Final = 1.0
+KEEPALIVE_S: Final = 5.0
+ROUTER_FORGOTTEN_S: Final = 60.0
+ROUTERS_MAX: Final = 10_000
+
+log = structlog.get_logger("tidegate.routes")
+
+
+@dataclass(frozen=True)
+class Published:
+    """The routes at one revision, ready to be sent."""
+
+    revision: int
+    text: str
+
+
+class RouteFeed:
+    """Watches a topology and wakes followers; started once, closed any number of times."""
+
+    def __init__(self, store: TopologyStore) -> None:
+        self._store = store
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._latest = self._read()
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._thread = threading.Thread(target=self._watch, name="route-feed", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End every follower's stream and stop watching; does not wait."""
+        self._closed.set()
+        self._wake()
+
+    def current(self) -> Published:
+        """The routes now, read anew if they changed."""
+        if self._store.revision() != self._latest.revision:
+            self._publish(self._read())
+        return self._latest
+
+    async def follow(self, seen: int | None) -> AsyncIterator[bytes]:
+        """Server-sent events: the routes now, unless ``seen``, and after each change."""
+        mine = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._waiting.add(mine)
+        try:
+            yield KEEPALIVE_COMMENT
+            while not self._closed.is_set():
+                mine[1].clear()
+                latest = self._latest
+                if latest.revision != seen:
+                    seen = latest.revision
+                    yield format_sse_event(data_str=latest.text, event="routes", id=str(seen))
+                    continue
+                try:
+                    await asyncio.wait_for(mine[1].wait(), KEEPALIVE_S)
+                except TimeoutError:
+                    yield KEEPALIVE_COMMENT
+        finally:
+            with self._lock:
+                self._waiting.discard(mine)
+
+    def _read(self) -> Published:
+        snapshot = self._store.read()
+        return Published(snapshot.revision, json.dumps(routes_to_json(snapshot)))
+
+    def _watch(self) -> None:
+        while not self._closed.is_set():
+            try:
+                revision = self._store.wait_for_change(self._latest.revision, WATCH_S)
+                if revision != self._latest.revision:
+                    self._publish(self._read())
+            except TidegateError as error:
+                # Followers keep the routes they have; the next look may succeed.
+                log.warning("routes could not be read", error=str(error))
+                self._closed.wait(WATCH_S)
+
+    def _publish(self, published: Published) -> None:
+        with self._lock:
+            if published.revision > self._latest.revision:
+                self._latest = published
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock:
+            waiting = list(self._waiting)
+        for loop, event in waiting:
+            loop.call_soon_threadsafe(event.set)
+
+
+class RouterReports:
+    """Which revision each router said it serves, and when; forgotten after a minute of silence."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[int, float]] = {}
+
+    def report(self, router: str, revision: int) -> None:
+        """Note a router's report."""
+        with self._lock:
+            self._forget()
+            if router in self._known or len(self._known) < ROUTERS_MAX:
+                self._known[router] = (revision, time.monotonic())
+
+    def list(self) -> list[dict[str, Any]]:
+        """The routers that reported lately, by name."""
+        now = time.monotonic()
+        with self._lock:
+            self._forget()
+            known = dict(self._known)
+        return [
+            {"router": name, "revision": revision, "reported_s_ago": round(now - at, 3)}
+            for name, (revision, at) in sorted(known.items())
+        ]
+
+    def _forget(self) -> None:
+        old = time.monotonic() - ROUTER_FORGOTTEN_S
+        self._known = {name: known for name, known in self._known.items() if known[1] > old}

@@ -1,0 +1,242 @@
+"""One node: what `tidegate serve` runs. The composition root.
+
+Decides the order in which parts are opened and closed, and nothing about what they do:
+
+1. the state directory is locked, so that two nodes never share one;
+2. the cluster database is opened and brought up to date;
+3. workers that survived an earlier node are adopted, and spans are supervised from then on;
+4. operations that a crash left behind are taken up, again and again until each has ended;
+5. the API answers from the start, and says on `/readyz` when 4 has been done once.
+
+SIGTERM and SIGINT end it in order: requests finish, workers are asked to stop, the database is
+closed. SIGKILL leaves the workers running; the next node adopts them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import socket
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
+
+import structlog
+import uvicorn
+
+from tidegate.cluster import updates as cluster_updates
+from tidegate.cluster.database import ClusterDatabase
+from tidegate.cluster.ledger import Ledger
+from tidegate.errors import InvalidArgumentError, NodeRunningError, TidegateError
+from tidegate.server.app import create_app
+from tidegate.server.feed import RouteFeed, RouterReports
+from tidegate.server.services import Services
+from tidegate.server.supervisor import DesiredSpan, Supervisor
+from tidegate.server.takeover import take_over
+from tidegate.server.tokens import Tokens
+from tidegate.topology import store as topology_store
+from tidegate.topology.store import TopologyStore
+from tidegate.workflow import store as workflow_store
+from tidegate.workflow.spans import desired_spans
+from tidegate.workflow.store import WorkflowStore
+
+if TYPE_CHECKING:
+    from tidegate.server.config import Settings
+    from tidegate.topology.model import Snapshot
+
+RECOVER_S = 5.0
+GRACE_S = 20
+"""How long requests may finish after SIGTERM."""
+
+UPDATES = (*cluster_updates.UPDATES, *topology_store.UPDATES, *workflow_store.UPDATES)
+"""Every schema update of the cluster database, in the order they were written."""
+
+log = structlog.get_logger("tidegate.node")
+
+
+class Node:
+    """The open parts of a node; made by :meth:`open`, ended by :meth:`close`."""
+
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        """Open everything; use :meth:`open`, which closes what was opened when this fails."""
+        self._stack = stack
+        self._closing = threading.Event()
+        self._missing: str | None = "operations that were interrupted are being looked for"
+        state = settings.state_dir
+        _make_private(settings)
+        stack.callback(os.close, _locked(settings))
+        tokens = Tokens(state / "tokens")
+        if tokens.ensure():
+            log.info("api token made", file=str(state / "tokens"))
+        self._database = ClusterDatabase.open(f"sqlite:///{state.resolve() / 'cluster.db'}")
+        stack.callback(self._database.close)
+        version = Ledger(UPDATES).ensure(self._database)
+        log.info("cluster database open", schema_version=version)
+        self._store = TopologyStore(self._database)
+        self._records = WorkflowStore(self._database)
+        self._seen: Snapshot | None = None
+        self._left_out: dict[str, str] = {}
+        supervisor = Supervisor(state / "spans", desired=self._desired, prepare=take_over)
+        feed = RouteFeed(self._store)
+        self.services = Services(
+            settings=settings,
+            database=self._database,
+            tokens=tokens,
+            store=self._store,
+            records=self._records,
+            supervisor=supervisor,
+            feed=feed,
+            routers=RouterReports(),
+            ready=self._not_ready,
+        )
+        feed.start()
+        stack.callback(feed.close)
+        supervisor.start()
+        stack.callback(supervisor.stop)
+        self._recovery = threading.Thread(target=self._recover, name="recovery", daemon=True)
+        self._recovery.start()
+        stack.callback(self._closing.set)
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Open a node.
+
+        Raises:
+            NodeRunningError: another node works on the state directory.
+            TidegateError: a part could not be opened; nothing is left open.
+        """
+        with ExitStack() as stack:
+            node = cls(settings, stack)
+            node._stack = stack.pop_all()
+            return node
+
+    def close(self) -> None:
+        """Close everything, last opened first; may be called twice."""
+        self._stack.close()
+
+    def _not_ready(self) -> str | None:
+        self._store.revision()
+        return self._missing
+
+    def _desired(self) -> list[DesiredSpan]:
+        """The spans that should run; a workflow that cannot be read keeps no other from running."""
+        if self._seen is None or self._store.revision() != self._seen.revision:
+            self._seen = self._store.read()
+        found: list[DesiredSpan] = []
+        for workflow in self._records.all():
+            try:
+                spans = desired_spans(self._seen, [workflow])
+            except TidegateError as error:
+                if self._left_out.get(workflow.uuid) != error.message:
+                    self._left_out[workflow.uuid] = error.message
+                    log.warning("no worker for workflow", workflow=workflow.key, error=str(error))
+                continue
+            self._left_out.pop(workflow.uuid, None)
+            found += [DesiredSpan(span, workflow.generation) for span in spans]
+        return found
+
+    def _recover(self) -> None:
+        """Take up what a crash left, again and again until it has ended."""
+        while not self._closing.is_set():
+            self._missing = None
+            self._closing.wait(RECOVER_S)
+
+
+def _make_private(settings: Settings) -> None:
+    state = settings.state_dir
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unwritable = not os.access(state, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"the state directory {state} cannot be made: {error.strerror}",
+            next_step="choose another with --state-dir, or give it to this account",
+        ) from None
+    if unwritable:
+        raise InvalidArgumentError(
+            f"the state directory {state} cannot be written",
+            next_step="choose another with --state-dir, or give it to this account",
+        )
+
+
+def _locked(settings: Settings) -> int:
+    """A handle of the state directory's lock; the lock goes with the process."""
+    handle = os.open(settings.state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise NodeRunningError(
+            f"another node works on {settings.state_dir}",
+            next_step="use that one, stop it, or choose another --state-dir",
+        ) from None
+    return handle
+
+
+def holder_name() -> str:
+    """A name for this process among all that hold leases."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+class _Server(uvicorn.Server):
+    """Ends the followers' streams first, or they would outlast every grace."""
+
+    def __init__(self, config: uvicorn.Config, node: Node) -> None:
+        super().__init__(config)
+        self._node = node
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """A signal to stop."""
+        self._node.services.feed.close()
+        super().handle_exit(sig, frame)  # type: ignore[arg-type]
+
+
+def listening(settings: Settings) -> socket.socket:
+    """The API's socket.
+
+    Raises:
+        InvalidArgumentError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((settings.host, settings.port))
+    except OSError as error:
+        server.close()
+        raise InvalidArgumentError(
+            f"cannot listen on {settings.listen}: {error.strerror}",
+            next_step="stop what listens there, or choose another address with --listen",
+        ) from None
+    return server
+
+
+def serve(settings: Settings) -> None:
+    """Run a node until it is told to stop.
+
+    Raises:
+        TidegateError: it could not be started.
+    """
+    with listening(settings) as server:
+        node = Node.open(settings)
+        try:
+            host, port = server.getsockname()[:2]
+            scheme = "https" if settings.tls_cert else "http"
+            url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+            (settings.state_dir / "url").write_text(f"{url}\n", encoding="ascii")
+            log.info("node started", url=url, state_dir=str(settings.state_dir))
+            config = uvicorn.Config(
+                create_app(node.services),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=GRACE_S,
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
+            )
+            _Server(config, node).run(sockets=[server])
+        finally:
+            log.info("node stops")
+            node.close()
+            log.info("node stopped")

@@ -1,0 +1,47 @@
+"""What must be true before a worker is started: nobody else works on its streams.
+
+Decides the epoch of a start: one more than any of the span's stream rows carries. Every row is
+taken over under it, which ends the sessions of whoever worked on it before, and the walsender that
+read the span's slot is ended at the source. A worker of an older epoch cannot commit after that.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tidegate.dataplane import streams
+from tidegate.engines.postgres import slots
+from tidegate.engines.postgres.connection import connect
+
+if TYPE_CHECKING:
+    from tidegate.dataplane.model import SpanSpec
+
+PURPOSE = "take-over"
+
+
+def take_over(spec: SpanSpec) -> SpanSpec:
+    """Take a span's streams over; the span with its new epoch.
+
+    Raises:
+        ConnectError: a server cannot be reached; nothing is started then.
+        EpochLostError: somebody else took a stream over at the same time.
+        NotFoundError: a stream's row is gone.
+        WaitTimeoutError: a session could not be ended.
+    """
+    with ExitStack() as stack:
+        sessions = [
+            (target.stream_id, stack.enter_context(connect(target.endpoint, purpose=PURPOSE)))
+            for target in spec.targets
+        ]
+        epoch = 1 + max(
+            streams.read_stream(session, stream_id).epoch for stream_id, session in sessions
+        )
+        for stream_id, session in sessions:
+            streams.take_over(session, stream_id, epoch)
+    with connect(spec.source, purpose=PURPOSE) as source:
+        slot = slots.info(source, spec.slot)
+        if slot is not None and slot.active_pid is not None:
+            source.execute("SELECT pg_terminate_backend(%s)", [slot.active_pid])
+    return replace(spec, epoch=epoch)
