@@ -37,6 +37,7 @@ import psycopg
 from psycopg import sql
 
 from tidegate import steps
+from tidegate.dataplane import streams
 from tidegate.dataplane.chunks import Chunk, ChunkTask, agreed_plan, pending, tile
 from tidegate.engines.postgres import bounds, copy_state, split
 from tidegate.engines.postgres import copy as wire
@@ -342,7 +343,7 @@ def _open_target(spec: SpanSpec, target: TargetSpec) -> Session:
     session = connect(target.endpoint, purpose="copy")
     try:
         wire.prepare_target(session)
-        wire.register_backend(session, target.stream_id, spec.epoch)
+        streams.record_backend(session, target.stream_id, spec.epoch)
     except BaseException:
         session.close()
         raise

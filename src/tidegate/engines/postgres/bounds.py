@@ -199,6 +199,11 @@ def key_row(space: KeySpace) -> sql.Composable:
     return names[0] if len(names) == 1 else sql.SQL("ROW({})").format(sql.SQL(", ").join(names))
 
 
+def key_equals(space: KeySpace, key: Key) -> sql.Composable:
+    """The condition that selects one key, and those the database calls equal to it."""
+    return sql.SQL("{} = {}").format(key_row(space), _values(space, key))
+
+
 def _values(space: KeySpace, key: Key) -> sql.Composable:
     assert len(key) == len(space.columns), "a key has a value for each of its columns"
     values = [
@@ -206,3 +211,67 @@ def _values(space: KeySpace, key: Key) -> sql.Composable:
         for column, value in zip(space.columns, key, strict=True)
     ]
     return values[0] if len(values) == 1 else sql.SQL("ROW({})").format(sql.SQL(", ").join(values))
+
+
+#: Key types that sort alike on every server.
+_FIXED_ORDER = [
+    *("int2", "int4", "int8", "bool", "oid", "bytea", "uuid", "numeric", "float4", "float8"),
+    *("date", "time", "timestamp", "timestamptz", "pg_lsn", "inet", "macaddr", "char"),
+]
+
+_ORDER = """
+WITH RECURSIVE base AS (
+  SELECT k.position, t.oid, t.typtype, t.typbasetype, t.typname::text AS name, a.attcollation
+    FROM unnest(%(key)s::text[]) WITH ORDINALITY AS k (name, position)
+    JOIN pg_attribute a ON a.attrelid = %(table)s::regclass AND a.attname = k.name
+    JOIN pg_type t ON t.oid = a.atttypid
+  UNION ALL
+  SELECT b.position, t.oid, t.typtype, t.typbasetype, t.typname::text, b.attcollation
+    FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd'
+)
+SELECT CASE
+    WHEN b.oid >= 16384 THEN NULL
+    WHEN b.attcollation = 0 THEN CASE WHEN b.name = ANY (%(fixed)s) THEN b.name END
+    ELSE concat_ws(' ', CASE WHEN b.name = 'bpchar' THEN 'padded' ELSE 'text' END,
+      pg_encoding_to_char(d.encoding), CASE
+        WHEN o.provider = 'b' OR o.provider = 'c' AND o.locale IN ('C', 'POSIX') THEN 'bytes'
+        ELSE concat_ws(' ', o.provider, o.locale, o.rules, o.version) END)
+  END,
+  b.attcollation = 0 OR o.provider = 'b' OR o.version IS NOT NULL
+    OR o.provider = 'c' AND o.locale IN ('C', 'POSIX')
+  FROM base b
+  JOIN pg_database d ON d.datname = current_database()
+  LEFT JOIN pg_collation c ON c.oid = b.attcollation
+  CROSS JOIN LATERAL (
+    SELECT CASE WHEN c.collprovider = 'd' THEN 'dat' ELSE 'coll' END AS prefix,
+           CASE WHEN c.collprovider = 'd' THEN to_jsonb(d) ELSE to_jsonb(c) END AS facts
+  ) AS x
+  CROSS JOIN LATERAL (
+    SELECT coalesce(CASE WHEN x.prefix = 'dat' THEN x.facts ->> 'datlocprovider'
+                         ELSE x.facts ->> 'collprovider' END, 'c') AS provider,
+           coalesce(x.facts ->> (x.prefix || 'locale'), x.facts ->> (x.prefix || 'iculocale'),
+                    x.facts ->> (x.prefix || 'collate')) AS locale,
+           coalesce(x.facts ->> (x.prefix || 'icurules'), '') AS rules,
+           coalesce(x.facts ->> (x.prefix || 'collversion'), x.facts ->> (x.prefix || 'version'))
+             AS version
+  ) AS o
+ WHERE b.typtype <> 'd' ORDER BY b.position
+"""
+
+
+def key_order(connection: Connection[TupleRow], space: KeySpace) -> tuple[str, ...] | None:
+    """A description of how the key sorts; two servers with the same one sort it alike.
+
+    None where that cannot be known: enums, types of extensions, collations without a version.
+    """
+    rows = connection.execute(
+        _ORDER,
+        {
+            "key": [column.name for column in space.columns],
+            "table": regclass_text(connection, space.table),
+            "fixed": _FIXED_ORDER,
+        },
+    ).fetchall()
+    if any(order is None or not known for order, known in rows):
+        return None
+    return tuple(order for order, _ in rows)

@@ -65,7 +65,7 @@ WITH RECURSIVE typed AS (
     FROM base b JOIN pg_type t ON t.oid = b.typbasetype
    WHERE b.typtype = 'd'
 )
-SELECT c.name, c.type_name, c.generated, b.typname,
+SELECT c.name, c.type_name, c.generated, CASE WHEN b.oid < 16384 THEN b.typname ELSE '' END,
        CASE
          WHEN b.typsend = 0 THEN false
          WHEN b.typtype = 'e' THEN true
@@ -82,7 +82,7 @@ SELECT c.name, c.type_name, c.generated, b.typname,
 
 @dataclass(frozen=True)
 class ColumnForm:
-    """What decides how a column travels; ``base_type`` is the type under its domains."""
+    """What decides how a column travels; ``base_type`` is the built-in type under its domains."""
 
     name: str
     type_name: str
@@ -289,18 +289,3 @@ def prepare_target(connection: Connection[TupleRow]) -> bool:
     except psycopg.errors.InsufficientPrivilege:
         return False
     return True
-
-
-def register_backend(connection: Connection[TupleRow], stream_id: int, epoch: int) -> None:
-    """Record this session in the stream's row, for a take-over to end it.
-
-    Raises:
-        EpochLostError: the row has a newer epoch, or is gone.
-    """
-    done = connection.execute(
-        "UPDATE _tidegate.stream SET backends = array_append(backends, pg_backend_pid())"
-        " WHERE id = %s AND epoch = %s AND NOT pg_backend_pid() = ANY (backends)",
-        [stream_id, epoch],
-    )
-    if done.rowcount != 1:
-        check_stream(connection, stream_id, epoch, lock=False)

@@ -92,21 +92,18 @@ class Routing:
         (target,) = targets
         return sql.SQL("{} AND {}").format(chunk, self.membership(target))
 
-    def membership(self, target: int, *, refuse: bool = True) -> sql.Composable:
-        """Whether a row belongs to a target.
+    def membership(self, target: int) -> sql.Composable:
+        """Whether a row belongs to a target; the query fails on rows that belong nowhere.
 
-        With ``refuse`` the query fails on rows that belong nowhere, as :func:`unmapped` reads
-        them; without, it is false for them.
+        :func:`unmapped` reads that failure.
         """
         assert self.keyspace_id is not None
         own = self.ranges[target]
         found = sql.SQL("({})").format(sql.SQL(self.keyspace_id))
-        if not refuse:
-            return sql.SQL("coalesce({}, false)").format(_within(found, own, found))
         checked = sql.SQL("coalesce({}, {})").format(found, self._refusal())
         if self.tiles:
             return _within(checked, own, found)
-        others = [_within(found, r, found) for s, r in self.ranges.items() if s != target]
+        others = [_within(found, r, found) for place, r in self.ranges.items() if place != target]
         return sql.SQL(
             "CASE WHEN {own} THEN true WHEN {others} THEN false ELSE {refusal} IS NULL END"
         ).format(
@@ -114,6 +111,22 @@ class Routing:
             others=sql.SQL(" OR ").join(others) if others else sql.SQL("false"),
             refusal=self._refusal(),
         )
+
+    def place(self) -> sql.Composable | None:
+        """The number of a row's target as SQL, -1 for none; None where only Python knows.
+
+        Zero for a table whose rows go to every target.
+        """
+        if self.mode == "all":
+            return sql.SQL("0")
+        if self.keyspace_id is None:
+            return None
+        found = sql.SQL("({})").format(sql.SQL(self.keyspace_id))
+        cases = [
+            sql.SQL("WHEN {} THEN {}").format(_within(found, r, found), sql.Literal(target))
+            for target, r in self.ranges.items()
+        ]
+        return sql.SQL("CASE {} ELSE -1 END").format(sql.SQL(" ").join(cases))
 
     def _refusal(self) -> sql.Composable:
         """An expression of type bytea that fails, naming the row's key."""
@@ -133,6 +146,26 @@ class Routing:
             for column in self.columns
         ]
         return sql.SQL("concat_ws(',', {})").format(sql.SQL(", ").join(sent))
+
+    def sent_values(self) -> sql.Composable:
+        """The sharding columns in binary, as an array of bytea; :meth:`places_of` reads it."""
+        sent = [
+            sql.SQL("{}({})").format(sql.SQL(column.send), sql.Identifier(column.name))
+            for column in self.columns
+        ]
+        return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sent))
+
+    def places_of(self, raws: Sequence[Sequence[bytes | None]]) -> list[int]:
+        """The targets of rows whose sharding columns are given in binary.
+
+        Raises:
+            ShardKeyError: one of them has none.
+        """
+        rows = RowDistributor(self, "binary", tuple(self.ranges))
+        places, refused = rows.place(rows.decoded(raws))
+        if refused is not None:
+            raise refusal(self, str(raws[refused]))
+        return [rows.slots[place] for place in places]
 
     def start(self, form: Format, targets: Sequence[int]) -> Distributor:
         """Begin to distribute the messages of one chunk."""
@@ -300,7 +333,7 @@ class RowDistributor(Distributor):
         self._started = False
         ordered = sorted(routing.ranges.items(), key=lambda item: normalize(item[1].start))
         self._starts = [normalize(r.start) for _, r in ordered]
-        self._slots = [target for target, _ in ordered]
+        self.slots = [target for target, _ in ordered]
         self._checked = None if routing.tiles else [normalize(r.end) for _, r in ordered]
 
     def route(self, messages: Sequence[Message]) -> Blocks:
@@ -309,23 +342,23 @@ class RowDistributor(Distributor):
         if self._binary:
             for target in () if self._started else self.targets:
                 yield target, BINARY_HEADER
-            self._unframe(rows)
+            self.unframe(rows)
         if not rows:
             return
         bodies, values = self._keys(rows)
         places = self._places(rows, values)
-        if len(self._slots) == 2:
+        if len(self.slots) == 2:
             sent = [list(compress(bodies, map(not_, places))), list(compress(bodies, places))]
         else:
-            sent = [[] for _ in self._slots]
+            sent = [[] for _ in self.slots]
             appends = [own.append for own in sent]
             for place, body in zip(places, bodies, strict=True):
                 appends[place](body)
-        for target, own in zip(self._slots, sent, strict=True):
+        for target, own in zip(self.slots, sent, strict=True):
             if own and target in self.targets:
                 yield target, b"".join(own)
 
-    def _unframe(self, rows: list[Message]) -> None:
+    def unframe(self, rows: list[Message]) -> None:
         """Take header and trailer off; the header comes in one message with the first row."""
         if not self._started:
             first = bytes(rows[0])
@@ -346,24 +379,38 @@ class RowDistributor(Distributor):
             for target in self.targets:
                 yield target, BINARY_TRAILER
 
+    def distribute(self, rows: list[Message]) -> list[int]:
+        """For each row the place of its target in :attr:`slots`.
+
+        Raises:
+            RowRefusedError: a row has none.
+        """
+        return self._places(rows, self._keys(rows)[1])
+
     def _places(self, rows: Sequence[Message], values: Sequence[Any]) -> list[int]:
-        """For each row the place of its target in key order."""
+        places, refused = self.place(values)
+        if refused is not None:
+            raise RowRefusedError(self._raw(rows[refused]))
+        return places
+
+    def place(self, values: Sequence[Any]) -> tuple[list[int], int | None]:
+        """Places of sharding values; and the index of one that has none, if there is one."""
         assert self._routing.vindex is not None
         try:
             ids = self._routing.vindex.map_many(values)
         except ShardKeyError as error:
-            raise RowRefusedError(self._raw(rows[error.details["index"]])) from error
+            return [], int(error.details["index"])
         if len(self._starts) == 2 and self._checked is None:
             middle = self._starts[1]
-            return [keyspace_id >= middle for keyspace_id in ids]
+            return [keyspace_id >= middle for keyspace_id in ids], None
         starts = self._starts
         places = [bisect_right(starts, keyspace_id) - 1 for keyspace_id in ids]
         if self._checked is not None:
             for index, place in enumerate(places):
                 end = self._checked[place] if place >= 0 else None
                 if place < 0 or (end and ids[index] >= end):
-                    raise RowRefusedError(self._raw(rows[index]))
-        return places
+                    return [], index
+        return places, None
 
     def _keys(self, rows: list[Message]) -> tuple[list[Message], list[Any]]:
         """The rows as the target takes them, and their sharding values."""
@@ -380,13 +427,17 @@ class RowDistributor(Distributor):
             return rows, [_one(columns[0], _first_field(row)) for row in rows]
         else:
             bodies, raws = rows, [_fields(row, len(columns)) for row in rows]
-        decoded = [
+        return bodies, self.decoded(raws)
+
+    def decoded(self, raws: Sequence[Sequence[bytes | None]]) -> list[Any]:
+        """Sharding values as the vindex takes them, from their binary form."""
+        columns = self._routing.columns
+        rows = [
             tuple(_one(column, raw) for column, raw in zip(columns, row, strict=True))
             for row in raws
         ]
         assert self._routing.vindex is not None
-        multiple = self._routing.vindex.multi_column
-        return bodies, decoded if multiple else [row[0] for row in decoded]
+        return list(rows) if self._routing.vindex.multi_column else [row[0] for row in rows]
 
     def _raw(self, row: Message) -> list[bytes | None]:
         if self._binary:

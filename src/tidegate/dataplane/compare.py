@@ -1,0 +1,362 @@
+"""Finds where a table differs between its sources and its targets, key range by key range.
+
+Every *side* is a session that stays inside one snapshot; the snapshots of all sides show the same
+moment (that is :mod:`tidegate.workflow.vdiff.consistency`'s doing). For each slice of the key space
+every side counts and hashes its rows inside the database, all sides at once. Sources say for each
+row which target it belongs to, so a row that sits on a wrong shard is missing on one target and too
+much on another. Counts and sums of several sources add up.
+
+Only where they differ, rows are looked at: first counts and sums of 1024 buckets by key hash, then
+keys and hashes of the rows in the buckets that differ, a bounded number at a time.
+
+It must not compare keys by any order of Python's: keys are matched as text, exactly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from psycopg import sql
+
+from tidegate.engines.postgres import bounds, hashing, split
+from tidegate.engines.postgres.copy import read_messages
+from tidegate.errors import ShardKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import ThreadPoolExecutor
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.dataplane.chunks import Chunk
+
+type Key = tuple[str, ...]
+type Totals = tuple[int, int]
+"""Rows, and the sum of their hashes."""
+
+#: Rows of one side held in memory at a time while a slice that differs is searched.
+ROWS_AT_ONCE = 200_000
+
+NOTHING: Totals = (0, 0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key that is not the same on both sides."""
+
+    kind: Literal["missing", "extra", "changed"]  # at the target
+    target: int
+    key: Key
+
+
+@dataclass
+class TargetResult:
+    """What one slice, or a sum of slices, says about one target."""
+
+    source_rows: int = 0
+    target_rows: int = 0
+    matching: int = 0
+    changed: int = 0
+    missing: int = 0  # only at the source
+    extra: int = 0  # only at the target
+    samples: list[Difference] = field(default_factory=list)
+
+    @property
+    def processed(self) -> int:
+        """Rows looked at, each key once."""
+        return self.matching + self.changed + self.missing + self.extra
+
+    @property
+    def equal(self) -> bool:
+        """Nothing differs."""
+        return not (self.changed or self.missing or self.extra)
+
+
+class Side:
+    """One database inside its snapshot, for one table."""
+
+    def __init__(
+        self,
+        connection: Connection[TupleRow],
+        space: bounds.KeySpace,
+        columns: hashing.HashColumns,
+        routing: split.Routing | None = None,
+    ) -> None:
+        self.connection = connection
+        self.space = space
+        self.columns = columns
+        self.routing = routing  # None: a target; all its rows are its own
+
+    def condition(self, chunk: Chunk) -> sql.Composable:
+        """The slice as this side's SQL."""
+        return bounds.condition(self.space, chunk.lower, chunk.upper)
+
+    @property
+    def place(self) -> sql.Composable | None:
+        """SQL for the target a row belongs to; None where only Python knows."""
+        return sql.SQL("0") if self.routing is None else self.routing.place()
+
+    def totals(self, chunk: Chunk) -> dict[int, Totals]:
+        """Rows and sum of the slice, for each target."""
+        place = self.place
+        if place is not None:
+            query = hashing.totals_query(self.columns, place, self.condition(chunk))
+            rows = self.connection.execute(query).fetchall()
+            return {t: (count, int(total)) for t, count, total in rows}
+        found: dict[int, Totals] = {}
+        for target, _, row_hash in self._routed(chunk):
+            count, total = found.get(target, NOTHING)
+            found[target] = (count + 1, total + row_hash)
+        return found
+
+    def buckets(self, chunk: Chunk) -> dict[int, dict[int, Totals]]:
+        """Rows and sum of each bucket of the slice, for each target."""
+        place = self.place
+        found: dict[int, dict[int, Totals]] = {}
+        if place is not None:
+            query = hashing.buckets_query(self.columns, place, self.condition(chunk))
+            for target, bucket, count, total in self.connection.execute(query):
+                found.setdefault(target, {})[bucket] = (count, int(total))
+            return found
+        for target, bucket, row_hash in self._routed(chunk):
+            own = found.setdefault(target, {})
+            count, total = own.get(bucket, NOTHING)
+            own[bucket] = (count + 1, total + row_hash)
+        return found
+
+    def rows(self, chunk: Chunk, target: int, buckets: Sequence[int]) -> list[tuple[Key, int]]:
+        """Key and hash of the rows of some buckets that belong to a target."""
+        place = self.place or self._known_routing.sent_values()
+        query = hashing.rows_query(self.columns, place, self.condition(chunk), buckets)
+        rows = self.connection.execute(query).fetchall()
+        places = [row[0] for row in rows]
+        if self.place is None:
+            places = self._known_routing.places_of(places)
+        return [
+            (tuple(key), row_hash)
+            for found, (_, key, row_hash) in zip(places, rows, strict=True)
+            if found == target
+        ]
+
+    @property
+    def _known_routing(self) -> split.Routing:
+        assert self.routing is not None, "a target holds its own rows only"
+        return self.routing
+
+    def _routed(self, chunk: Chunk) -> Iterator[tuple[int, int, int]]:
+        """Target, bucket and hash of each row, where the vindex is computed here."""
+        routing = self._known_routing
+        query = sql.SQL(
+            "COPY (SELECT {values}, {bucket}, {row_hash} FROM ONLY {table} WHERE {condition})"
+            " TO STDOUT (FORMAT binary)"
+        ).format(
+            values=sql.SQL(", ").join(sql.Identifier(column.name) for column in routing.columns),
+            bucket=hashing.bucket(self.columns),
+            row_hash=self.columns.row_hash(),
+            table=bounds.table_identifier(self.columns.table),
+            condition=self.condition(chunk),
+        )
+        distributor = split.RowDistributor(routing, "binary", tuple(routing.ranges))
+        for messages in read_messages(self.connection, query, threading.Event()):
+            rows: list[split.Message] = list(messages)
+            distributor.unframe(rows)
+            try:
+                places = distributor.distribute(rows)
+            except split.RowRefusedError as error:
+                raise split.refusal(routing, str(error.raw)) from None
+            for place, row in zip(places, rows, strict=True):
+                yield (
+                    distributor.slots[place],
+                    int.from_bytes(row[-20:-12], "big", signed=True),
+                    int.from_bytes(row[-8:], "big", signed=True),
+                )
+
+
+@dataclass
+class TableSides:
+    """All sides of one table: every source, and the targets by their number."""
+
+    sources: list[Side]
+    targets: dict[int, Side]
+    broadcast: bool  # every row of every source belongs to every target
+
+    def everyone(self) -> list[Side]:
+        """Sources first."""
+        return [*self.sources, *self.targets.values()]
+
+
+def compare_slice(
+    sides: TableSides,
+    chunk: Chunk,
+    pool: ThreadPoolExecutor,
+    *,
+    samples: int,
+    targets: Iterable[int] | None = None,
+) -> dict[int, TargetResult]:
+    """Compare one slice of the key space at each target.
+
+    Args:
+        sides: sessions inside snapshots of one moment.
+        chunk: the slice.
+        pool: as many threads as there are sides; each side is used by one at a time.
+        samples: differences of each kind to name, for each target; all are counted.
+        targets: only these.
+
+    Raises:
+        ShardKeyError: a source has rows that belong to none of the targets.
+    """
+    wanted = set(sides.targets if targets is None else targets)
+    totals = list(pool.map(lambda side: side.totals(chunk), sides.everyone()))
+    sources, own = _summed(sides, totals)
+    _refuse_unmapped(sides, sources)
+    results: dict[int, TargetResult] = {}
+    for target in sorted(wanted):
+        expected, found = sources.get(target, NOTHING), own[target]
+        result = TargetResult(source_rows=expected[0], target_rows=found[0])
+        results[target] = result
+        if expected == found:
+            result.matching = found[0]
+    differing = [t for t in sorted(wanted) if sources.get(t, NOTHING) != own[t]]
+    if differing:
+        _search(sides, chunk, pool, {t: results[t] for t in differing}, samples)
+    return results
+
+
+def _summed(
+    sides: TableSides, totals: Sequence[dict[int, Totals]]
+) -> tuple[dict[int, Totals], dict[int, Totals]]:
+    """What the targets should hold, and what they hold."""
+    count = len(sides.sources)
+    expected: dict[int, Totals] = {}
+    for found in totals[:count]:
+        for place, (rows, total) in found.items():
+            for target in sides.targets if sides.broadcast else (place,):
+                known = expected.get(target, NOTHING)
+                expected[target] = (known[0] + rows, known[1] + total)
+    own = {
+        target: found.get(0, NOTHING)
+        for target, found in zip(sides.targets, totals[count:], strict=True)
+    }
+    return expected, own
+
+
+def _refuse_unmapped(sides: TableSides, expected: dict[int, Totals]) -> None:
+    rows, _ = expected.get(-1, NOTHING)
+    if rows:
+        table = sides.sources[0].columns.table
+        raise ShardKeyError(
+            f"{rows} rows of table {table} at the source belong to none of the target shards: their"
+            " sharding columns are NULL, cannot be mapped, or lie outside",
+            next_step="correct the rows at the source, then compare again",
+            table=str(table),
+        )
+
+
+def _search(
+    sides: TableSides,
+    chunk: Chunk,
+    pool: ThreadPoolExecutor,
+    results: dict[int, TargetResult],
+    samples: int,
+) -> None:
+    """Find the rows that differ in a slice whose totals do."""
+    found = list(pool.map(lambda side: side.buckets(chunk), sides.everyone()))
+    count = len(sides.sources)
+    own = dict(zip(sides.targets, (f.get(0, {}) for f in found[count:]), strict=True))
+    for target, result in results.items():
+        expected: dict[int, Totals] = {}
+        for side in found[:count]:
+            for bucket, (rows, total) in side.get(0 if sides.broadcast else target, {}).items():
+                known = expected.get(bucket, NOTHING)
+                expected[bucket] = (known[0] + rows, known[1] + total)
+        differing = []
+        for bucket in sorted(set(expected) | set(own[target])):
+            should, does = expected.get(bucket, NOTHING), own[target].get(bucket, NOTHING)
+            if should == does:
+                result.matching += does[0]
+            else:
+                differing.append((bucket, max(should[0], does[0])))
+        for group in _groups(differing):
+            _compare_rows(sides, chunk, pool, target=target, buckets=group, result=result)
+        _thin(result, samples)
+
+
+def _groups(buckets: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
+    """Buckets together as long as their rows fit."""
+    group: list[int] = []
+    held = 0
+    for bucket, rows in buckets:
+        if group and held + rows > ROWS_AT_ONCE:
+            yield group
+            group, held = [], 0
+        group.append(bucket)
+        held += rows
+    if group:
+        yield group
+
+
+def _compare_rows(
+    sides: TableSides,
+    chunk: Chunk,
+    pool: ThreadPoolExecutor,
+    *,
+    target: int,
+    buckets: list[int],
+    result: TargetResult,
+) -> None:
+    place = 0 if sides.broadcast else target
+
+    def read(side: Side) -> list[tuple[Key, int]]:
+        return side.rows(chunk, place if side.routing else 0, buckets)
+
+    *sources, own = pool.map(read, [*sides.sources, sides.targets[target]])
+    expected = Counter(row for rows in sources for row in rows)
+    expected.subtract(own)
+    surplus: dict[Key, int] = {}
+    lacking: dict[Key, int] = {}
+    for (key, _), times in expected.items():
+        if times > 0:
+            surplus[key] = surplus.get(key, 0) + times
+        elif times < 0:
+            lacking[key] = lacking.get(key, 0) - times
+    result.matching += len(own) - sum(lacking.values())
+    for key, times in surplus.items():
+        changed = min(times, lacking.pop(key, 0))
+        result.changed += changed
+        result.missing += times - changed
+        kind: Literal["changed", "missing"] = "changed" if changed else "missing"
+        result.samples.append(Difference(kind, target, key))
+    for key, times in lacking.items():
+        result.extra += times
+        result.samples.append(Difference("extra", target, key))
+
+
+def _thin(result: TargetResult, samples: int) -> None:
+    """Keep the first differences of each kind."""
+    kept: list[Difference] = []
+    counts: Counter[str] = Counter()
+    for difference in sorted(result.samples, key=lambda d: (len(d.key[0]), d.key)):
+        counts[difference.kind] += 1
+        if counts[difference.kind] <= samples:
+            kept.append(difference)
+    result.samples = kept
+
+
+def read_row(side: Side, key: Key, columns: Sequence[str]) -> dict[str, str | None] | None:
+    """Some columns of one row as text, or None when the side does not have the row."""
+    values = sql.SQL(", ").join(
+        sql.SQL("{}::text").format(sql.Identifier(name)) for name in columns
+    )
+    query = sql.SQL("SELECT {} FROM ONLY {} WHERE {} AND {} = {}::text[] LIMIT 1").format(
+        values,
+        bounds.table_identifier(side.columns.table),
+        bounds.key_equals(side.space, key),
+        hashing.key_text(side.columns),
+        sql.Literal(list(key)),
+    )
+    row = side.connection.execute(query).fetchone()
+    return None if row is None else dict(zip(columns, row, strict=True))
