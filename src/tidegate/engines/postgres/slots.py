@@ -112,16 +112,62 @@ def temporary_snapshot(
 ) -> Iterator[ExactSnapshot]:
     """An exact (LSN, snapshot); ``SET TRANSACTION SNAPSHOT`` it while the context is open.
 
-    Transactions that have adopted the snapshot keep it after the context has closed.
+    Transactions that have adopted the snapshot keep it after the context has closed. Never adopt
+    a slot's snapshot that did not come from here: see :func:`_wait_settled`.
 
     Raises:
         WaitTimeoutError, FailedPreconditionError: as :func:`create`.
     """
     name = f"{NAME_PREFIX}snapshot_{secrets.token_hex(6)}"
+    deadline = time.monotonic() + timeout_s
     with connect(
         endpoint, purpose="snapshot", replication=True, lock_timeout_s=timeout_s + 60
     ) as session:
-        yield _create(session, endpoint, name, "export", timeout_s, temporary=True)
+        exact = _create(session, endpoint, name, "export", timeout_s, temporary=True)
+        _wait_settled(endpoint, exact, max(deadline, time.monotonic() + 1.0))
+        yield exact
+
+
+#: Running transactions that the snapshot takes for ended.
+_UNSETTLED = """
+SELECT r.xid::text::int8
+  FROM pg_snapshot_xip(pg_current_snapshot()) AS r(xid)
+ WHERE r.xid < %(xmax)s::text::xid8 AND NOT r.xid::text::int8 = ANY(%(running)s)
+"""
+
+
+def _wait_settled(endpoint: Endpoint, exact: ExactSnapshot, deadline: float) -> None:
+    """Wait until every transaction that the exported snapshot shows has really ended.
+
+    The server builds the snapshot from commit records in the log. A transaction whose record is
+    there, but which has not yet noted its commit in the commit log, is neither running for that
+    snapshot nor committed: a reader takes it for aborted, *and says so in the row's hint bits*.
+    The committed row is then gone from the source for everybody, for ever. (Seen on 18.6:
+    the window is a few instructions long, until the writer loses its processor.)
+    Snapshots taken in the ordinary way cannot do that; this one must not be read before.
+    """
+    with (
+        connect(endpoint, purpose="snapshot") as adopter,
+        connect(endpoint, purpose="snapshot") as observer,
+    ):
+        with adopter.transaction():
+            adopter.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            adopter.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exact.name)))
+            row = adopter.execute(  # touches no table
+                "SELECT pg_snapshot_xmax(pg_current_snapshot())::text,"
+                " ARRAY(SELECT x::text::int8 FROM pg_snapshot_xip(pg_current_snapshot()) AS x)"
+            ).fetchone()
+        assert row is not None
+        facts = {"xmax": row[0], "running": row[1]}
+        while unsettled := observer.execute(_UNSETTLED, facts).fetchall():
+            if time.monotonic() >= deadline:
+                found = holders.with_xid_before(observer, max(x for (x,) in unsettled) + 1)
+                raise WaitTimeoutError(
+                    f"a transaction in the snapshot has not ended: {holders.describe(found)}",
+                    next_step=holders.remedy(found),
+                    holders=[h.to_json() for h in found],
+                )
+            time.sleep(POLL_S)
 
 
 def _create(
