@@ -24,6 +24,7 @@ from make_facts import (
     split_request,
     table,
 )
+from tidegate.engines.postgres.abilities import Abilities, MissingAbility
 from tidegate.engines.postgres.catalog import Trigger
 from tidegate.engines.postgres.survey import (
     OpenTransaction,
@@ -41,7 +42,6 @@ from tidegate.workflow.preflight.facts import (
     ActiveWorkflow,
     Capacity,
     Facts,
-    MissingPrivilege,
     PreflightRequest,
 )
 from tidegate.workflow.preflight.registry import CHECKS, run_preflight
@@ -361,9 +361,11 @@ SERVER_CASES: list[Case] = [
         request(),
         source(
             table(),
-            missing_privileges=(MissingPrivilege("table t", "SELECT", "GRANT SELECT ON t TO x"),),
+            abilities=Abilities(
+                (MissingAbility("x", "schema s", "USAGE", "GRANT USAGE ON SCHEMA s TO x"),)
+            ),
         ),
-        "lacks SELECT on table t",
+        "role x lacks USAGE on schema s",
     ),
     ("TG-PF-311", request(), target(table(), survey=known(unreadable=frozenset({T}))), "read t"),
     (
@@ -377,6 +379,12 @@ SERVER_CASES: list[Case] = [
         request(),
         source(table(bytes=2**30), capacity=Capacity(wal_free_bytes=2**30)),
         "1024 MiB are free",
+    ),
+    (
+        "TG-PF-313",
+        request(),
+        source(table(), abilities=Abilities(sees_sessions=False)),
+        "is not shown the transactions",
     ),
 ]
 
@@ -409,7 +417,12 @@ TARGET_CASES: list[Case] = [
     ("TG-PF-404", request(), target(table(), there=(typed("text"),)), "no column v"),
     ("TG-PF-405", request(skip_schema_copy=True), facts(table()), "do not exist there: t"),
     ("TG-PF-406", request(), target(table(), there=(table(),)), "empty tables exist there: t"),
-    ("TG-PF-407", request(), target(table(), can_set_replication_role=False), "may not set"),
+    (
+        "TG-PF-407",
+        request(),
+        target(table(), abilities=Abilities(sets_replication_role=False)),
+        "may not set",
+    ),
     ("TG-PF-408", request(), target(table(), there=(table(triggers=(TRIGGER,)),)), "ENABLE ALWAYS"),
     ("TG-PF-409", request(), facts(table(acl=("web=r/owner",))), "role web, which"),
     (

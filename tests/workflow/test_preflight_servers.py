@@ -114,7 +114,9 @@ def run(server: LocalServer, database: str, script: str) -> None:
 
 
 def topology(
-    *shards: tuple[str, str, LocalServer, str], vschema: VSchema | None = None
+    *shards: tuple[str, str, LocalServer, str],
+    vschema: VSchema | None = None,
+    user: str | None = None,
 ) -> Snapshot:
     made = Snapshot()
     for number, (keyspace, shard, server, database) in enumerate(shards, 1):
@@ -125,7 +127,7 @@ def topology(
                 keyspace,
                 shard,
                 frozenset({TabletType.PRIMARY}),
-                server.conninfo(database),
+                server.conninfo(database, user),
                 server.secret,
             )
         )
@@ -294,3 +296,43 @@ def test_what_cannot_be_looked_at_is_one_clear_error(
     )
     with pytest.raises(ConnectError, match="no_such_database"):
         preflight(request(), down)
+
+
+def test_a_plain_role_is_told_every_grant_and_they_suffice(
+    source_server: LocalServer,
+    target_server: LocalServer,
+    new_database: Callable[[LocalServer], str],
+) -> None:
+    places = [(server, new_database(server)) for server in (source_server, target_server)]
+    for server, name in places:
+        run(
+            server,
+            name,
+            f"""CREATE ROLE "pf Mover" LOGIN PASSWORD '{server.password}';
+            CREATE ROLE pf_owner;
+            CREATE SCHEMA sales""",
+        )
+    run(
+        *places[0],
+        "CREATE TABLE sales.t (id bigint PRIMARY KEY); ALTER TABLE sales.t OWNER TO pf_owner",
+    )
+    snapshot = topology(
+        ("commerce", "0", source_server, places[0][1]),
+        ("customer", "0", target_server, places[1][1]),
+        user="'pf Mover'",
+    )
+    try:
+        found = preflight(request(), snapshot)
+        grants = [f for f in found if f.id in {"TG-PF-311", "TG-PF-313", "TG-PF-407"}]
+        assert {f.id for f in found if f.severity is Severity.ERROR} == {"TG-PF-311", "TG-PF-407"}
+        assert len([f for f in grants if "pf_owner" in f.message]) == 3
+        for finding in grants:
+            run(*places[0 if finding.object.startswith("commerce") else 1], finding.next_step)
+        assert [str(f) for f in preflight(request(), snapshot)] == []
+    finally:
+        for server, name in places:
+            run(
+                server,
+                name,
+                """DROP OWNED BY "pf Mover", pf_owner CASCADE; DROP ROLE "pf Mover", pf_owner""",
+            )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tidegate.engines.postgres.abilities import Abilities
 from tidegate.engines.postgres.survey import Survey
 from tidegate.topology.vschema import TableKind
 from tidegate.workflow.state import AutoIncrementHandling, WorkflowType
@@ -58,15 +59,6 @@ class PreflightRequest:
 
 
 @dataclass(frozen=True)
-class MissingPrivilege:
-    """Something our role may not do: what, on what, and the statement that allows it."""
-
-    object: str
-    privilege: str
-    grant: str
-
-
-@dataclass(frozen=True)
 class Capacity:
     """Room on a server, in bytes; None where nobody can know."""
 
@@ -80,7 +72,7 @@ class DatabaseFacts:
 
     Attributes:
         tables: of a source all that were named or found, of a target those of the same names.
-        can_set_replication_role: our role may set ``session_replication_role``.
+        abilities: what our role may do there, and what it lacks.
     """
 
     keyspace: str
@@ -89,9 +81,8 @@ class DatabaseFacts:
     server: ServerFacts
     tables: Mapping[TableName, Table] = field(default_factory=dict)
     survey: Survey = field(default_factory=Survey)
-    missing_privileges: tuple[MissingPrivilege, ...] = ()
+    abilities: Abilities = field(default_factory=Abilities)
     capacity: Capacity = field(default_factory=Capacity)
-    can_set_replication_role: bool = True
 
     @property
     def label(self) -> str:

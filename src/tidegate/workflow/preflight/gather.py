@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidegate.engines.postgres.abilities import read_abilities
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.survey import survey
@@ -72,8 +73,13 @@ def gather(
         request.target_shards,
         lambda _shard, connection: read_tables(connection, wanted),
     )
-    sources = _databases(sessions, snapshot, request.source_keyspace, tables, wanted, rows=False)
-    targets = _databases(sessions, snapshot, request.target_keyspace, there, wanted, rows=True)
+    models = tuple(
+        next(found[name] for found in tables.values() if name in found) for name in wanted
+    )
+    sources = _databases(sessions, snapshot, request.source_keyspace, tables, wanted)
+    targets = _databases(
+        sessions, snapshot, request.target_keyspace, there, wanted, to_be_made=models
+    )
     return Facts(
         snapshot=snapshot,
         sources=sources,
@@ -91,9 +97,12 @@ def _databases(
     tables: Mapping[str, Mapping[TableName, Table]],
     wanted: tuple[TableName, ...],
     *,
-    rows: bool,
+    to_be_made: tuple[Table, ...] = (),
 ) -> tuple[DatabaseFacts, ...]:
-    """The facts of each shard of one side, in the order of ``tables``."""
+    """The facts of each shard of one side, in the order of ``tables``.
+
+    ``to_be_made``: of a target, the tables as the source describes them.
+    """
 
     def read(shard: str, connection: Connection[TupleRow]) -> DatabaseFacts:
         chosen = [tables[shard][name] for name in wanted if name in tables[shard]]
@@ -108,7 +117,10 @@ def _databases(
                 {table.name: table.oid for table in chosen},
                 {sequence.oid for table in chosen for sequence in table.sequences},
                 transaction_age_s=LONG_TRANSACTION_S,
-                look_for_rows=rows,
+                look_for_rows=bool(to_be_made),
+            ),
+            abilities=read_abilities(
+                connection, (*chosen, *to_be_made), makes_tables=bool(to_be_made)
             ),
         )
 

@@ -1,4 +1,4 @@
-"""Says in what the definitions of one table on two servers differ, as far as rows are concerned.
+"""What checks share: how two definitions of one table differ, and how SQL names things.
 
 Decides what must be equal for rows to pass from one to the other: columns by name, type, NOT NULL
 and generation, and the key. The order of columns, indexes, owners and comments may differ.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from psycopg import sql
+
 from tidegate.engines.postgres.catalog import key_columns
 
 if TYPE_CHECKING:
     from tidegate.engines.postgres.catalog import Column, Table
+    from tidegate.topology.names import TableName
 
 #: One mebibyte; findings give sizes in it.
 MIB: Final = 1024 * 1024
@@ -54,3 +57,13 @@ def _column_differences(one: Column, other: Column) -> list[str]:
 def bare_type(type_name: str) -> str:
     """The type behind a column's: without modifier and array brackets."""
     return _DECORATION.sub("", type_name)
+
+
+def quoted(*names: str) -> str:
+    """A name as SQL takes it, schema first; always in quotes, so that it can be pasted."""
+    return sql.Identifier(*names).as_string()
+
+
+def quoted_table(name: TableName) -> str:
+    """A table as SQL takes it."""
+    return quoted(name.schema, name.name)

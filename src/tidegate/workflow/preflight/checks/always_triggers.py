@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.shape import quoted, quoted_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,11 +19,10 @@ def find(request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
         for trigger in table.triggers:
             if trigger.enabled in {"A", "R"} and not trigger.own:
                 mode = "ALWAYS" if trigger.enabled == "A" else "REPLICA"
-                schema, name = table.name.schema, table.name.name
                 yield Problem(
                     f"{database.label} {table.name}",
                     f"trigger {trigger.name} of {table.name} is ENABLE {mode}",
-                    f"ALTER TABLE {schema}.{name} ENABLE TRIGGER {trigger.name}",
+                    f"ALTER TABLE {quoted_table(table.name)} ENABLE TRIGGER {quoted(trigger.name)}",
                     details={"trigger": trigger.name, "workflow": request.workflow},
                 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.shape import quoted, quoted_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +31,8 @@ def _problem(label: str, table: TableName, key: ForeignKey, what: str, other: Ta
     return Problem(
         f"{label} {table}",
         f"foreign key {key.name} of {key.table} references {key.referenced}, and {other} {what}",
-        f"move {other} too, or ALTER TABLE {key.table.schema}.{key.table.name}"
-        f" DROP CONSTRAINT {key.name}",
+        f"move {other} too, or ALTER TABLE {quoted_table(key.table)}"
+        f" DROP CONSTRAINT {quoted(key.name)}",
         details={
             "constraint": key.name,
             "table": str(key.table),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.shape import quoted, quoted_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
     """Everything our role may not do and will have to."""
     for database in facts.databases:
-        for missing in database.missing_privileges:
+        for missing in database.abilities.missing:
             yield Problem(
                 f"{database.label} {missing.object}",
-                f"role {database.server.role} lacks {missing.privilege} on {missing.object}",
+                f"role {missing.role} lacks {missing.privilege} on {missing.object}",
                 missing.grant,
                 details={"grant": missing.grant},
             )
@@ -27,12 +28,12 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
                 yield Problem(
                     f"{database.label} {table}",
                     f"role {database.server.role} cannot read {table}",
-                    f"GRANT SELECT ON {table.schema}.{table.name} TO {database.server.role}",
+                    f"GRANT SELECT ON {quoted_table(table)} TO {quoted(database.server.role)}",
                 )
 
 
 def _named(database: DatabaseFacts, table: str) -> bool:
-    return any(table in missing.object for missing in database.missing_privileges)
+    return any(table in missing.object for missing in database.abilities.missing)
 
 
 CHECK = Check(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tidegate.engines.postgres.catalog import key_columns
 from tidegate.engines.postgres.publication import identity_problem
 from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.shape import quoted_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
             yield Problem(
                 f"{database.label} {table.name}",
                 f"updates of {table.name} cannot be published: {problem}",
-                f"ALTER TABLE {table.name.schema}.{table.name.name} REPLICA IDENTITY DEFAULT",
+                f"ALTER TABLE {quoted_table(table.name)} REPLICA IDENTITY DEFAULT",
             )
         elif problem and table.replica_identity == "index" and not table.primary_key:
             yield Problem(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.shape import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
     """Databases where our role may not silence triggers and foreign keys."""
     for database in facts.databases:
-        if not database.can_set_replication_role:
+        if not database.abilities.sets_replication_role:
             role = database.server.role
             yield Problem(
                 database.label,
                 f"role {role} may not set session_replication_role",
-                f"GRANT SET ON PARAMETER session_replication_role TO {role}"
+                f"GRANT SET ON PARAMETER session_replication_role TO {quoted(role)}"
                 if database.server.major >= 15
                 else f"use a superuser instead of {role}, as PostgreSQL"
                 f" {database.server.major} has no grant for it",

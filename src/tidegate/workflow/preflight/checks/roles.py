@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.shape import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,7 @@ def find(request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
                 yield Problem(
                     f"{database.label} {role}",
                     f"role {role}, which owns or may use {', '.join(tables)}, does not exist",
-                    f'CREATE ROLE "{role}" at the target server',
+                    f"CREATE ROLE {quoted(role)} at the target server",
                     details={"role": role, "tables": tables},
                 )
 

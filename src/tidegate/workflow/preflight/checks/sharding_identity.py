@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.shape import quoted_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ def find(request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
             yield Problem(
                 f"{database.label} {table.name}",
                 f"the replica identity of {table.name} lacks {', '.join(missing)}",
-                f"ALTER TABLE {table.name.schema}.{table.name.name} REPLICA IDENTITY FULL, if"
+                f"ALTER TABLE {quoted_table(table.name)} REPLICA IDENTITY FULL, if"
                 " many rows are updated",
                 details={"columns": missing},
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.shape import quoted, quoted_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +23,8 @@ def find(request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
                 yield Problem(
                     f"{database.label} {table.name}",
                     f"sharding column {column.name} of {table.name} may be NULL",
-                    f"ALTER TABLE {table.name.schema}.{table.name.name} ALTER COLUMN"
-                    f" {column.name} SET NOT NULL, after giving every row a value",
+                    f"ALTER TABLE {quoted_table(table.name)} ALTER COLUMN"
+                    f" {quoted(column.name)} SET NOT NULL, after giving every row a value",
                 )
 
 
