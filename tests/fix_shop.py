@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,13 @@ class Shop:
         router = Router(StoreSource(self.store), credentials=self.credentials, **options)
         self.routers.append(router)
         return router
+
+    def follow(self, router: Router) -> None:
+        """Wait until a router serves the present revision."""
+        deadline = time.monotonic() + 10
+        while router.revision != self.store.revision():
+            assert time.monotonic() < deadline, "the router does not follow"
+            router.wait_for_change(router.revision, 0.05)
 
     def execute(self, side: str, statement: str) -> list[tuple[object, ...]]:
         """Run SQL as the owner, from outside."""

@@ -143,7 +143,7 @@ def test_a_fence_that_is_lifted_again_is_a_delay_too(shop: Shop) -> None:
 def test_a_table_denied_by_the_routes_is_waited_for(shop: Shop) -> None:
     router, make = shop.router(), writer(shop)
     shop.store.update(lambda s: s.with_denied_tables("old", ["0"], ["orders"]))
-    assert router.wait_for_change(1, 5)
+    shop.follow(router)
     thread = threading.Thread(target=run, args=[router, "orders", 1, make(1)])
     thread.start()
     shop.store.update(lambda s: s.without_denied_tables("old", ["0"], ["orders"]))

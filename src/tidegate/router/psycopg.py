@@ -251,6 +251,18 @@ def database_error(error: BaseException | None) -> psycopg.Error | None:
     return error
 
 
+def is_loss(error: psycopg.Error) -> bool:
+    """Whether an error, seen without its connection, says that there is no connection (any more).
+
+    Errors that libpq makes itself have no SQLSTATE; 08 is the class of connection exceptions, and
+    57P01 to 57P03 are a server that goes down or is not up yet.
+    """
+    if not isinstance(error, psycopg.OperationalError):
+        return False
+    state = error.sqlstate
+    return state is None or state.startswith("08") or state in {"57P01", "57P02", "57P03"}
+
+
 class _Attempt:
     """One transaction: how far it has come, and whether its connection is still there."""
 
