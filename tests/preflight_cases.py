@@ -1,0 +1,477 @@
+"""The smallest case of every preflight check: request, facts, and a part of the message."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from make_facts import (
+    column,
+    database,
+    facts,
+    foreign_key,
+    index,
+    primary_key,
+    request,
+    reshard_request,
+    server,
+    sharded,
+    snapshot,
+    split_facts,
+    split_request,
+    table,
+)
+from tidegate.engines.postgres.abilities import Abilities, MissingAbility
+from tidegate.engines.postgres.catalog import Trigger
+from tidegate.engines.postgres.survey import (
+    OpenTransaction,
+    OtherSession,
+    PreparedTransaction,
+    SequenceFacts,
+    Survey,
+    TypeFacts,
+)
+from tidegate.topology.names import TableName
+from tidegate.topology.records import Shard
+from tidegate.topology.vschema import TableSpec, VindexSpec, VSchema
+from tidegate.workflow.preflight.facts import (
+    ActiveWorkflow,
+    Capacity,
+    Facts,
+    PreflightRequest,
+)
+
+T = TableName("public", "t")
+ROLES = frozenset({"owner", "tidegate"})
+
+
+def source(*tables: Any, **changes: Any) -> Facts:
+    return facts(*tables, sources=(database("0", *tables, keyspace="commerce", **changes),))
+
+
+def target(*tables: Any, there: tuple[Any, ...] = (), **changes: Any) -> Facts:
+    made = database("0", *there, keyspace="customer", number="2", **changes)
+    return facts(*tables, targets=(made,))
+
+
+def known(**changes: Any) -> Survey:
+    return Survey(roles=ROLES, **changes)
+
+
+def active(name: str, *tables: TableName) -> tuple[ActiveWorkflow, ...]:
+    return (ActiveWorkflow(name, "commerce", "customer", tables),)
+
+
+def resharding(*targets: str, serving: bool = False) -> Facts:
+    topology = snapshot(sharded(), "0").with_shard(
+        *(Shard("customer", name, serving=serving) for name in targets)
+    )
+    made = database("0", table(), keyspace="customer")
+    there = tuple(
+        database(name, keyspace="customer", number=str(place))
+        for place, name in enumerate(targets, 2)
+    )
+    return facts(table(), snapshot=topology, sources=(made,), targets=there)
+
+
+def sequence(**changes: Any) -> SequenceFacts:
+    made = SequenceFacts(
+        name=TableName("public", "t_id_seq"),
+        type_name="bigint",
+        start=1,
+        increment=1,
+        minimum=1,
+        maximum=2**63 - 1,
+        cache=1,
+        cycle=False,
+        persistence="p",
+        used_by=(T,),
+    )
+    return replace(made, **changes)
+
+
+def sequences(**changes: Any) -> Survey:
+    made = sequence(**changes)
+    return known(sequences={made.name: made})
+
+
+def typed(name: str, **changes: Any) -> Any:
+    return table(columns=(column("id"), column("c", name, **changes)))
+
+
+MOOD = TypeFacts("public.mood", "e", None, ("sad", "happy"))
+HSTORE = TypeFacts("public.hstore", "b", "hstore")
+TRIGGER = Trigger("audit", "A", "public.log", own=False, ddl="")
+
+type Case = tuple[str, PreflightRequest, Facts, str]
+
+REQUEST_CASES: list[Case] = [
+    (
+        "TG-PF-101",
+        request(target_keyspace="commerce"),
+        facts(table(), targets=(database("0", keyspace="commerce", number="2"),)),
+        "both commerce",
+    ),
+    ("TG-PF-102", request(), facts(table(), workflows=active("cust")), "cust exists"),
+    ("TG-PF-103", request(), facts(table(), unknown=(TableName("s", "x"),)), "s.x, to be left out"),
+    ("TG-PF-103", request(), facts(table(), wanted=(T, TableName("public", "u"))), "but not at"),
+    ("TG-PF-104", request(), facts(), "no tables to move"),
+    (
+        "TG-PF-105",
+        request(),
+        facts(table(), snapshot=snapshot().with_shard(Shard("commerce", "0", serving=False))),
+        "source shard commerce/0 does not serve",
+    ),
+    (
+        "TG-PF-105",
+        request(),
+        facts(table(), snapshot=snapshot().with_shard(Shard("customer", "0", serving=False))),
+        "target shard customer/0 does not serve",
+    ),
+    ("TG-PF-106", reshard_request(), resharding("-80", "80-", serving=True), "already serving"),
+    (
+        "TG-PF-107",
+        reshard_request(target_shards=("-80", "c0-")),
+        resharding("-80", "c0-"),
+        "gap between -80 and c0-",
+    ),
+    (
+        "TG-PF-107",
+        reshard_request(target_shards=("-80", "40-")),
+        resharding("-80", "40-"),
+        "-80 and 40- overlap",
+    ),
+    (
+        "TG-PF-107",
+        reshard_request(target_shards=("-80",)),
+        resharding("-80"),
+        "cover -, the target shards -80",
+    ),
+    (
+        "TG-PF-107",
+        request(target_shards=("-80",)),
+        facts(table(), snapshot=snapshot(sharded(), "-80", "80-")),
+        "gap after -80",
+    ),
+    ("TG-PF-108", reshard_request(target_shards=("-",)), resharding("-"), "same key range"),
+    ("TG-PF-109", request(), facts(table(), workflows=active("other", T)), "carries t"),
+    ("TG-PF-110", split_request(), split_facts(sharded(tables="u"), table()), "does not declare"),
+    ("TG-PF-110", split_request(), split_facts(VSchema(), table()), "not sharded"),
+    (
+        "TG-PF-110",
+        split_request(),
+        split_facts(VSchema(sharded=True, tables={"t": TableSpec(pinned="80")}), table()),
+        "pinned",
+    ),
+    (
+        "TG-PF-110",
+        split_request(),
+        split_facts(VSchema(sharded=True, tables={"t": TableSpec()}), table()),
+        "has no vindex",
+    ),
+    (
+        "TG-PF-111",
+        split_request(),
+        split_facts(sharded(vindex=VindexSpec("nope")), table()),
+        '"nope" not found',
+    ),
+    (
+        "TG-PF-111",
+        split_request(),
+        split_facts(sharded(vindex=VindexSpec("numeric_static_map")), table()),
+        "vindex v",
+    ),
+    (
+        "TG-PF-111",
+        split_request(),
+        split_facts(sharded("id", "v"), table()),
+        "takes 1 to 1 columns",
+    ),
+    (
+        "TG-PF-112",
+        request(),
+        facts(
+            table(),
+            snapshot=snapshot().with_routing_rules(
+                snapshot().routing_rules.with_rule("t", "customer.t")
+            ),
+        ),
+        "leads to customer.t",
+    ),
+    (
+        "TG-PF-113",
+        request(),
+        facts(table(), snapshot=snapshot().with_denied_tables("commerce", ["0"], ["t"])),
+        "writes to t are denied",
+    ),
+]
+
+TABLE_CASES: list[Case] = [
+    ("TG-PF-201", request(), facts(table(constraints=())), "no primary key"),
+    (
+        "TG-PF-202",
+        request(),
+        facts(table(constraints=(primary_key("id", deferrable=True),))),
+        "DEFERRABLE",
+    ),
+    ("TG-PF-203", request(), facts(table(replica_identity="nothing")), "NOTHING"),
+    (
+        "TG-PF-203",
+        request(),
+        facts(table(replica_identity="index", constraints=())),
+        "not valid",
+    ),
+    ("TG-PF-204", split_request(), split_facts(sharded("v"), table()), "lacks v"),
+    ("TG-PF-205", split_request(), split_facts(sharded("x"), table()), "no column x"),
+    (
+        "TG-PF-205",
+        split_request(),
+        split_facts(
+            sharded("g"), table(columns=(column("id"), column("g", generated="s", not_null=True)))
+        ),
+        "no column g that travels",
+    ),
+    ("TG-PF-206", split_request(), split_facts(sharded("v"), table()), "v of t may be NULL"),
+    (
+        "TG-PF-207",
+        split_request(),
+        split_facts(sharded("c"), typed("text")),
+        "is text, which a hash",
+    ),
+    (
+        "TG-PF-207",
+        split_request(),
+        split_facts(
+            sharded("c", vindex=VindexSpec("pg_hash")),
+            typed("text", collation="public.ci", collation_deterministic=False),
+        ),
+        "different texts are equal",
+    ),
+    ("TG-PF-208", request(), facts(table(kind="p")), "is partitioned"),
+    ("TG-PF-208", request(), facts(table(is_partition=True, parents=(T,))), "partition of t"),
+    ("TG-PF-209", request(), facts(table(children=(TableName("s", "child"),))), "s.child"),
+    (
+        "TG-PF-210",
+        request(),
+        facts(table(foreign_keys=(foreign_key("t", "v", "other", "id"),))),
+        "other stays behind",
+    ),
+    (
+        "TG-PF-210",
+        request(),
+        facts(table(referenced_by=(foreign_key("child", "t_id", "t", "id"),))),
+        "child stays behind",
+    ),
+    (
+        "TG-PF-211",
+        split_request(),
+        split_facts(
+            sharded("id", tables="t u"),
+            table("t", foreign_keys=(foreign_key("t", "v", "u", "id"),)),
+            table("u"),
+        ),
+        "can be on different shards",
+    ),
+    (
+        "TG-PF-212",
+        split_request(),
+        split_facts(sharded("id"), table(indexes=(index("t_v_key", "v"),))),
+        "t_v_key (v)",
+    ),
+    ("TG-PF-213", request(), facts(table(row_security=True)), "row security"),
+    ("TG-PF-214", request(), source(typed("oid"), survey=known(large_objects=7)), "has 7"),
+    ("TG-PF-215", request(), facts(table(persistence="u")), "unlogged"),
+    ("TG-PF-216", request(), facts(table(rules=("t_log",))), "t_log"),
+    ("TG-PF-217", request(), facts(table(kind="v")), "is a view"),
+    ("TG-PF-218", request(), facts(typed("regclass")), "c (regclass)"),
+    ("TG-PF-219", request(), facts(typed("text", generated="s")), "c of t"),
+    ("TG-PF-220", request(), facts(table(subscribed=True)), "a subscription writes into t"),
+    ("TG-PF-221", request(), source(table(), survey=sequences(cycle=True)), "cycles"),
+    (
+        "TG-PF-222",
+        request(),
+        source(table(), survey=sequences(used_by=(T, TableName("s", "stays")))),
+        "s.stays",
+    ),
+    ("TG-PF-223", request(), facts(table(extension="postgis")), "extension postgis"),
+    ("TG-PF-223", request(), facts(table("_tidegate.stream")), "Tidegate itself"),
+    (
+        "TG-PF-224",
+        request(),
+        facts(
+            table(),
+            sources=(
+                database("-80", table(), keyspace="commerce"),
+                database("80-", typed("text"), keyspace="commerce", number="9"),
+            ),
+        ),
+        "no column v; additional column c",
+    ),
+]
+
+SERVER_CASES: list[Case] = [
+    ("TG-PF-301", request(), source(table(), server=server(version_num=130004)), "13 is older"),
+    (
+        "TG-PF-302",
+        request(),
+        source(table(), server=server(version_num=170002)),
+        "17 is not tested",
+    ),
+    ("TG-PF-303", request(), source(table(), server=server(in_recovery=True)), "in recovery"),
+    ("TG-PF-304", request(), target(table(), server=server(wal_level="replica")), "replica"),
+    ("TG-PF-305", request(), source(table(), server=server(free_slots=1)), "2 are needed"),
+    ("TG-PF-306", request(), source(table(), server=server(free_wal_senders=0)), "2 are needed"),
+    (
+        "TG-PF-307",
+        request(),
+        source(
+            table(),
+            survey=known(prepared_transactions=(PreparedTransaction("g1", "app", "shop", 5),)),
+        ),
+        "'g1' of app in database shop",
+    ),
+    (
+        "TG-PF-308",
+        request(),
+        source(
+            table(),
+            survey=known(
+                open_transactions=(OpenTransaction(7, "app", "shop", "cron", "idle", 99),)
+            ),
+        ),
+        "session 7 (cron) of app in database shop has had a transaction open for 99 s",
+    ),
+    (
+        "TG-PF-309",
+        request(),
+        source(table(), survey=known(other_sessions=(OtherSession(8, "web", "local"),))),
+        "8 (web)",
+    ),
+    ("TG-PF-310", request(), facts(table(owner="tidegate")), "owns t"),
+    (
+        "TG-PF-311",
+        request(),
+        source(
+            table(),
+            abilities=Abilities(
+                (MissingAbility("x", "schema s", "USAGE", "GRANT USAGE ON SCHEMA s TO x"),)
+            ),
+        ),
+        "role x lacks USAGE on schema s",
+    ),
+    ("TG-PF-311", request(), target(table(), survey=known(unreadable=frozenset({T}))), "read t"),
+    (
+        "TG-PF-312",
+        request(),
+        source(table(bytes=2**30), server=server(slot_wal_limit_bytes=2**20)),
+        "max_slot_wal_keep_size is 1 MiB",
+    ),
+    (
+        "TG-PF-312",
+        request(),
+        source(table(bytes=2**30), capacity=Capacity(wal_free_bytes=2**30)),
+        "1024 MiB are free",
+    ),
+    (
+        "TG-PF-313",
+        request(),
+        source(table(), abilities=Abilities(sees_sessions=False)),
+        "is not shown the transactions",
+    ),
+]
+
+TARGET_CASES: list[Case] = [
+    (
+        "TG-PF-401",
+        request(),
+        facts(table(), targets=(database("0", keyspace="customer"),)),
+        "same database as commerce/0",
+    ),
+    (
+        "TG-PF-402",
+        split_request(),
+        split_facts(
+            sharded(),
+            table(),
+            targets=(
+                database("-80", keyspace="customer", number="2"),
+                database("80-", keyspace="customer", number="2"),
+            ),
+        ),
+        "are the same database",
+    ),
+    (
+        "TG-PF-403",
+        request(),
+        target(table(), there=(table(),), survey=known(non_empty=frozenset({T}))),
+        "hold rows: t",
+    ),
+    ("TG-PF-404", request(), target(table(), there=(typed("text"),)), "no column v"),
+    ("TG-PF-405", request(skip_schema_copy=True), facts(table()), "do not exist there: t"),
+    ("TG-PF-406", request(), target(table(), there=(table(),)), "empty tables exist there: t"),
+    (
+        "TG-PF-407",
+        request(),
+        target(table(), abilities=Abilities(sets_replication_role=False)),
+        "may not set",
+    ),
+    ("TG-PF-408", request(), target(table(), there=(table(triggers=(TRIGGER,)),)), "ENABLE ALWAYS"),
+    ("TG-PF-409", request(), facts(table(acl=("web=r/owner",))), "role web, which"),
+    (
+        "TG-PF-410",
+        request(),
+        source(typed("public.hstore"), survey=known(types={"public.hstore": HSTORE})),
+        "extension hstore, used by t",
+    ),
+    (
+        "TG-PF-411",
+        request(),
+        replace(
+            source(
+                typed("public.hstore"),
+                survey=known(types={"public.hstore": HSTORE}, extensions={"hstore": "1.8"}),
+            ),
+            targets=target(survey=known(extensions={"hstore": "1.7"})).targets,
+        ),
+        "1.7 there",
+    ),
+    (
+        "TG-PF-412",
+        request(),
+        source(typed("public.mood[]"), survey=known(types={"public.mood": MOOD})),
+        "public.mood, used by t, does not exist",
+    ),
+    (
+        "TG-PF-412",
+        request(),
+        replace(
+            source(typed("public.mood"), survey=known(types={"public.mood": MOOD})),
+            targets=target(
+                survey=known(types={"public.mood": replace(MOOD, labels=("sad",))})
+            ).targets,
+        ),
+        "defined differently",
+    ),
+    (
+        "TG-PF-413",
+        request(),
+        source(table(), survey=known(functions_needed={T: ("public.f(integer)",)})),
+        "public.f(integer), called by t",
+    ),
+    ("TG-PF-414", request(), target(table(), server=server(encoding="LATIN1")), "LATIN1"),
+    ("TG-PF-415", request(), facts(typed("text", collation="public.de")), "public.de, used by t"),
+    (
+        "TG-PF-416",
+        request(),
+        target(table(), survey=known(default_collation=("i:de", "153"))),
+        "i:de version 153",
+    ),
+    (
+        "TG-PF-417",
+        request(),
+        target(table(bytes=2**30), capacity=Capacity(data_free_bytes=2**20)),
+        "1 MiB are free, about 2048 MiB",
+    ),
+]
+
+CASES = REQUEST_CASES + TABLE_CASES + SERVER_CASES + TARGET_CASES
