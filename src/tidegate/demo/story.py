@@ -96,8 +96,8 @@ class Story:
     def split(self) -> None:
         """Reshard: the target becomes two shards."""
         self.client.vschema.apply(TARGET, VSCHEMA)
+        self.client.shard.create(TARGET, *SHARDS)
         for shard, server in zip(SHARDS, ("shard-low", "shard-high"), strict=True):
-            self.client.shard.create(TARGET, shard)
             self.tablet(TARGET, shard, server)
         self.screen.act(
             "tidegate reshard create", f"-w {SPLIT} -t {TARGET} --to {','.join(SHARDS)}"
