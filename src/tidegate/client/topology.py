@@ -57,13 +57,10 @@ class Keyspaces(Noun):
 class Shards(Noun):
     """``tidegate shard``."""
 
-    def create(
-        self, keyspace: str, name: str, *, serving: bool | None = None, dry_run: bool = False
-    ) -> Json:
-        """Add a shard; it serves unless its range overlaps a serving one."""
-        body = {"name": name, "serving": serving}
+    def create(self, keyspace: str, *names: str, dry_run: bool = False) -> Json:
+        """Add shards: the first of a keyspace serve at once, later ones wait for a reshard."""
         path = path_of("keyspaces", keyspace, "shards")
-        return self._call("POST", path, body, query={"dry_run": dry_run})
+        return self._call("POST", path, {"names": list(names)}, query={"dry_run": dry_run})
 
     def list(self, keyspace: str) -> Json:
         """The shards of a keyspace."""

@@ -38,6 +38,7 @@ from tidegate.server.tokens import Tokens
 from tidegate.topology import store as topology_store
 from tidegate.topology.store import TopologyStore
 from tidegate.workflow import store as workflow_store
+from tidegate.workflow.service import WorkflowService
 from tidegate.workflow.spans import desired_spans
 from tidegate.workflow.store import WorkflowStore
 
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from tidegate.topology.model import Snapshot
 
 RECOVER_S = 5.0
+HOLDERS_KEPT = 8
+RECOVERY_ENDS_S = 30.0
 GRACE_S = 20
 """How long requests may finish after SIGTERM."""
 
@@ -72,9 +75,12 @@ class Node:
         self._database = ClusterDatabase.open(f"sqlite:///{state.resolve() / 'cluster.db'}")
         stack.callback(self._database.close)
         version = Ledger(UPDATES).ensure(self._database)
-        log.info("cluster database open", schema_version=version)
+        log.info("cluster database open", found_schema_version=version)
         self._store = TopologyStore(self._database)
         self._records = WorkflowStore(self._database)
+        self._holder = holder_name()
+        self._dead_holders = _change_holder(settings, self._holder)
+        self._workflows = WorkflowService(self._database, self._store, holder=self._holder)
         self._seen: Snapshot | None = None
         self._left_out: dict[str, str] = {}
         supervisor = Supervisor(state / "spans", desired=self._desired, prepare=take_over)
@@ -85,6 +91,7 @@ class Node:
             tokens=tokens,
             store=self._store,
             records=self._records,
+            workflows=self._workflows,
             supervisor=supervisor,
             feed=feed,
             routers=RouterReports(),
@@ -95,8 +102,9 @@ class Node:
         supervisor.start()
         stack.callback(supervisor.stop)
         self._recovery = threading.Thread(target=self._recover, name="recovery", daemon=True)
-        self._recovery.start()
+        stack.callback(self._recovery.join, RECOVERY_ENDS_S)
         stack.callback(self._closing.set)
+        self._recovery.start()
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -138,8 +146,20 @@ class Node:
 
     def _recover(self) -> None:
         """Take up what a crash left, again and again until it has ended."""
+        dead = self._dead_holders
         while not self._closing.is_set():
-            self._missing = None
+            try:
+                ended = self._workflows.recover(dead)
+            except Exception as error:
+                # Nothing may end this loop: an application may be waiting behind a fence.
+                log.exception("recovery failed")
+                self._missing = f"operations could not be taken up: {error}"
+            else:
+                dead, self._missing = (), None
+                for workflow, what in ended.items():
+                    log.info("operation taken up", workflow=workflow, result=what)
+                if ended:
+                    self.services.supervisor.wake()
             self._closing.wait(RECOVER_S)
 
 
@@ -177,6 +197,19 @@ def _locked(settings: Settings) -> int:
 def holder_name() -> str:
     """A name for this process among all that hold leases."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def _change_holder(settings: Settings, holder: str) -> tuple[str, ...]:
+    """Note this process's name; the names of earlier ones, which the lock proves to be dead.
+
+    Their leases need not expire first, so an application is not left behind a fence for so long.
+    """
+    path = settings.state_dir / "holder"
+    earlier = path.read_text(encoding="utf-8").split() if path.exists() else []
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text("\n".join([*earlier[-HOLDERS_KEPT:], holder]), encoding="utf-8")
+    scratch.replace(path)
+    return tuple(earlier)
 
 
 class _Server(uvicorn.Server):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.service import TopologyService
 from tidegate.topology.store import DEFAULT_ATTEMPTS, TopologyStore
+from tidegate.workflow.traffic import observed_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tidegate.server.supervisor import Supervisor
     from tidegate.server.tokens import Tokens
     from tidegate.topology.model import Snapshot
+    from tidegate.workflow.model import Workflow
+    from tidegate.workflow.service import WorkflowService
     from tidegate.workflow.store import WorkflowStore
 
 
@@ -49,6 +52,7 @@ class Services:
     tokens: Tokens
     store: TopologyStore
     records: WorkflowStore
+    workflows: WorkflowService
     supervisor: Supervisor
     feed: RouteFeed
     routers: RouterReports
@@ -78,6 +82,10 @@ class Services:
                 f"{what} is used by workflow {named}",
                 next_step="complete or cancel that workflow first: tidegate workflow list",
             )
+
+    def traffic(self, workflow: Workflow) -> str:
+        """Where a workflow's traffic goes now, in words."""
+        return str(observed_state(self.store.read(), workflow))
 
     def topology(self, *, dry_run: bool = False) -> TopologyService:
         """The verbs of the topology; rehearsed ones change nothing."""
