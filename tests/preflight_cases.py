@@ -307,6 +307,8 @@ TABLE_CASES: list[Case] = [
         ),
         "no column v; additional column c",
     ),
+    ("TG-PF-225", request(), source(table(), survey=known(views={T: ("public.w",)})), "public.w"),
+    ("TG-PF-226", request(), source(table(), survey=known(publications={T: ("cdc",)})), "cdc"),
 ]
 
 SERVER_CASES: list[Case] = [

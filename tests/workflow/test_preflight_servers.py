@@ -61,6 +61,8 @@ CREATE UNLOGGED TABLE forgetful (id bigint PRIMARY KEY);
 CREATE TABLE ruled (id bigint PRIMARY KEY);
 CREATE RULE quietly AS ON DELETE TO ruled DO INSTEAD NOTHING;
 CREATE VIEW looked_at AS SELECT * FROM stays;
+CREATE VIEW feelings AS SELECT feeling FROM many;
+CREATE PUBLICATION cdc FOR TABLE many;
 GRANT SELECT ON many TO clerk;
 INSERT INTO many (id, picture) VALUES (1, lo_create(0));
 INSERT INTO many SELECT n FROM generate_series(2, 30000) AS n;
@@ -215,6 +217,8 @@ def test_a_database_full_of_problems_gives_all_findings_and_stays_as_it_was(
         "TG-PF-219": "twice of many",
         "TG-PF-221": "counted cycles",
         "TG-PF-222": "counted also numbers stays",
+        "TG-PF-225": "read by public.feelings",
+        "TG-PF-226": "cdc",
         "TG-PF-304": "wal_level is replica",
         "TG-PF-305": "replication slots",
         "TG-PF-307": "'forgotten'",

@@ -99,6 +99,8 @@ class Survey:
         functions: functions outside the system's schemas, as ``schema.name(arguments)``.
         functions_needed: of the given tables: functions that defaults, constraints, indexes or
             triggers call and that belong to no extension.
+        views: of the given tables: views and materialised views that read them.
+        publications: of the given tables: publications, other than Tidegate's, that have them.
         non_empty: of the given tables, those that hold at least one row.
         unreadable: of the given tables, those our role may not read.
         large_objects: how many there are in the database.
@@ -112,6 +114,8 @@ class Survey:
     collations: Mapping[str, str | None] = field(default_factory=dict)
     functions: frozenset[str] = frozenset()
     functions_needed: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
+    views: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
+    publications: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
     sequences: Mapping[TableName, SequenceFacts] = field(default_factory=dict)
     open_transactions: tuple[OpenTransaction, ...] = ()
     prepared_transactions: tuple[PreparedTransaction, ...] = ()
@@ -190,6 +194,26 @@ SELECT DISTINCT use.table_oid::int8,
  ORDER BY 1, 2
 """
 
+_VIEWS = """
+SELECT DISTINCT d.refobjid::int8, format('%%I.%%I', n.nspname, v.relname)
+  FROM pg_depend d
+  JOIN pg_rewrite r ON r.oid = d.objid
+  JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm')
+  JOIN pg_namespace n ON n.oid = v.relnamespace
+ WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+   AND d.refobjid = ANY(%(oids)s) AND v.oid <> d.refobjid
+ ORDER BY 1, 2
+"""
+
+_PUBLICATIONS = """
+SELECT DISTINCT c.oid::int8, p.pubname::text
+  FROM pg_publication_tables p
+  JOIN pg_namespace n ON n.nspname = p.schemaname
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
+ WHERE c.oid = ANY(%(oids)s) AND p.pubname NOT LIKE 'tidegate\\_%%'
+ ORDER BY 1, 2
+"""
+
 _SEQUENCES = """
 SELECT n.nspname::text, c.relname::text, format_type(s.seqtypid, NULL), s.seqstart,
        s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle, c.relpersistence::text,
@@ -252,12 +276,7 @@ def survey(
         transaction_age_s: transactions open for at least this long are reported.
         look_for_rows: whether to look if the tables hold rows.
     """
-    oids = list(tables.values())
-    names = {oid: name for name, oid in tables.items()}
     non_empty, unreadable = _rows(connection, tables) if look_for_rows else (set(), set())
-    needed: dict[TableName, tuple[str, ...]] = {}
-    for oid, function in connection.execute(_FUNCTIONS_NEEDED, {"oids": oids}):
-        needed[names[oid]] = (*needed.get(names[oid], ()), function)
     own_collation = connection.execute(_DEFAULT_COLLATION).fetchone()
     counted = connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
     assert own_collation is not None
@@ -274,7 +293,9 @@ def survey(
         },
         collations=dict(connection.execute(_COLLATIONS).fetchall()),
         functions=_names(connection, _FUNCTIONS),
-        functions_needed=needed,
+        functions_needed=_by_table(connection, _FUNCTIONS_NEEDED, tables),
+        views=_by_table(connection, _VIEWS, tables),
+        publications=_by_table(connection, _PUBLICATIONS, tables),
         sequences=_sequences(connection, list(sequences)),
         open_transactions=tuple(
             OpenTransaction(*row)
@@ -295,6 +316,17 @@ def survey(
 
 def _names(connection: Connection[TupleRow], query: LiteralString) -> frozenset[str]:
     return frozenset(row[0] for row in connection.execute(query))
+
+
+def _by_table(
+    connection: Connection[TupleRow], query: LiteralString, tables: Mapping[TableName, int]
+) -> dict[TableName, tuple[str, ...]]:
+    """The second column of a query, grouped by the table whose OID is in the first."""
+    names = {oid: name for name, oid in tables.items()}
+    found: dict[TableName, tuple[str, ...]] = {}
+    for oid, value in connection.execute(query, {"oids": list(names)}):
+        found[names[oid]] = (*found.get(names[oid], ()), value)
+    return found
 
 
 def _sequences(connection: Connection[TupleRow], oids: list[int]) -> dict[TableName, SequenceFacts]:

@@ -1,0 +1,38 @@
+"""Warns of views that read the tables at the source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.workflow.preflight.check import Check, Problem, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+
+def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
+    """Views and materialised views over the wanted tables."""
+    for database in facts.sources:
+        for name in facts.wanted:
+            views = database.survey.views.get(name, ())
+            if views:
+                yield Problem(
+                    f"{database.label} {name}",
+                    f"{name} is read by {', '.join(views)}",
+                    details={"views": list(views)},
+                )
+
+
+CHECK = Check(
+    id="TG-PF-225",
+    title="A view at the source reads the table",
+    severity=Severity.WARNING,
+    cause=(
+        "Views do not come along. After the switch the view shows the old copy, and complete "
+        "cannot drop a table that a view reads."
+    ),
+    remedy="create the view at the target and drop it at the source before complete",
+    find=find,
+)
