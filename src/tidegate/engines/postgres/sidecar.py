@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from tidegate.engines.postgres import vdiff_tables
+
 if TYPE_CHECKING:
     import psycopg
 
@@ -44,7 +46,7 @@ def _streams_part() -> Part:
 
 def parts() -> list[Part]:
     """All parts, in the order they are run."""
-    return [_streams_part()]
+    return [_streams_part(), Part("vdiff", vdiff_tables.VERSION, vdiff_tables.DDL)]
 
 
 def install(conn: psycopg.Connection) -> None:

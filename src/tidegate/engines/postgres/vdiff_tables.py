@@ -1,0 +1,306 @@
+"""Where a VDiff keeps what it knows: three tables in ``_tidegate`` of each target shard.
+
+Decides their shape and every statement on them. A slice's row is written once, guarded by
+``done_at IS NULL``, so that whatever is killed and resumed, each row of a table is counted once.
+Times are the shard's clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.engines.postgres.copy_state import ChunkRow
+
+VERSION = 1
+
+DDL = """
+CREATE TABLE IF NOT EXISTS _tidegate.vdiff (
+    uuid uuid NOT NULL,
+    shard text NOT NULL,
+    workflow_uuid uuid NOT NULL,
+    workflow text NOT NULL,
+    keyspace text NOT NULL,
+    direction text NOT NULL,
+    state text NOT NULL CHECK (state IN ('pending', 'started', 'completed', 'stopped', 'error')),
+    options jsonb NOT NULL,
+    message text NOT NULL DEFAULT '',
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    started_at timestamptz,
+    completed_at timestamptz,
+    PRIMARY KEY (uuid, shard)
+);
+CREATE TABLE IF NOT EXISTS _tidegate.vdiff_table (
+    uuid uuid NOT NULL,
+    shard text NOT NULL,
+    table_name text NOT NULL,
+    state text NOT NULL DEFAULT 'pending'
+        CHECK (state IN ('pending', 'started', 'completed', 'stopped', 'error')),
+    est_rows bigint NOT NULL DEFAULT 0,
+    started_at timestamptz,
+    completed_at timestamptz,
+    PRIMARY KEY (uuid, shard, table_name),
+    FOREIGN KEY (uuid, shard) REFERENCES _tidegate.vdiff ON DELETE CASCADE
+);
+CREATE TABLE IF NOT EXISTS _tidegate.vdiff_chunk (
+    uuid uuid NOT NULL,
+    shard text NOT NULL,
+    table_name text NOT NULL,
+    chunk int NOT NULL,
+    lower jsonb,
+    upper jsonb,
+    done_at timestamptz,
+    matching bigint NOT NULL DEFAULT 0,
+    changed bigint NOT NULL DEFAULT 0,
+    missing bigint NOT NULL DEFAULT 0,
+    extra bigint NOT NULL DEFAULT 0,
+    samples jsonb NOT NULL DEFAULT '[]',
+    PRIMARY KEY (uuid, shard, table_name, chunk),
+    FOREIGN KEY (uuid, shard, table_name) REFERENCES _tidegate.vdiff_table ON DELETE CASCADE
+);
+"""
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """One planned slice, and whether it has been compared."""
+
+    chunk: ChunkRow
+    done: bool
+
+
+def create(
+    connection: Connection[TupleRow],
+    *,
+    uuid: str,
+    shard: str,
+    workflow_uuid: str,
+    workflow: str,
+    keyspace: str,
+    direction: str,
+    state: str,
+    options: Mapping[str, Any],
+    tables: Sequence[str],
+) -> bool:
+    """Record a new VDiff at one shard; false when its UUID is taken."""
+    with connection.transaction():
+        made = connection.execute(
+            "INSERT INTO _tidegate.vdiff (uuid, shard, workflow_uuid, workflow, keyspace,"
+            " direction, state, options) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+            " ON CONFLICT DO NOTHING",
+            [
+                *(uuid, shard, workflow_uuid, workflow, keyspace, direction, state),
+                Jsonb(dict(options)),
+            ],
+        )
+        if made.rowcount != 1:
+            return False
+        connection.execute(
+            "INSERT INTO _tidegate.vdiff_table (uuid, shard, table_name)"
+            " SELECT %s, %s, unnest(%s::text[])",
+            [uuid, shard, list(tables)],
+        )
+    return True
+
+
+def set_state(
+    connection: Connection[TupleRow],
+    uuid: str,
+    shard: str,
+    state: str,
+    *,
+    unless: Sequence[str] = (),
+    message: str = "",
+) -> bool:
+    """Set the state of a VDiff at one shard, and of its unfinished tables; says whether it was."""
+    with connection.transaction():
+        done = connection.execute(
+            "UPDATE _tidegate.vdiff SET state = %(state)s, message = %(message)s,"
+            " started_at = CASE WHEN %(state)s = 'started'"
+            "   THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,"
+            " completed_at = CASE WHEN %(state)s = 'completed' THEN clock_timestamp() END"
+            " WHERE uuid = %(uuid)s AND shard = %(shard)s AND state <> ALL (%(unless)s)",
+            {
+                "state": state,
+                "message": message,
+                "uuid": uuid,
+                "shard": shard,
+                "unless": list(unless),
+            },
+        )
+        if state in {"stopped", "error"}:
+            connection.execute(
+                "UPDATE _tidegate.vdiff_table SET state = %s"
+                " WHERE uuid = %s AND shard = %s AND state = 'started'",
+                [state, uuid, shard],
+            )
+    return done.rowcount == 1
+
+
+def state_of(connection: Connection[TupleRow], uuid: str, shard: str) -> str | None:
+    """The state of a VDiff at one shard; None: it is not there."""
+    row = connection.execute(
+        "SELECT state FROM _tidegate.vdiff WHERE uuid = %s AND shard = %s", [uuid, shard]
+    ).fetchone()
+    return row[0] if row else None
+
+
+def start_table(
+    connection: Connection[TupleRow], uuid: str, shard: str, table: str, est_rows: int
+) -> None:
+    """Note that a table is being compared, and how many rows it may have."""
+    connection.execute(
+        "UPDATE _tidegate.vdiff_table SET state = 'started', est_rows = %s,"
+        " started_at = coalesce(started_at, clock_timestamp())"
+        " WHERE uuid = %s AND shard = %s AND table_name = %s AND state <> 'completed'",
+        [est_rows, uuid, shard, table],
+    )
+
+
+def complete_table(connection: Connection[TupleRow], uuid: str, shard: str, table: str) -> None:
+    """Note that a table has been compared."""
+    connection.execute(
+        "UPDATE _tidegate.vdiff_table SET state = 'completed',"
+        " completed_at = coalesce(completed_at, clock_timestamp())"
+        " WHERE uuid = %s AND shard = %s AND table_name = %s",
+        [uuid, shard, table],
+    )
+
+
+def plan(
+    connection: Connection[TupleRow], uuid: str, shard: str, table: str, chunks: Sequence[ChunkRow]
+) -> None:
+    """Record the slices of one table, all or none."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO _tidegate.vdiff_chunk (uuid, shard, table_name, chunk, lower, upper)"
+            " VALUES (%s, %s, %s, %s, %s, %s)",
+            [
+                (
+                    *(uuid, shard, table, number),
+                    None if lower is None else Jsonb(lower),
+                    None if upper is None else Jsonb(upper),
+                )
+                for number, lower, upper in chunks
+            ],
+        )
+
+
+def slices(connection: Connection[TupleRow], uuid: str, shard: str, table: str) -> list[SliceRow]:
+    """The recorded slices of one table, in key order."""
+    rows = connection.execute(
+        "SELECT chunk, lower, upper, done_at IS NOT NULL FROM _tidegate.vdiff_chunk"
+        " WHERE uuid = %s AND shard = %s AND table_name = %s ORDER BY chunk",
+        [uuid, shard, table],
+    ).fetchall()
+    return [SliceRow((row[0], row[1], row[2]), row[3]) for row in rows]
+
+
+def record(
+    connection: Connection[TupleRow],
+    uuid: str,
+    shard: str,
+    table: str,
+    chunk: int,
+    counts: Mapping[str, int],
+    samples: Sequence[Mapping[str, Any]],
+) -> None:
+    """Record what one slice says; a slice that was recorded before stays as it is."""
+    connection.execute(
+        "UPDATE _tidegate.vdiff_chunk SET done_at = clock_timestamp(), matching = %(matching)s,"
+        " changed = %(changed)s, missing = %(missing)s, extra = %(extra)s, samples = %(samples)s"
+        " WHERE uuid = %(uuid)s AND shard = %(shard)s AND table_name = %(table)s"
+        " AND chunk = %(chunk)s AND done_at IS NULL",
+        {
+            **counts,
+            "samples": Jsonb([dict(sample) for sample in samples]),
+            "uuid": uuid,
+            "shard": shard,
+            "table": table,
+            "chunk": chunk,
+        },
+    )
+
+
+def reopen(connection: Connection[TupleRow], uuid: str, shard: str) -> None:
+    """Prepare a finished VDiff to be run as a whole again: its counts begin anew."""
+    with connection.transaction():
+        for statement in (
+            "DELETE FROM _tidegate.vdiff_chunk WHERE uuid = %s AND shard = %s",
+            "UPDATE _tidegate.vdiff_table SET state = 'pending', started_at = NULL,"
+            " completed_at = NULL WHERE uuid = %s AND shard = %s",
+            "UPDATE _tidegate.vdiff SET started_at = NULL, completed_at = NULL"
+            " WHERE uuid = %s AND shard = %s",
+        ):
+            connection.execute(statement, [uuid, shard])
+
+
+def delete(connection: Connection[TupleRow], workflow_uuid: str, uuid: str | None) -> int:
+    """Forget one VDiff of a workflow, or all of them; says how many."""
+    return connection.execute(
+        "DELETE FROM _tidegate.vdiff WHERE workflow_uuid = %(workflow)s"
+        " AND (%(uuid)s::uuid IS NULL OR uuid = %(uuid)s)",
+        {"workflow": workflow_uuid, "uuid": uuid},
+    ).rowcount
+
+
+def listed(connection: Connection[TupleRow], workflow_uuid: str) -> list[dict[str, Any]]:
+    """The VDiffs of a workflow at one shard, newest first."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            "SELECT uuid::text, shard, workflow, keyspace, direction, state, options, message,"
+            " created_at, started_at, completed_at FROM _tidegate.vdiff"
+            " WHERE workflow_uuid = %s ORDER BY created_at DESC, uuid",
+            [workflow_uuid],
+        ).fetchall()
+
+
+def tables(connection: Connection[TupleRow], uuid: str) -> list[dict[str, Any]]:
+    """What a VDiff knows of each table at one shard, its slices added up."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            "SELECT t.shard, t.table_name, t.state, t.est_rows, t.started_at, t.completed_at,"
+            " coalesce(sum(c.matching), 0)::bigint AS matching,"
+            " coalesce(sum(c.changed), 0)::bigint AS changed,"
+            " coalesce(sum(c.missing), 0)::bigint AS missing,"
+            " coalesce(sum(c.extra), 0)::bigint AS extra,"
+            " coalesce(jsonb_agg(c.samples ORDER BY c.chunk)"
+            "   FILTER (WHERE c.samples <> '[]'), '[]') AS samples"
+            " FROM _tidegate.vdiff_table t LEFT JOIN _tidegate.vdiff_chunk c"
+            " USING (uuid, shard, table_name)"
+            " WHERE t.uuid = %s GROUP BY t.uuid, t.shard, t.table_name ORDER BY t.table_name",
+            [uuid],
+        ).fetchall()
+
+
+def verified_age_s(
+    connection: Connection[TupleRow], workflow_uuid: str, table_names: Sequence[str]
+) -> float | None:
+    """How long ago the newest whole forward VDiff here was completed, when it found all equal.
+
+    Whole: it covers every named table, without a limit. None: there is none, or a newer one, whole
+    or not, found a difference.
+    """
+    row = connection.execute(
+        "WITH told AS (SELECT v.uuid, v.completed_at, v.created_at,"
+        "   v.state = 'completed' AND v.options ->> 'limit' IS NULL"
+        "   AND NOT EXISTS (SELECT unnest(%(tables)s::text[]) EXCEPT SELECT table_name"
+        "     FROM _tidegate.vdiff_table t WHERE t.uuid = v.uuid) AS whole,"
+        "   EXISTS (SELECT FROM _tidegate.vdiff_chunk c WHERE c.uuid = v.uuid"
+        "     AND c.changed + c.missing + c.extra > 0) AS differs"
+        "  FROM _tidegate.vdiff v WHERE v.workflow_uuid = %(workflow)s"
+        "   AND v.direction = 'forward')"
+        " SELECT extract(epoch FROM clock_timestamp() - completed_at)::float8, differs"
+        " FROM told WHERE whole OR differs ORDER BY created_at DESC LIMIT 1",
+        {"tables": list(table_names), "workflow": workflow_uuid},
+    ).fetchone()
+    return None if row is None or row[1] else row[0]
