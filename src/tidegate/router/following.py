@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import secrets
 import socket
 import threading
@@ -21,7 +22,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from tidegate.errors import UnreachableNodeError
+from tidegate.errors import InvalidArgumentError, UnreachableNodeError
 from tidegate.router.model import Credentials, Route
 from tidegate.topology import routing
 from tidegate.topology.records import TabletType
@@ -39,6 +40,7 @@ STEADY_S: Final = 5.0
 REPORT_S: Final = 5.0
 START_TIMEOUT_S: Final = 10.0
 
+_ROUTER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _log = logging.getLogger("tidegate.router")
 
 
@@ -109,6 +111,9 @@ class Router:
         cell: where the application is; decides which replicas it reads from.
         credentials: as whom the adapters connect.
         router_id: how the node lists this router; made up when not given.
+
+    Raises:
+        InvalidArgumentError: ``router_id`` is no name.
     """
 
     def __init__(
@@ -119,6 +124,11 @@ class Router:
         credentials: Credentials | None = None,
         router_id: str | None = None,
     ) -> None:
+        if router_id is not None and not _ROUTER_ID.fullmatch(router_id):
+            raise InvalidArgumentError(
+                f"{router_id!r} is not a name for a router",
+                next_step="use letters, digits, '.', '_' and '-'",
+            )
         self.cell = cell
         self.credentials = credentials or Credentials()
         self.router_id = router_id or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
