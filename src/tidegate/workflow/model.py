@@ -33,7 +33,6 @@ class OperationKind(StrEnum):
     """What can be under way on a workflow."""
 
     CREATE = "create"
-    SWITCH_READS = "switch_reads"
     SWITCH_WRITES = "switch_writes"
     COMPLETE = "complete"
     CANCEL = "cancel"
@@ -115,6 +114,7 @@ class Workflow:
         tables: in the written form of :class:`tidegate.topology.names.TableName`, sorted.
         created_tables: tables that did not exist at the target before and are ours to drop.
         added_vschema: tables added to the target's vschema, ours to remove.
+        prior_rules: routing rules of the same names that were there before, to be put back.
         streams: where the stream rows are.
         wanted: directions that should have workers; a stopped direction is not among them.
         generation: rises whenever streams are (re)started, so that a supervisor forgets old errors.
@@ -135,6 +135,7 @@ class Workflow:
     phase: Phase = Phase.CREATING
     created_tables: tuple[str, ...] = ()
     added_vschema: tuple[str, ...] = ()
+    prior_rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     streams: tuple[StreamRef, ...] = ()
     wanted: tuple[Direction, ...] = ()
     generation: int = 0
@@ -189,6 +190,7 @@ class Workflow:
             **{
                 **value,
                 **{key: tuple(value[key]) for key in lists},
+                "prior_rules": {k: tuple(v) for k, v in value["prior_rules"].items()},
                 "type": WorkflowType(value["type"]),
                 "options": WorkflowOptions.from_json(value["options"]),
                 "phase": Phase(value["phase"]),

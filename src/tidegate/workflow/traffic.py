@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.records import READ_TYPES, TabletType
-from tidegate.topology.rules import RuleSource, TableName
+from tidegate.topology.rules import RoutingRules, RuleSource, TableName
 from tidegate.workflow.state import State, WorkflowType
 
 if TYPE_CHECKING:
@@ -63,6 +63,20 @@ def without_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
         return snapshot
     gone = rule_sources(workflow, (None, *READ_TYPES))
     return snapshot.with_routing_rules(snapshot.routing_rules.without(gone))
+
+
+def prior_rules(snapshot: Snapshot, workflow: Workflow) -> dict[str, tuple[str, ...]]:
+    """The rules there are under the names the workflow is going to use."""
+    if workflow.type is WorkflowType.RESHARD:
+        return {}
+    mine = {str(source) for source in rule_sources(workflow, (None, *READ_TYPES))}
+    return {key: to for key, to in snapshot.routing_rules.rules.items() if key in mine}
+
+
+def with_prior_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
+    """With the rules as they were before the workflow."""
+    rules = without_rules(snapshot, workflow).routing_rules
+    return snapshot.with_routing_rules(rules.merged(RoutingRules(workflow.prior_rules)))
 
 
 def without_denied(snapshot: Snapshot, workflow: Workflow) -> Snapshot:

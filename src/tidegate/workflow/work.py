@@ -128,6 +128,8 @@ class Work:
         self.workflow = workflow
         self.snapshot = cluster.topology.read()
         self.sessions = Sessions(self.snapshot, purpose=f"workflow-{workflow.name}")
+        self.delete_when_finished = False
+        self.delete_when_undone = False
         self._events: list[StepEvent] = []
         self._gone = False
 
@@ -191,9 +193,12 @@ class Work:
 
     def flush(self) -> None:
         """Write the events that were kept back."""
-        if self._events:
-            events, self._events = self._events, []
-            self.cluster.store.log(self.workflow, events)
+        try:
+            self.cluster.store.log(self.workflow, self._events)
+        except TidegateError as error:  # a history that lags is no reason to fail
+            log.warning("workflow.not_recorded", workflow=self.workflow.key, error=str(error))
+        else:
+            self._events = []
 
     def undoing(self, error: str) -> None:
         """Record that the operation is being taken back."""
@@ -204,10 +209,8 @@ class Work:
         self._set_operation(error=error)
 
     def finished(self) -> None:
-        """Record that the operation is over."""
-        if not self._gone:
-            self.flush()
-            self.save(lambda w: replace(w, operation=None))
+        """Record that the operation is over; or that the workflow is."""
+        self._end(delete=self.delete_when_finished)
 
     def undone(self) -> None:
         """Record that the operation never was.
@@ -216,16 +219,19 @@ class Work:
         finds nothing left to undo.
         """
         try:
-            self.finished()
+            self._end(delete=self.delete_when_undone)
         except TidegateError as error:
             log.warning("workflow.not_recorded", workflow=self.workflow.key, error=str(error))
 
-    def delete(self) -> None:
-        """Remove the record; its history stays. One that is gone already is no error."""
-        if not self._gone:
-            self.flush()
+    def _end(self, *, delete: bool) -> None:
+        if self._gone:
+            return
+        self.flush()
+        if delete:
             self.cluster.store.delete(self.workflow, self.locks.leases())
             self._gone = True
+        else:
+            self.save(lambda w: replace(w, operation=None))
 
     def _set_operation(self, **changes: Any) -> None:
         """Best effort: what is undone or finished must not wait for the cluster database."""

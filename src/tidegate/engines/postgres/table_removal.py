@@ -1,0 +1,162 @@
+"""Removes tables that a workflow no longer needs: drops, renames or empties them, in short tries.
+
+Decides how a table is taken away without queueing others behind its lock for long, and refuses what
+depends on it instead of cascading. Which tables may go is decided by the workflow; a table that is
+gone already is no error, so every function can be repeated.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from tidegate.errors import FailedPreconditionError, WaitTimeoutError
+from tidegate.topology.names import TableName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+REMOVE_TIMEOUT_S = 30.0
+LOCK_TRY_S = 0.5
+PAUSE_S = 0.1
+#: PostgreSQL's identifiers end after 63 bytes; ``_`` and ``_old`` take five of them.
+NAME_BYTES_MAX = 63
+
+
+def dependents(connection: Connection[TupleRow], tables: Iterable[TableName]) -> list[str]:
+    """What would be lost with the tables and is not part of them: views, and others' keys."""
+    names = list(tables)
+    rows = connection.execute(
+        "WITH gone AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        "  JOIN unnest(%s::text[], %s::text[]) AS w(s, t) ON w.s = n.nspname AND w.t = c.relname)"
+        " SELECT DISTINCT 'view ' || r.ev_class::regclass::text FROM pg_depend d"
+        "  JOIN pg_rewrite r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass"
+        "  WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM gone)"
+        "  AND r.ev_class NOT IN (SELECT oid FROM gone)"
+        " UNION SELECT 'foreign key ' || k.conname || ' of ' || k.conrelid::regclass::text"
+        "  FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid IN (SELECT oid FROM gone)"
+        "  AND k.conrelid NOT IN (SELECT oid FROM gone) ORDER BY 1",
+        [[t.schema for t in names], [t.name for t in names]],
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def drop(
+    connection: Connection[TupleRow],
+    tables: Iterable[TableName],
+    *,
+    timeout_s: float = REMOVE_TIMEOUT_S,
+) -> None:
+    """Drop tables, all at once.
+
+    Raises:
+        FailedPreconditionError: something depends on one of them.
+        WaitTimeoutError: a table was never free for a moment.
+    """
+    _in_tries(connection, tables, timeout_s, _drop)
+
+
+def rename(
+    connection: Connection[TupleRow],
+    tables: Iterable[TableName],
+    *,
+    timeout_s: float = REMOVE_TIMEOUT_S,
+) -> None:
+    """Rename tables to ``_<name>_old``, all at once.
+
+    Raises:
+        WaitTimeoutError: a table was never free for a moment.
+    """
+    _in_tries(connection, tables, timeout_s, _rename)
+
+
+def empty(
+    connection: Connection[TupleRow],
+    tables: Iterable[TableName],
+    *,
+    timeout_s: float = REMOVE_TIMEOUT_S,
+) -> None:
+    """Empty tables, all at once.
+
+    Raises:
+        WaitTimeoutError: a table was never free for a moment.
+    """
+    _in_tries(connection, tables, timeout_s, _truncate)
+
+
+def old_name(name: str) -> str:
+    """What a table is renamed to; cut so that it stays an identifier."""
+    kept = name.encode()[: NAME_BYTES_MAX - 5].decode(errors="ignore")
+    return f"_{kept}_old"
+
+
+def _listed(tables: Sequence[TableName]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(t.schema, t.name) for t in tables)
+
+
+def _drop(connection: Connection[TupleRow], tables: Sequence[TableName]) -> None:
+    connection.execute(sql.SQL("DROP TABLE {}").format(_listed(tables)))
+
+
+def _truncate(connection: Connection[TupleRow], tables: Sequence[TableName]) -> None:
+    connection.execute(sql.SQL("TRUNCATE {}").format(_listed(tables)))
+
+
+def _rename(connection: Connection[TupleRow], tables: Sequence[TableName]) -> None:
+    for table in tables:
+        connection.execute(
+            sql.SQL("ALTER TABLE {} RENAME TO {}").format(
+                sql.Identifier(table.schema, table.name), sql.Identifier(old_name(table.name))
+            )
+        )
+
+
+def _in_tries(
+    connection: Connection[TupleRow],
+    tables: Iterable[TableName],
+    timeout_s: float,
+    work: Callable[[Connection[TupleRow], Sequence[TableName]], None],
+) -> None:
+    wanted = sorted(set(tables))
+    deadline = time.monotonic() + timeout_s
+    while True:
+        there = _existing(connection, wanted)
+        if not there:
+            return
+        try:
+            with connection.transaction():
+                connection.execute(f"SET LOCAL lock_timeout = {round(LOCK_TRY_S * 1000)}")
+                work(connection, there)
+        except psycopg.errors.DependentObjectsStillExist as error:
+            raise FailedPreconditionError(
+                f"tables in {connection.info.dbname} cannot go: {error.diag.message_detail}",
+                next_step="drop what depends on them, then repeat the command",
+                tables=[str(t) for t in there],
+            ) from None
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if time.monotonic() >= deadline:
+                raise WaitTimeoutError(
+                    f"tables in {connection.info.dbname} were in use for {timeout_s:g} s:"
+                    f" {', '.join(map(str, there))}",
+                    next_step="end the sessions that use them, then repeat the command",
+                ) from None
+            time.sleep(PAUSE_S)
+        else:
+            return
+
+
+def _existing(connection: Connection[TupleRow], tables: Sequence[TableName]) -> list[TableName]:
+    rows = connection.execute(
+        "SELECT n.nspname::text, c.relname::text FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " JOIN unnest(%s::text[], %s::text[]) AS w(s, t) ON w.s = n.nspname AND w.t = c.relname"
+        " WHERE c.relkind IN ('r', 'p') ORDER BY 1, 2",
+        [[t.schema for t in tables], [t.name for t in tables]],
+    ).fetchall()
+    return [TableName(*row) for row in rows]

@@ -1,0 +1,183 @@
+"""Admits a new workflow or refuses it, before anything is changed anywhere.
+
+Decides what a request means for the topology there is: shards, tables, what has to be made, what
+is already there. All reasons to refuse are found here, most of them by the preflight; the creation
+that follows only acts. It must not write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tidegate.dataplane.model import Direction
+from tidegate.errors import FailedPreconditionError, InvalidArgumentError
+from tidegate.topology.names import TableName
+from tidegate.workflow import spans, target_tables, traffic
+from tidegate.workflow.model import Workflow, WorkflowOptions
+from tidegate.workflow.preflight.check import refuse_errors
+from tidegate.workflow.preflight.facts import ActiveWorkflow, PreflightRequest
+from tidegate.workflow.preflight.gather import gather
+from tidegate.workflow.preflight.registry import run_preflight
+from tidegate.workflow.requests import MoveTablesCreate, ReshardCreate
+from tidegate.workflow.state import AutoIncrementHandling, WorkflowType, compare_shards
+from tidegate.workflow.store import taken
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tidegate.topology.model import Snapshot
+    from tidegate.workflow.preflight.check import Finding
+    from tidegate.workflow.preflight.facts import Facts
+    from tidegate.workflow.requests import CreateRequest
+    from tidegate.workflow.sessions import Sessions
+    from tidegate.workflow.target_tables import TargetPlan
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A request that may be carried out: the record to be, and the tables to be made for it."""
+
+    workflow: Workflow
+    target_plan: TargetPlan
+    findings: tuple[Finding, ...]
+
+
+def admit(
+    request: CreateRequest,
+    snapshot: Snapshot,
+    sessions: Sessions,
+    existing: Sequence[Workflow],
+    *,
+    uuid: str,
+    created_at: str,
+) -> Admission:
+    """Validate a request completely.
+
+    Raises:
+        NotFoundError: a keyspace, shard or table it names does not exist.
+        AlreadyExistsError: the name is taken.
+        PreflightError: at least one finding refuses; all findings are in its details.
+        FailedPreconditionError, InvalidArgumentError: it asks for what is not carried.
+        ConnectError: a server cannot be reached.
+    """
+    for keyspace in (request.source_keyspace, request.target_keyspace):
+        snapshot.keyspace(keyspace)
+    if any(
+        w.target_keyspace == request.target_keyspace and w.name == request.workflow
+        for w in existing
+    ):
+        raise taken(request.target_keyspace, request.workflow)
+    wanted = preflight_request(request, snapshot)
+    active = [
+        ActiveWorkflow(
+            w.name, w.source_keyspace, w.target_keyspace, tuple(map(TableName.parse, w.tables))
+        )
+        for w in existing
+        if {w.source_keyspace, w.target_keyspace}
+        & {request.source_keyspace, request.target_keyspace}
+    ]
+    facts = gather(wanted, snapshot, sessions, active)
+    findings = run_preflight(wanted, facts)
+    refuse_errors(findings, f"workflow {request.workflow}")
+    workflow = _record(request, wanted, facts, uuid=uuid, created_at=created_at)
+    spans.stream_pairs(snapshot, workflow, Direction.FORWARD)
+    spans.stream_pairs(snapshot, workflow, Direction.REVERSE)
+    target_plan = target_tables.plan(sessions, workflow, facts)
+    workflow = replace(
+        workflow,
+        created_tables=target_plan.created,
+        prior_rules=traffic.prior_rules(snapshot, workflow),
+    )
+    return Admission(workflow, target_plan, tuple(findings))
+
+
+def preflight_request(request: CreateRequest, snapshot: Snapshot) -> PreflightRequest:
+    """What the preflight is to look at."""
+    if isinstance(request, ReshardCreate):
+        return PreflightRequest(
+            workflow=request.workflow,
+            workflow_type=WorkflowType.RESHARD,
+            source_keyspace=request.keyspace,
+            target_keyspace=request.keyspace,
+            source_shards=request.source_shards,
+            target_shards=request.target_shards,
+            skip_schema_copy=request.skip_schema_copy,
+            accepted=frozenset(request.allow),
+        )
+    return PreflightRequest(
+        workflow=request.workflow,
+        workflow_type=WorkflowType.MOVE_TABLES,
+        source_keyspace=request.source_keyspace,
+        target_keyspace=request.target_keyspace,
+        source_shards=_source_shards(request, snapshot),
+        target_shards=_serving(snapshot, request.target_keyspace),
+        tables=tuple(map(TableName.parse, request.tables)),
+        exclude_tables=tuple(map(TableName.parse, request.exclude_tables)),
+        skip_schema_copy=request.skip_schema_copy,
+        auto_increment=AutoIncrementHandling(request.sharded_auto_increment_handling),
+        accepted=frozenset(request.allow),
+    )
+
+
+def _serving(snapshot: Snapshot, keyspace: str) -> tuple[str, ...]:
+    found = tuple(sorted(shard.name for shard in snapshot.serving_shards(keyspace)))
+    if not found:
+        raise FailedPreconditionError(
+            f"keyspace {keyspace} has no serving shard",
+            next_step=f"tidegate shard list {keyspace}",
+            keyspace=keyspace,
+        )
+    return found
+
+
+def _source_shards(request: MoveTablesCreate, snapshot: Snapshot) -> tuple[str, ...]:
+    serving = _serving(snapshot, request.source_keyspace)
+    if request.source_shards:
+        compare_shards(request.source_keyspace, request.source_shards, serving)
+    return serving
+
+
+def _record(
+    request: CreateRequest,
+    wanted: PreflightRequest,
+    facts: Facts,
+    *,
+    uuid: str,
+    created_at: str,
+) -> Workflow:
+    tables = tuple(sorted(str(name) for name in facts.wanted))
+    if not tables:
+        raise InvalidArgumentError(
+            f"there are no tables to move in {request.source_keyspace}",
+            next_step="name tables that exist",
+        )
+    moved = request if isinstance(request, MoveTablesCreate) else None
+    vschema = facts.snapshot.vschema(request.target_keyspace)
+    declares = moved is not None and not vschema.sharded and not moved.no_routing_rules
+    added = tuple(t for t in tables if t not in vschema.tables) if declares else ()
+    return Workflow(
+        uuid=uuid,
+        name=request.workflow,
+        type=WorkflowType.MOVE_TABLES if moved else WorkflowType.RESHARD,
+        source_keyspace=request.source_keyspace,
+        target_keyspace=request.target_keyspace,
+        source_shards=tuple(sorted(wanted.source_shards)),
+        target_shards=tuple(sorted(wanted.target_shards)),
+        tables=tables,
+        options=WorkflowOptions(
+            cells=request.cells,
+            tablet_types=request.tablet_types,
+            on_ddl=request.on_ddl,
+            defer_secondary_keys=request.defer_secondary_keys,
+            stop_after_copy=request.stop_after_copy,
+            no_routing_rules=moved is not None and moved.no_routing_rules,
+            skip_schema_copy=request.skip_schema_copy,
+            sharded_auto_increment_handling=(
+                moved.sharded_auto_increment_handling if moved else AutoIncrementHandling.LEAVE
+            ),
+            copy_threads=request.copy_threads,
+        ),
+        added_vschema=added,
+        created_at=created_at,
+    )

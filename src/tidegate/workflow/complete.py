@@ -1,0 +1,198 @@
+"""The end of a workflow whose traffic is switched: the old copy goes, and every trace of the move.
+
+Decides the steps of ``complete``. It begins only when all reads and writes are switched; from then
+on it goes forward only, each step can be repeated, and whoever finds it unfinished finishes it. The
+routing rules go before the streams: were they last, a failure in between would leave rules that no
+command finds any more.
+
+``keep_data`` leaves the source tables where they are, still fenced and denied, because a copy that
+is no longer kept in step must not be written by mistake; the schema ``_tidegate`` then stays at the
+source with the fence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tidegate import steps
+from tidegate.dataplane.model import Direction
+from tidegate.engines.postgres import table_removal
+from tidegate.errors import FailedPreconditionError, WorkflowNotFullySwitchedError
+from tidegate.topology.vschema import TableSpec
+from tidegate.workflow import cleanup, create, traffic
+from tidegate.workflow.plan import Plan, PlanStep, Zone
+from tidegate.workflow.state import TableRemovalType, WorkflowType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.topology.model import Snapshot
+    from tidegate.workflow.model import Workflow
+    from tidegate.workflow.requests import CompleteRequest
+    from tidegate.workflow.state import State
+    from tidegate.workflow.status import StreamStatus
+    from tidegate.workflow.work import Work
+
+
+def _step(name: str, description: str) -> str:
+    return steps.declare(
+        f"complete.{name}", runs_in="node", plan="complete", description=description
+    )
+
+
+STOPPED = _step("stopped", "the streams of both directions are stopped")
+UNROUTED = _step("unrouted", "routing rules and vschema know the tables at the target only")
+UNREPLICATED = _step("unreplicated", "slots and publications are gone")
+REMOVED = _step("source.removed", "the source tables are dropped or renamed")
+UNFENCED = _step("unfenced", "the fences are gone")
+FORGOTTEN = _step("forgotten", "streams, journals and VDiffs are deleted")
+CLEANED = _step("cleaned", "the schema _tidegate is gone where nothing needs it")
+SHARDS_GONE = _step("shards.removed", "the source shards are no longer in the topology")
+
+
+def plan_complete(workflow: Workflow, request: CompleteRequest) -> Plan:
+    """The steps of a completion."""
+    source = [f"{workflow.source_keyspace}/{s}" for s in workflow.source_shards]
+    target = [f"{workflow.target_keyspace}/{s}" for s in workflow.target_shards]
+    both = ", ".join(sorted({*source, *target}))
+    removal = (
+        TableRemovalType.RENAME_TABLE if request.rename_tables else TableRemovalType.DROP_TABLE
+    )
+    made = [PlanStep(STOPPED, (f"stop the streams of {workflow.key}",), Zone.AFTER)]
+    if workflow.type is not WorkflowType.RESHARD:
+        kept = "keep" if request.keep_routing_rules else "delete"
+        line = f"{kept} the routing rules of {', '.join(workflow.tables)}"
+        made.append(PlanStep(UNROUTED, (line,), Zone.AFTER))
+    made.append(PlanStep(UNREPLICATED, (f"drop slots and publications on {both}",), Zone.AFTER))
+    if not request.keep_data:
+        lines = tuple(
+            f"{str(removal).lower()} {table} on {shard}"
+            for shard in source
+            for table in workflow.tables
+        )
+        made.append(PlanStep(REMOVED, lines, Zone.AFTER))
+    fenced = ", ".join(target) if request.keep_data else both
+    made += [
+        PlanStep(UNFENCED, (f"drop the fence on {fenced}",), Zone.AFTER),
+        PlanStep(FORGOTTEN, (f"delete streams and journals on {both}",), Zone.AFTER),
+        PlanStep(CLEANED, (f"drop schema _tidegate on {fenced} unless used",), Zone.AFTER),
+    ]
+    if workflow.type is WorkflowType.RESHARD and not request.keep_data:
+        lines = tuple(f"delete shard {shard}" for shard in source)
+        made.append(PlanStep(SHARDS_GONE, lines, Zone.AFTER))
+    return Plan(f"complete {workflow.key}", tuple(made))
+
+
+def require_completable(
+    workflow: Workflow, state: State, streams: Iterable[StreamStatus], unreachable: dict[str, str]
+) -> None:
+    """Let a completion begin.
+
+    Raises:
+        WorkflowNotFullySwitchedError: reads or writes are not switched everywhere.
+        FailedPreconditionError: a shard cannot be reached, or a forward stream is not frozen.
+    """
+    if not (state.writes_switched and state.all_reads_switched):
+        raise WorkflowNotFullySwitchedError(
+            f"workflow {workflow.key} is not fully switched: {state}",
+            next_step="switch all reads and writes first: tidegate workflow switchtraffic"
+            f" -w {workflow.name} --target-keyspace {workflow.target_keyspace}",
+            state=str(state),
+        )
+    if unreachable:
+        raise FailedPreconditionError(
+            f"workflow {workflow.key} cannot be completed: {'; '.join(unreachable.values())}",
+            next_step="make every shard of both sides reachable",
+            shards=sorted(unreachable),
+        )
+    running = [s for s in streams if s.direction is Direction.FORWARD and s.active]
+    if running:
+        raise FailedPreconditionError(
+            f"forward streams of workflow {workflow.key} still run although writes are switched",
+            next_step="finish the switch: run switchtraffic again",
+        )
+
+
+@dataclass
+class CompleteActions:
+    """The steps of one completion."""
+
+    work: Work
+    request: CompleteRequest
+
+    def __post_init__(self) -> None:
+        self.work.delete_when_finished = True
+        self._do: dict[str, Callable[[], None]] = {
+            STOPPED: lambda: cleanup.stop_everything(self.work, "completed"),
+            UNROUTED: self._unroute,
+            UNREPLICATED: lambda: cleanup.drop_replication(self.work),
+            REMOVED: self._remove_tables,
+            UNFENCED: self._unfence,
+            FORGOTTEN: lambda: cleanup.forget(self.work),
+            CLEANED: lambda: create.remove_sidecars(self.work),
+            SHARDS_GONE: self._remove_shards,
+        }
+
+    def do(self, step: PlanStep) -> None:
+        """Perform a step."""
+        self.work.locks.confirm()
+        self._do[step.name]()
+
+    def undo(self, step: PlanStep) -> None:
+        """Nothing of a completion is ever taken back."""
+        raise AssertionError(step.name)
+
+    def point_reached(self) -> bool:
+        """It only goes forward."""
+        return True
+
+    def _unroute(self) -> None:
+        workflow, request = self.work.workflow, self.request
+
+        def change(snapshot: Snapshot) -> Snapshot:
+            if not request.keep_routing_rules:
+                snapshot = traffic.without_rules(snapshot, workflow)
+            if request.keep_data:
+                return snapshot
+            snapshot = traffic.without_denied(snapshot, workflow)
+            source = snapshot.vschema(workflow.source_keyspace).without_tables(workflow.tables)
+            target = snapshot.vschema(workflow.target_keyspace)
+            if not target.sharded:
+                for table in set(workflow.tables) - set(target.tables):
+                    target = target.with_table(table, TableSpec())
+            snapshot = snapshot.with_vschema(workflow.source_keyspace, source)
+            return snapshot.with_vschema(workflow.target_keyspace, target)
+
+        self.work.change_topology(change)
+
+    def _remove_tables(self) -> None:
+        def remove(_shard: str, session: Connection[TupleRow]) -> None:
+            tables = cleanup.fenced_tables(self.work, session, "source")
+            if self.request.rename_tables:
+                table_removal.rename(session, tables)
+            else:
+                table_removal.drop(session, tables)
+
+        create.at_source(self.work, remove)
+
+    def _unfence(self) -> None:
+        create.remove_fence(self.work, "target")
+        if not self.request.keep_data:
+            create.remove_fence(self.work, "source")
+
+    def _remove_shards(self) -> None:
+        workflow = self.work.workflow
+
+        def change(snapshot: Snapshot) -> Snapshot:
+            for shard in workflow.source_shards:
+                snapshot = snapshot.without_shard(workflow.source_keyspace, shard)
+            for shard in workflow.target_shards:
+                record = snapshot.shard(workflow.target_keyspace, shard)
+                snapshot = snapshot.with_shard(record.without_read_state())
+            return snapshot
+
+        self.work.change_topology(change)

@@ -1,0 +1,113 @@
+"""What must hold before an operation begins: streams in step, a proof of equality, tables free to go.
+
+Decides from observations alone whether to refuse. It must not change anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.dataplane.model import Direction
+from tidegate.engines.postgres import table_removal
+from tidegate.errors import FailedPreconditionError
+from tidegate.topology.names import TableName
+from tidegate.workflow import create, traffic
+from tidegate.workflow.model import Phase
+from tidegate.workflow.status import require_ready, stream_statuses
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.topology.model import Snapshot
+    from tidegate.workflow.model import Workflow
+    from tidegate.workflow.requests import SwitchRequest
+    from tidegate.workflow.sessions import Sessions
+    from tidegate.workflow.work import Work
+
+#: A VDiff older than this proves nothing for a switch.
+VDIFF_MAX_AGE_S = 24 * 3600.0
+
+
+def require_movable(
+    snapshot: Snapshot,
+    workflow: Workflow,
+    sessions: Sessions,
+    request: SwitchRequest,
+    direction: Direction,
+) -> None:
+    """The streams that feed the side traffic goes to must be in step.
+
+    Traffic that joins writes where they already are needs no stream.
+
+    Raises:
+        FailedPreconditionError: naming every reason.
+    """
+    if workflow.phase is not Phase.ACTIVE:
+        raise FailedPreconditionError(
+            f"workflow {workflow.key} is {workflow.phase}", next_step="wait until that has ended"
+        )
+    at_target = traffic.observed_state(snapshot, workflow).writes_switched
+    if at_target is (direction is Direction.FORWARD):
+        return
+    keyspace, shards = workflow.keyspaces(direction)[1], workflow.shards(direction)[1]
+    found = sessions.each(keyspace, shards, lambda _s, c: stream_statuses(c, workflow))
+    require_ready(
+        workflow,
+        [status for each in found.values() for status in each],
+        direction,
+        request.max_replication_lag_allowed_s,
+    )
+
+
+def require_removable(work: Work, *, source: bool) -> None:
+    """Nothing but the tables themselves may go with the tables of a side.
+
+    Raises:
+        FailedPreconditionError: naming the views and keys that depend on them.
+    """
+    at = create.at_source if source else create.at_target
+    names = tuple(map(TableName.parse, work.workflow.tables))
+
+    def look(_shard: str, session: Connection[TupleRow]) -> list[str]:
+        return table_removal.dependents(session, names)
+
+    found = {shard: what for shard, what in at(work, look).items() if what}
+    if found:
+        listed = "; ".join(f"{shard}: {', '.join(what)}" for shard, what in sorted(found.items()))
+        raise FailedPreconditionError(
+            f"other objects depend on the tables to be removed: {listed}",
+            next_step="drop them first, or use --keep-data",
+            dependents=found,
+        )
+
+
+def verified_age_s(sessions: Sessions, workflow: Workflow) -> float | None:
+    """How long ago the newest finished VDiff of every target shard found all tables equal.
+
+    The oldest of the shards counts. None: some shard has none, or its newest found a difference.
+    """
+    ages = sessions.each(
+        workflow.target_keyspace,
+        workflow.target_shards,
+        lambda _s, session: _verified_age_s(session, workflow),
+    )
+    found = [age for age in ages.values() if age is not None]
+    return max(found) if len(found) == len(workflow.target_shards) else None
+
+
+def require_verified(sessions: Sessions, workflow: Workflow) -> None:
+    """Writes are not switched forward without a recent proof.
+
+    Raises:
+        FailedPreconditionError: there is no VDiff of the last 24 hours that found all equal.
+    """
+    age = verified_age_s(sessions, workflow)
+    if age is None or age > VDIFF_MAX_AGE_S:
+        found = "none" if age is None else f"one {age / 3600:.1f} h old"
+        raise FailedPreconditionError(
+            f"workflow {workflow.key} needs a VDiff of the last 24 hours that found every table"
+            f" equal; there is {found}",
+            next_step=f"tidegate vdiff create -w {workflow.name}"
+            f" --target-keyspace {workflow.target_keyspace} --wait, or --allow-unverified",
+        )

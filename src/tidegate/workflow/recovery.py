@@ -1,0 +1,68 @@
+"""Ends what a dead process began: forward when its point of no return is behind it, else back.
+
+Decides how the plan of a recorded operation is put together again. The executor then looks at the
+world and decides the direction; nothing is taken from memory of the process that died.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tidegate.dataplane.model import Direction
+from tidegate.workflow import cancel, complete, create, executor, switch
+from tidegate.workflow.model import OperationKind
+from tidegate.workflow.requests import CancelRequest, CompleteRequest, SwitchRequest
+from tidegate.workflow.switch_steps import SwitchActions
+from tidegate.workflow.target_tables import TargetPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tidegate.workflow.executor import Actions
+    from tidegate.workflow.plan import Plan
+    from tidegate.workflow.work import Work
+
+
+def end_operation(work: Work) -> str:
+    """End the operation of the workflow under its leases; says how it ended.
+
+    Raises:
+        UndoFailedError, UnfinishedError: some server is still away; to be tried again.
+        OutcomeUnknownError: nobody can see whether the point of no return was reached.
+    """
+    plan, actions = _again(work)
+    kind = work.operation.kind
+    forward = executor.resume(plan, actions, work, reason=f"{kind} was interrupted")
+    return f"{kind} {'finished' if forward else 'taken back'}"
+
+
+def _again(work: Work) -> tuple[Plan, Actions]:
+    workflow, params = work.workflow, work.operation.params
+    match work.operation.kind:
+        case OperationKind.CREATE:
+            auto_start = bool(params["auto_start"])
+            plan = create.plan_create(
+                work.snapshot, workflow, TargetPlan.empty(), auto_start=auto_start
+            )
+            return plan, create.CreateActions(work, auto_start)
+        case OperationKind.SWITCH_WRITES:
+            direction = Direction(params["direction"])
+            request = SwitchRequest(**_tuples(params["request"]))
+            plan = switch.plan_switch(work.snapshot, workflow, direction, request)
+            return plan, SwitchActions(work, direction, request)
+        case OperationKind.COMPLETE:
+            completion = CompleteRequest(**params)
+            return (
+                complete.plan_complete(workflow, completion),
+                complete.CompleteActions(work, completion),
+            )
+        case OperationKind.CANCEL:
+            cancellation = CancelRequest(**params)
+            return (
+                cancel.plan_cancel(workflow, cancellation),
+                cancel.CancelActions(work, cancellation),
+            )
+
+
+def _tuples(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}

@@ -1,0 +1,433 @@
+"""The verbs of workflows, as the API, the command line and programs call them.
+
+Decides, for each verb, what must be observed and hold before its plan is run, and answers with what
+was done. It is the shell around the pure parts: read, decide, persist, act. Any thread may call it;
+leases keep two calls on one workflow apart, on this node and between nodes.
+
+:meth:`WorkflowService.recover` ends what a dead process left behind: it is called when a node
+starts, and again and again while it runs, so that no application stays fenced by a dead node.
+"""
+
+from __future__ import annotations
+
+import uuid as uuids
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from tidegate.cluster.leases import Leases
+from tidegate.dataplane import streams
+from tidegate.dataplane.model import Direction
+from tidegate.errors import ConflictError, TidegateError
+from tidegate.workflow import (
+    cancel,
+    complete,
+    create,
+    executor,
+    reads,
+    recovery,
+    spans,
+    switch,
+    traffic,
+)
+from tidegate.workflow.admission import admit
+from tidegate.workflow.model import Operation, OperationKind, Phase
+from tidegate.workflow.readiness import (
+    require_movable,
+    require_removable,
+    require_verified,
+    verified_age_s,
+)
+from tidegate.workflow.sessions import Sessions
+from tidegate.workflow.status import WorkflowStatus, read_status
+from tidegate.workflow.store import WorkflowStore
+from tidegate.workflow.switch_steps import SwitchActions, new_token
+from tidegate.workflow.work import (
+    LEASE_WAIT_S,
+    Cluster,
+    Locks,
+    Work,
+    keyspace_lease,
+    workflow_lease,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tidegate.cluster.database import ClusterDatabase
+    from tidegate.dataplane.model import SpanSpec
+    from tidegate.topology.store import TopologyStore
+    from tidegate.workflow.model import Workflow
+    from tidegate.workflow.preflight.check import Finding
+    from tidegate.workflow.requests import (
+        CancelRequest,
+        CompleteRequest,
+        CreateRequest,
+        SwitchRequest,
+    )
+    from tidegate.workflow.store import StepEvent
+
+log = structlog.get_logger("tidegate.workflow")
+
+NO_CHANGES = "No changes required"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a verb did, or would do.
+
+    Attributes:
+        summary: one sentence.
+        lines: the steps, as a dry run prints them.
+        start_state, current_state: the traffic before and after, in words.
+        pause_ms: how long writers were refused, when writes were switched.
+        workflow: as it is now; None when it is gone, or was never made.
+        findings: of the preflight of a create.
+    """
+
+    summary: str
+    lines: tuple[str, ...] = ()
+    start_state: str = ""
+    current_state: str = ""
+    pause_ms: float | None = None
+    workflow: Workflow | None = None
+    findings: tuple[Finding, ...] = ()
+    dry_run: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the API answers."""
+        return {
+            "summary": self.summary,
+            "dry_run": self.dry_run,
+            "lines": list(self.lines),
+            "start_state": self.start_state,
+            "current_state": self.current_state,
+            "pause_ms": self.pause_ms,
+            "workflow": None if self.workflow is None else self.workflow.to_json(),
+            "findings": [finding.to_json() for finding in self.findings],
+            **self.details,
+        }
+
+
+class WorkflowService:
+    """All verbs; one for each process. ``holder`` names the process in leases."""
+
+    def __init__(self, database: ClusterDatabase, topology: TopologyStore, *, holder: str) -> None:
+        self._cluster = Cluster(database, topology, WorkflowStore(database), holder)
+
+    # -- looking
+
+    def list(self, keyspace: str | None = None) -> Sequence[Workflow]:
+        """All workflows, or those of a target keyspace."""
+        return self._cluster.store.all(keyspace)
+
+    def show(self, keyspace: str, name: str) -> Workflow:
+        """One workflow's record.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return self._cluster.store.get(keyspace, name)
+
+    def history(self, keyspace: str, name: str) -> Sequence[StepEvent]:
+        """What has been done for a workflow, oldest first."""
+        return self._cluster.store.history(self.show(keyspace, name).uuid)
+
+    def status(self, keyspace: str, name: str) -> WorkflowStatus:
+        """Streams, copy, lag, slots and traffic of a workflow.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        workflow = self.show(keyspace, name)
+        snapshot = self._cluster.topology.read()
+        with Sessions(snapshot, purpose="status") as sessions:
+            age = verified_age_s(sessions, workflow)
+            return read_status(snapshot, workflow, sessions, vdiff_age_s=age)
+
+    def desired_spans(self) -> Sequence[SpanSpec]:
+        """Every span that should have a worker now."""
+        return spans.desired_spans(self._cluster.topology.read(), self._cluster.store.all())
+
+    # -- create
+
+    def create(self, request: CreateRequest, *, dry_run: bool = False) -> Outcome:
+        """Make a workflow; when it fails nothing of it is left.
+
+        Raises:
+            PreflightError: at least one finding refuses.
+            AlreadyExistsError: the name is taken.
+            TidegateError: a step failed; everything was taken back.
+        """
+        snapshot = self._cluster.topology.read()
+        with Sessions(snapshot, purpose="preflight") as sessions:
+            admission = admit(
+                request,
+                snapshot,
+                sessions,
+                self._cluster.store.all(),
+                uuid=str(uuids.uuid4()),
+                created_at=self._cluster.store.now().isoformat(),
+            )
+        workflow, target_plan = admission.workflow, admission.target_plan
+        plan = create.plan_create(snapshot, workflow, target_plan, auto_start=request.auto_start)
+        if dry_run:
+            return Outcome(
+                f"would {plan.title}",
+                tuple(plan.lines()),
+                findings=admission.findings,
+                dry_run=True,
+            )
+        lease = workflow_lease(workflow.target_keyspace, workflow.name)
+        with Locks(self._cluster, lease) as locks:
+            operation = Operation(
+                1, OperationKind.CREATE, {**request.to_json(), "auto_start": request.auto_start}
+            )
+            recorded = self._cluster.store.insert(
+                replace(workflow, operation=operation, operations=1), locks.leases()
+            )
+            with Work(self._cluster, locks, recorded) as work:
+                actions = create.CreateActions(work, request.auto_start, target_plan)
+                executor.run(plan, actions, work)
+                return self._outcome(work, f"{plan.title}: done", plan, findings=admission.findings)
+
+    # -- streams
+
+    def start(self, keyspace: str, name: str, *, dry_run: bool = False) -> Outcome:
+        """Let stopped or failed streams go on, in the direction traffic needs.
+
+        Raises:
+            FailedPreconditionError: the workflow is frozen that way, or busy.
+        """
+        with self._work(keyspace, name, look=dry_run) as work:
+            direction = self._direction_now(work)
+            refs = work.workflow.streams_of(direction)
+            lines = tuple(
+                f"start {direction} stream {ref.source_shard} to {ref.target_shard}" for ref in refs
+            )
+            if not dry_run:
+                create.start_streams(work, direction)
+            return self._outcome(work, f"{direction} streams started", lines=lines, dry_run=dry_run)
+
+    def stop(self, keyspace: str, name: str, *, dry_run: bool = False) -> Outcome:
+        """Stop the streams where they are; when it returns nothing more is applied."""
+        with self._work(keyspace, name, look=dry_run) as work:
+            direction = self._direction_now(work)
+            target = work.workflow.keyspaces(direction)[1]
+            refs = work.workflow.streams_of(direction)
+            lines = tuple(
+                f"stop {direction} stream {ref.source_shard} to {ref.target_shard}" for ref in refs
+            )
+            if not dry_run:
+                work.save(lambda w: w.with_wanted(direction, wanted=False))
+                for ref in refs:
+                    session = work.sessions.get(target, ref.target_shard)
+                    streams.stop(session, ref.stream_id, "stopped by request")
+            return self._outcome(work, f"{direction} streams stopped", lines=lines, dry_run=dry_run)
+
+    # -- traffic
+
+    def switch_traffic(self, request: SwitchRequest, *, dry_run: bool = False) -> Outcome:
+        """Send reads, writes or both to the target; what is there already is left alone.
+
+        Raises:
+            FailedPreconditionError: lag, state, or a missing VDiff do not allow it.
+            WaitTimeoutError: something took too long before the journal; all was taken back.
+            LeaseLostError: another node took over; all was taken back.
+        """
+        return self._move(request, Direction.FORWARD, dry_run=dry_run)
+
+    def reverse_traffic(self, request: SwitchRequest, *, dry_run: bool = False) -> Outcome:
+        """Send reads, writes or both back to the source.
+
+        Raises: as :meth:`switch_traffic`.
+        """
+        return self._move(request, Direction.REVERSE, dry_run=dry_run)
+
+    def _move(self, request: SwitchRequest, direction: Direction, *, dry_run: bool) -> Outcome:
+        """Refuse everything that can be refused before anything moves; then reads, then writes."""
+        with self._work(request.keyspace, request.workflow, traffic=True, look=dry_run) as work:
+            workflow, before = work.workflow, work.snapshot
+            state = traffic.observed_state(before, workflow)
+            read_lines = reads.lines(before, workflow, request, direction)
+            writes = request.writes and state.writes_switched is (direction is Direction.REVERSE)
+            lines = list(read_lines)
+            if read_lines or writes:
+                require_movable(before, workflow, work.sessions, request, direction)
+            if writes:
+                if direction is Direction.FORWARD and not request.allow_unverified:
+                    require_verified(work.sessions, workflow)
+                plan = switch.plan_switch(before, workflow, direction, request)
+                lines += plan.lines()
+            if not dry_run:
+                if read_lines:
+                    reads.move(work, request, direction)
+                if writes:
+                    self._move_writes(work, request, direction)
+            return self._outcome(
+                work,
+                f"{direction} switch of {workflow.key}" if lines else NO_CHANGES,
+                lines=tuple(lines),
+                start_state=str(state),
+                pause_ms=work.workflow.last_pause_ms if writes and not dry_run else None,
+                dry_run=dry_run,
+            )
+
+    def _move_writes(self, work: Work, request: SwitchRequest, direction: Direction) -> None:
+        plan = switch.plan_switch(work.snapshot, work.workflow, direction, request)
+        params = {"direction": str(direction), "request": asdict(request)}
+        work.begin(OperationKind.SWITCH_WRITES, params, {"token": new_token()})
+        executor.run(plan, SwitchActions(work, direction, request), work)
+
+    # -- the end
+
+    def complete(self, request: CompleteRequest, *, dry_run: bool = False) -> Outcome:
+        """Remove the old copy and the workflow.
+
+        Raises:
+            WorkflowNotFullySwitchedError: reads or writes are not switched everywhere.
+        """
+        with self._work(request.keyspace, request.workflow, traffic=True, look=dry_run) as work:
+            status = read_status(work.snapshot, work.workflow, work.sessions)
+            complete.require_completable(
+                work.workflow, status.state, status.streams, status.unreachable
+            )
+            if not (request.keep_data or request.rename_tables):
+                require_removable(work, source=True)
+            plan = complete.plan_complete(work.workflow, request)
+            if not dry_run:
+                work.begin(OperationKind.COMPLETE, asdict(request), {})
+                work.save(lambda w: replace(w, phase=Phase.COMPLETING))
+                executor.run(plan, complete.CompleteActions(work, request), work)
+            return self._outcome(
+                work, plan.title, plan, dry_run=dry_run, start_state=status.traffic
+            )
+
+    def cancel(self, request: CancelRequest, *, dry_run: bool = False) -> Outcome:
+        """Remove the new copy and the workflow.
+
+        Raises:
+            WorkflowPartiallySwitchedError: writes are switched.
+        """
+        with self._work(request.keyspace, request.workflow, traffic=True, look=dry_run) as work:
+            status = read_status(work.snapshot, work.workflow, work.sessions)
+            cancel.require_cancellable(work.workflow, status.state, status.unreachable)
+            if not request.keep_data:
+                require_removable(work, source=False)
+            plan = cancel.plan_cancel(work.workflow, request)
+            if not dry_run:
+                work.begin(OperationKind.CANCEL, asdict(request), {})
+                work.save(lambda w: replace(w, phase=Phase.CANCELLING))
+                executor.run(plan, cancel.CancelActions(work, request), work)
+            return self._outcome(
+                work, plan.title, plan, dry_run=dry_run, start_state=status.traffic
+            )
+
+    # -- after a crash
+
+    def recover(self, dead_holders: Sequence[str] = ()) -> dict[str, str]:
+        """End every operation that nobody works on any more; says what became of each.
+
+        Args:
+            dead_holders: names of processes that are known to be gone: an earlier run of this
+                node. Their leases are given up at once; those of others have to expire.
+        """
+        for holder in dead_holders:
+            Leases(self._cluster.database).release_holder(holder)
+        ended: dict[str, str] = {}
+        for workflow in self._cluster.store.all():
+            if workflow.operation is None:
+                continue
+            try:
+                ended[workflow.key] = self._recover_one(workflow)
+            except ConflictError:
+                continue  # somebody works on it
+            except TidegateError as error:
+                log.warning("workflow.not_recovered", workflow=workflow.key, error=str(error))
+                ended[workflow.key] = f"not yet: {error}"
+        return ended
+
+    def _recover_one(self, workflow: Workflow) -> str:
+        with self._work(
+            workflow.target_keyspace, workflow.name, traffic=True, recover=False, wait_s=0.0
+        ) as work:
+            if work.workflow.operation is None:
+                return "nothing left to do"
+            return recovery.end_operation(work)
+
+    # -- shared
+
+    @contextmanager
+    def _work(
+        self,
+        keyspace: str,
+        name: str,
+        *,
+        traffic: bool = False,
+        look: bool = False,
+        recover: bool = True,
+        wait_s: float = LEASE_WAIT_S,
+    ) -> Iterator[Work]:
+        """Take the leases, then read the workflow; what was left unfinished is ended first.
+
+        Args:
+            keyspace: the target keyspace.
+            name: the workflow.
+            traffic: both keyspaces are concerned, not the workflow alone.
+            look: only to look: no lease is taken, nothing is ended.
+            recover: end what was left unfinished.
+            wait_s: for leases of others.
+        """
+        seen = self.show(keyspace, name)
+        names = [] if look else [workflow_lease(keyspace, name)]
+        if traffic and not look:
+            names += [keyspace_lease(seen.source_keyspace), keyspace_lease(seen.target_keyspace)]
+        with Locks(self._cluster, *names, wait_s=wait_s) as locks:
+            if recover and not look:
+                self._end_unfinished(keyspace, name, locks)
+            with Work(self._cluster, locks, self.show(keyspace, name)) as work:
+                yield work
+
+    def _end_unfinished(self, keyspace: str, name: str, locks: Locks) -> None:
+        workflow = self.show(keyspace, name)
+        if workflow.operation is not None:
+            with Work(self._cluster, locks, workflow) as work:
+                recovery.end_operation(work)
+
+    def _outcome(
+        self,
+        work: Work,
+        summary: str,
+        plan: Any = None,
+        *,
+        lines: tuple[str, ...] = (),
+        start_state: str = "",
+        pause_ms: float | None = None,
+        findings: tuple[Finding, ...] = (),
+        dry_run: bool = False,
+    ) -> Outcome:
+        found = self._cluster.store.find(work.workflow.target_keyspace, work.workflow.name)
+        current = ""
+        if found is not None and found.uuid == work.workflow.uuid:
+            current = str(traffic.observed_state(self._cluster.topology.read(), found))
+        else:
+            found = None
+        return Outcome(
+            summary=summary,
+            lines=tuple(plan.lines()) if plan is not None else lines,
+            start_state=start_state,
+            current_state=current,
+            pause_ms=pause_ms,
+            workflow=found,
+            findings=findings,
+            dry_run=dry_run,
+        )
+
+    def _direction_now(self, work: Work) -> Direction:
+        return Direction.FORWARD if self._writes_at_source(work) else Direction.REVERSE
+
+    def _writes_at_source(self, work: Work) -> bool:
+        return not traffic.observed_state(work.snapshot, work.workflow).writes_switched
