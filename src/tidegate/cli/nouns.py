@@ -1,0 +1,73 @@
+"""The nouns of the command line: name, place, one line of help. The only list of them.
+
+It is read before anything else is imported, so that `tidegate --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Heading, then (noun, module, help).
+NOUNS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
+    (
+        "Workflows",
+        (
+            ("movetables", "movetables", "Move tables to another keyspace while writers run."),
+            ("reshard", "reshard", "Split or merge the shards of a keyspace while writers run."),
+            ("workflow", "workflow", "Look at workflows of any type, start and stop them."),
+            ("vdiff", "vdiff", "Prove that source and target are equal."),
+        ),
+    ),
+    (
+        "Topology",
+        (
+            ("cell", "cell", "Places whose readers are served together."),
+            ("keyspace", "keyspace", "Logical databases."),
+            ("shard", "shard", "The parts of a keyspace."),
+            ("tablet", "tablet", "Database endpoints."),
+            ("vschema", "vschema", "Which table is sharded how."),
+            ("routingrules", "routingrules", "Where the traffic of tables goes."),
+            ("vindex", "vindex", "Map values to keyspace ids and shards."),
+        ),
+    ),
+    (
+        "Routers",
+        (
+            ("routes", "routes", "What routers follow."),
+            ("router", "router", "Who follows the routes, and how far."),
+        ),
+    ),
+    (
+        "Node",
+        (
+            ("serve", "serve", "Run a node."),
+            ("span", "span", "The worker processes of a node."),
+            ("doctor", "doctor", "What to look at first when something is wrong."),
+            ("demo", "demo", "See it all on this machine in three minutes."),
+            ("config", "config", "Settings, and where each is from."),
+            ("debug", "debug", "For tests of crashes: the named durable steps."),
+            ("completion", "completion", "Completion for bash, zsh and fish."),
+        ),
+    ),
+)
+
+SUMMARY: Final = "Move, split, verify and switch live PostgreSQL databases without downtime."
+
+EPILOGUE: Final = """\
+Every command has --help with an example. Output: -o table|wide|json|yaml|name.
+Exit statuses and error codes: docs/reference/exit-status.md, docs/reference/errors.md."""
+
+
+def root_help() -> str:
+    """What `tidegate --help` prints."""
+    lines = ["Usage: tidegate NOUN VERB [FLAGS]", "", SUMMARY]
+    for heading, nouns in NOUNS:
+        lines += ["", f"{heading}:"]
+        lines += [f"  {name:<14}{text}" for name, _, text in nouns]
+    lines += [
+        "",
+        "Flags:",
+        f"  {'--help, -h':<14}Show this.",
+        f"  {'--version':<14}Show the version.",
+    ]
+    return "\n".join([*lines, "", EPILOGUE, ""])

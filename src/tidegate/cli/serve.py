@@ -1,0 +1,46 @@
+"""`tidegate serve`: run a node."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+app = App(
+    name="serve",
+    help_epilogue="Example:  tidegate serve --listen 127.0.0.1:8470 --state-dir /var/lib/tidegate",
+)
+
+
+@app.default
+def serve(
+    *,
+    listen: Annotated[str | None, Parameter(help="HOST:PORT of the HTTP API.")] = None,
+    state_dir: Annotated[str | None, Parameter(help="Folder of the node's state.")] = None,
+    on_route_change: Annotated[
+        str | None, Parameter(help="Command run after each change of the routes.")
+    ] = None,
+    tls_cert: Annotated[str | None, Parameter(help="Certificate chain, PEM.")] = None,
+    tls_key: Annotated[str | None, Parameter(help="Key of the certificate, PEM.")] = None,
+    log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Run a node until SIGTERM or Ctrl-C, which stop its workers in order.
+
+    Settings not given are read from TIDEGATE_... variables, then /etc/tidegate/tidegate.toml. The
+    log is JSON lines on standard error. A node that is killed leaves its workers running; the next
+    one adopts them.
+    """
+    from tidegate.server import config, logs, node  # noqa: PLC0415 - heavy, and only needed here
+
+    settings = config.load(
+        {
+            "listen": listen,
+            "state_dir": state_dir,
+            "on_route_change": on_route_change,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
+            "log_level": log_level,
+        }
+    )
+    logs.configure(settings.log_level)
+    node.serve(settings)
