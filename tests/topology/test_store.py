@@ -179,7 +179,10 @@ def test_a_change_under_a_lost_lease_does_not_commit(
         store.update(lambda s: s, guard=lambda connection: leases.check(connection, lease))
 
 
-def test_a_waiting_thread_is_woken_by_a_change_of_its_own_process(store: TopologyStore) -> None:
+def test_a_waiting_thread_is_woken_by_a_change_of_its_own_process(
+    store: TopologyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "POLL_S", 10.0)  # so that nothing else can wake it
     with ThreadPoolExecutor(20) as pool:
         waiting = [pool.submit(store.wait_for_change, 0, 20) for _ in range(20)]
         store.update(with_commerce)

@@ -7,8 +7,8 @@ in the subset of SQL that later engines share.
 * WAL, so that readers never wait for the writer nor the writer for readers; ``synchronous=FULL``,
   because a committed step must survive a power cut.
 * The driver's own transaction handling is off (``isolation_level=None``) and every transaction is
-  begun explicitly: left to itself, the driver commits before DDL, and a failed schema update would
-  leave half of itself behind.
+  begun explicitly: left to itself, the driver begins none before DDL or a SELECT, and a failed
+  schema update would leave half of itself behind.
 * A write transaction begins with ``BEGIN IMMEDIATE``. It takes the one write lock first, so it
   never finds out half-way that what it read is stale. A reading one is a snapshot and cannot write.
 """
