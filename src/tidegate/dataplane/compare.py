@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tidegate.dataplane.chunks import Chunk
 
 type Key = tuple[str, ...]
+type Kind = Literal["missing", "extra", "changed"]
 type Totals = tuple[int, int]
 """Rows, and the sum of their hashes."""
 
@@ -48,9 +49,10 @@ NOTHING: Totals = (0, 0)
 class Difference:
     """One key that is not the same on both sides."""
 
-    kind: Literal["missing", "extra", "changed"]  # at the target
+    kind: Kind  # at the target
     target: int
     key: Key
+    twin: Key | None = None  # the target's key, where it is equal but not identical
 
 
 @dataclass
@@ -64,6 +66,12 @@ class TargetResult:
     missing: int = 0  # only at the source
     extra: int = 0  # only at the target
     samples: list[Difference] = field(default_factory=list)
+    keep: int = 0  # how many differences of each kind to name
+
+    def note(self, kind: Kind, target: int, key: Key) -> None:
+        """Name a difference, unless enough of its kind are named."""
+        if sum(d.kind == kind for d in self.samples) < self.keep:
+            self.samples.append(Difference(kind, target, key))
 
     @property
     def processed(self) -> int:
@@ -195,6 +203,7 @@ def compare_slice(
     pool: ThreadPoolExecutor,
     *,
     samples: int,
+    twins: int = 0,
     targets: Iterable[int] | None = None,
 ) -> dict[int, TargetResult]:
     """Compare one slice of the key space at each target.
@@ -204,6 +213,8 @@ def compare_slice(
         chunk: the slice.
         pool: as many threads as there are sides; each side is used by one at a time.
         samples: differences of each kind to name, for each target; all are counted.
+        twins: rows missing on a target that are looked for there under an equal, not identical
+            key; found ones count as changed.
         targets: only these.
 
     Raises:
@@ -216,13 +227,18 @@ def compare_slice(
     results: dict[int, TargetResult] = {}
     for target in sorted(wanted):
         expected, found = sources.get(target, NOTHING), own[target]
-        result = TargetResult(source_rows=expected[0], target_rows=found[0])
+        result = TargetResult(
+            source_rows=expected[0], target_rows=found[0], keep=max(samples, twins)
+        )
         results[target] = result
         if expected == found:
             result.matching = found[0]
     differing = [t for t in sorted(wanted) if sources.get(t, NOTHING) != own[t]]
     if differing:
-        _search(sides, chunk, pool, {t: results[t] for t in differing}, samples)
+        _search(sides, chunk, pool, {t: results[t] for t in differing})
+        for target in differing:
+            _pair_twins(sides.targets[target], results[target], twins)
+            _thin(results[target], samples)
     return results
 
 
@@ -261,7 +277,6 @@ def _search(
     chunk: Chunk,
     pool: ThreadPoolExecutor,
     results: dict[int, TargetResult],
-    samples: int,
 ) -> None:
     """Find the rows that differ in a slice whose totals do."""
     found = list(pool.map(lambda side: side.buckets(chunk), sides.everyone()))
@@ -282,7 +297,6 @@ def _search(
                 differing.append((bucket, max(should[0], does[0])))
         for group in _groups(differing):
             _compare_rows(sides, chunk, pool, target=target, buckets=group, result=result)
-        _thin(result, samples)
 
 
 def _groups(buckets: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
@@ -328,11 +342,34 @@ def _compare_rows(
         changed = min(times, lacking.pop(key, 0))
         result.changed += changed
         result.missing += times - changed
-        kind: Literal["changed", "missing"] = "changed" if changed else "missing"
-        result.samples.append(Difference(kind, target, key))
+        result.note("changed" if changed else "missing", target, key)
     for key, times in lacking.items():
         result.extra += times
-        result.samples.append(Difference("extra", target, key))
+        result.note("extra", target, key)
+
+
+def _pair_twins(side: Side, result: TargetResult, limit: int) -> None:
+    """Turn a missing and an extra row whose keys the database calls equal into a changed one."""
+    extras = {d.key: d for d in result.samples if d.kind == "extra"}
+    if not extras:
+        return
+    missing = [d for d in result.samples if d.kind == "missing"]
+    for difference in missing[:limit]:
+        query = sql.SQL("SELECT {} FROM ONLY {} WHERE {}").format(
+            hashing.key_text(side.columns),
+            bounds.table_identifier(side.columns.table),
+            bounds.key_equals(side.space, difference.key),
+        )
+        row = side.connection.execute(query).fetchone()
+        twin = extras.pop(tuple(row[0]), None) if row else None
+        if twin is None:
+            continue
+        result.samples.remove(difference)
+        result.samples.remove(twin)
+        result.samples.append(Difference("changed", twin.target, difference.key, twin.key))
+        result.missing -= 1
+        result.extra -= 1
+        result.changed += 1
 
 
 def _thin(result: TargetResult, samples: int) -> None:

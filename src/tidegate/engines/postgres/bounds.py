@@ -180,6 +180,19 @@ def _sampled(
     return [tuple(row) for row in connection.execute(query).fetchall()]
 
 
+def key_at(connection: Connection[TupleRow], space: KeySpace, position: int) -> Key | None:
+    """The key before which ``position`` rows lie; None when the table has no more."""
+    names = sql.SQL(", ").join(sql.Identifier(column.name) for column in space.columns)
+    texts = sql.SQL(", ").join(
+        sql.SQL("{}::text").format(sql.Identifier(column.name)) for column in space.columns
+    )
+    query = sql.SQL("SELECT {} FROM ONLY {} ORDER BY {} OFFSET {} LIMIT 1").format(
+        texts, table_identifier(space.table), names, sql.Literal(position)
+    )
+    row = connection.execute(query).fetchone()
+    return None if row is None else tuple(row)
+
+
 def condition(space: KeySpace, lower: Key | None, upper: Key | None) -> sql.Composable:
     """The condition ``lower <= key < upper``; a missing side is open.
 

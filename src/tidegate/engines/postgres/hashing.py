@@ -89,6 +89,15 @@ class HashColumns:
         """64 bits of a key, seeded apart from :meth:`row_hash`."""
         return sql.SQL("hash_record_extended({}, 7)").format(self.row(self.key))
 
+    def merged(self, other: HashColumns) -> HashColumns:
+        """Expressions for three sides: a column that two of them compare as text all do."""
+        assert self.names == other.names, "both start from the same source"
+        types = tuple(
+            mine if mine == theirs else ""
+            for mine, theirs in zip(self.base_types, other.base_types, strict=True)
+        )
+        return HashColumns(self.table, self.names, types, self.key, self.recode)
+
     def _expression(self, name: str, base_type: str) -> sql.Composable:
         column = sql.Identifier(name)
         if base_type in AS_THEY_ARE:

@@ -210,6 +210,7 @@ def record(
     uuid: str,
     shard: str,
     table: str,
+    *,
     chunk: int,
     counts: Mapping[str, int],
     samples: Sequence[Mapping[str, Any]],
@@ -236,10 +237,14 @@ def reopen(connection: Connection[TupleRow], uuid: str, shard: str) -> None:
     with connection.transaction():
         for statement in (
             "DELETE FROM _tidegate.vdiff_chunk WHERE uuid = %s AND shard = %s",
-            "UPDATE _tidegate.vdiff_table SET state = 'pending', started_at = NULL,"
-            " completed_at = NULL WHERE uuid = %s AND shard = %s",
-            "UPDATE _tidegate.vdiff SET started_at = NULL, completed_at = NULL"
-            " WHERE uuid = %s AND shard = %s",
+            (
+                "UPDATE _tidegate.vdiff_table SET state = 'pending', started_at = NULL,"
+                " completed_at = NULL WHERE uuid = %s AND shard = %s"
+            ),
+            (
+                "UPDATE _tidegate.vdiff SET started_at = NULL, completed_at = NULL"
+                " WHERE uuid = %s AND shard = %s"
+            ),
         ):
             connection.execute(statement, [uuid, shard])
 
