@@ -1,0 +1,344 @@
+"""Plans which statements make the tables at a target, and in which order around the copy.
+
+Four times: *before the data* come schemas, extensions, types, functions, sequences, tables with
+defaults, comments, owners and grants, and the key rows are identified by; *after the copy* plain
+secondary indexes, which a loaded table builds faster; *after the catch-up* whatever the rows need
+not satisfy half-way: unique and exclusion constraints, foreign keys, checks to be validated,
+triggers, rules (datapath rules 10 and 23). ``_tidegate`` objects and fence triggers never travel.
+
+Tables are made in one transaction together with their denying fence: nobody ever sees them open.
+What they lean on (a type, a function) is made when the target lacks it and left alone otherwise;
+whether an existing one is the same is the preflight's question.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from tidegate.engines.postgres import fence
+from tidegate.engines.postgres import schema_queries as queries
+from tidegate.engines.postgres.catalog import require_tables
+from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.schema_dump import Item, dump_items
+from tidegate.errors import AlreadyExistsError, FailedPreconditionError
+from tidegate.topology.names import TableName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.engines.postgres.catalog import Table
+    from tidegate.topology.connections import Endpoint
+
+#: Items a target may have already, and how to ask it: kind of item, function of the catalogue.
+_LOOK_UP = {
+    "SCHEMA": "to_regnamespace",
+    "TYPE": "to_regtype",
+    "DOMAIN": "to_regtype",
+    "FUNCTION": "to_regprocedure",
+    "PROCEDURE": "to_regprocedure",
+    "AGGREGATE": "to_regprocedure",
+    "COLLATION": "to_regcollation",
+    "SEQUENCE": "to_regclass",
+}
+
+#: When a part of a table is made; within a time in this order.
+_BEFORE = ("default", "key")
+_AFTER_COPY = ("index", "statistics")
+_AFTER_CATCH_UP = ("unique", "check", "foreign key", "rule", "trigger", "policy", "comment")
+
+
+@dataclass(frozen=True)
+class Support:
+    """Something the tables lean on; made unless ``identity`` exists at the target."""
+
+    kind: str
+    identity: str
+    ddl: str
+
+
+@dataclass(frozen=True)
+class SchemaPlan:
+    """The statements that make the tables at a target, in order.
+
+    Attributes:
+        tables: the tables.
+        extensions: what they need; must be available at the target.
+        roles: roles they name; must exist at the target.
+        support: schemas, types, functions and shared sequences they lean on.
+        pre_data: tables, their sequences, defaults, comments, grants.
+        keys: primary keys or the indexes of replica identities.
+        after_copy: (table, statement): indexes to build once the rows are there.
+        after_catchup: (table, statement): to build once the stream has passed H.
+        left_out: what is not carried, each in words.
+        extension_schemas: where each extension lies at the source.
+    """
+
+    tables: tuple[TableName, ...]
+    extensions: tuple[str, ...]
+    roles: tuple[str, ...]
+    support: tuple[Support, ...]
+    pre_data: tuple[str, ...]
+    keys: tuple[str, ...]
+    after_copy: tuple[tuple[TableName, str], ...]
+    after_catchup: tuple[tuple[TableName, str], ...]
+    left_out: tuple[str, ...]
+    extension_schemas: Mapping[str, str]
+
+    def listing(self) -> list[str]:
+        """One line for each thing that would be made, for a dry run."""
+        lines = [f"extension {name}, unless it is there" for name in self.extensions]
+        lines += [f"{s.kind.lower()} {s.identity}, unless it is there" for s in self.support]
+        lines += [f"table {table}" for table in self.tables]
+        count = Counter(table for table, _ in (*self.after_copy, *self.after_catchup))
+        lines += [
+            f"{number} indexes, constraints or triggers of {table} after its rows"
+            for table, number in sorted(count.items())
+        ]
+        return lines
+
+
+def plan_schema(source: Endpoint, tables: Iterable[TableName]) -> SchemaPlan:
+    """Read from the source how to make the tables elsewhere; changes nothing.
+
+    Raises:
+        NotFoundError: a table does not exist.
+        FailedPreconditionError: there is no pg_dump for the source's version.
+        SchemaDumpError: pg_dump failed, for instance at a table it may not lock.
+    """
+    with connect(source, purpose="schema", autocommit=False) as session:
+        session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        row = session.execute("SELECT pg_export_snapshot()").fetchone()
+        assert row is not None
+        snapshot = row[0]
+        found = require_tables(session, tables)
+        oids = {"oids": [table.oid for table in found.values()]}
+        needed = session.execute(queries.NEEDED, oids).fetchall()
+        parts = {
+            (class_oid, oid): (table, kind)
+            for class_oid, oid, table, kind in session.execute(queries.PARTS, oids)
+        }
+        own = [n[1] for n in needed] + [s.oid for t in found.values() for s in t.sequences]
+        roles = session.execute(queries.ROLES, oids | {"needed": own}).fetchall()
+        major = session.info.server_version // 10000
+        items = dump_items(
+            source, major=major, snapshot=snapshot, arguments=_table_arguments(found)
+        )
+        support: list[Item] = []
+        if any(extension is None for *_, extension in needed):
+            support = dump_items(
+                source, major=major, snapshot=snapshot, arguments=["--exclude-table=*.*"]
+            )
+        names = {e for *_, e in needed if e is not None}
+        names |= {identity for _, _, identity, kind, _ in needed if kind == "extension"}
+        extensions = session.execute(queries.EXTENSIONS, [list(names)]).fetchall()
+        session.rollback()
+    lists = _sort(found, items, support, needed=needed, parts=parts)
+    return lists.plan(dict(extensions), tuple(name for (name,) in roles))
+
+
+def _table_arguments(found: Mapping[TableName, Table]) -> list[str]:
+    """``--table`` for each table and each sequence that no column owns; patterns kept literal."""
+    names = list(found)
+    names += [s.name for t in found.values() for s in t.sequences if s.kind == "used"]
+    return [f"--table={_pattern(name.schema)}.{_pattern(name.name)}" for name in sorted(set(names))]
+
+
+def _pattern(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _sort(
+    found: Mapping[TableName, Table],
+    items: list[Item],
+    support: list[Item],
+    *,
+    needed: list[tuple[Any, ...]],
+    parts: Mapping[tuple[int, int], tuple[int, str]],
+) -> _Lists:
+    """Put each item where it belongs."""
+    table_of = {table.oid: name for name, table in found.items()}
+    shared = {s.oid for t in found.values() for s in t.sequences if s.kind == "used"}
+    identities = {(c, o): identity for c, o, identity, _, _ in needed}
+    lists = _Lists(found)
+    for item in items:
+        if item.kind == "SEQUENCE" and item.oid in shared:
+            lists.support(item, identities[item.class_oid, item.oid])
+        elif item.oid and (item.class_oid, item.oid) in parts:
+            table, part = parts[item.class_oid, item.oid]
+            lists.part(item, table_of[table], part)
+        elif item.kind == "ROW SECURITY":
+            lists.part(item, TableName(item.schema, item.name), "policy")
+        elif item.kind in ("COMMENT", "SECURITY LABEL"):
+            lists.comment(item)
+        else:
+            lists.pre_data.append(item.ddl)
+    wanted = {(c, o) for c, o, _, kind, e in needed if e is None and kind != "extension"}
+    made = {(i.class_oid, i.oid) for i in items}
+    for item in support:
+        if (item.class_oid, item.oid) in wanted and item.kind in _LOOK_UP:
+            lists.support(item, identities[item.class_oid, item.oid])
+            made.add((item.class_oid, item.oid))
+        elif not item.oid and item.kind in ("ACL", "COMMENT"):
+            lists.attach(item)
+    lists.left_out += [
+        f"{kind} {identity}"
+        for c, o, identity, kind, e in needed
+        if e is None and (c, o) not in made and kind != "extension"
+    ]
+    return lists
+
+
+class _Lists:
+    """The statements of a plan while they are sorted."""
+
+    def __init__(self, found: Mapping[TableName, Table]) -> None:
+        self.found = found
+        self.supports: list[Support] = []
+        self.support_names: dict[tuple[str, str], int] = {}
+        self.pre_data: list[str] = []
+        self.keys: list[str] = []
+        self.after_copy: list[tuple[int, TableName, str]] = []
+        self.after_catchup: list[tuple[int, TableName, str]] = []
+        self.left_out: list[str] = []
+        self.placed: dict[tuple[str, str], tuple[TableName, str]] = {}
+
+    def support(self, item: Item, identity: str) -> None:
+        name = f"{item.kind} {item.name}"
+        self.support_names[item.schema, name] = len(self.supports)
+        self.supports.append(Support(item.kind, identity, item.ddl))
+
+    def attach(self, item: Item) -> None:
+        """Put a grant or comment with the support it is about; others are not wanted."""
+        at = self.support_names.get((item.schema, item.name))
+        if at is not None:
+            found = self.supports[at]
+            self.supports[at] = Support(found.kind, found.identity, f"{found.ddl}\n{item.ddl}")
+
+    def part(self, item: Item, table: TableName, part: str) -> None:
+        name = item.name.removeprefix(f"{table.name} ")
+        self.placed[table.schema, name] = (table, part)
+        if part in _BEFORE:
+            (self.keys if part == "key" else self.pre_data).append(item.ddl)
+        elif part in _AFTER_COPY:
+            self.after_copy.append((_AFTER_COPY.index(part), table, item.ddl))
+        elif part in _AFTER_CATCH_UP:
+            self.after_catchup.append((_AFTER_CATCH_UP.index(part), table, item.ddl))
+        elif part == "foreign key out":
+            self.left_out.append(f"foreign key {name} of {table}, which leads out of the set")
+
+    def comment(self, item: Item) -> None:
+        """Comments on tables and columns come with them, others with what they are about."""
+        about, _, name = item.name.partition(" ")
+        subject, _, _ = name.partition(" ON ")
+        table, part = None, ""
+        if about in ("INDEX", "CONSTRAINT", "TRIGGER", "RULE", "POLICY", "STATISTICS"):
+            table, part = self.placed.get((item.schema, subject), (None, ""))
+        if about == "TRIGGER" and subject.startswith("_tidegate_"):
+            return
+        if table is None or part in _BEFORE:
+            (self.keys if part == "key" else self.pre_data).append(item.ddl)
+        elif part in _AFTER_COPY:
+            self.after_copy.append((len(_AFTER_COPY), table, item.ddl))
+        elif part in _AFTER_CATCH_UP:
+            self.after_catchup.append((_AFTER_CATCH_UP.index("comment"), table, item.ddl))
+
+    def plan(self, extensions: dict[str, str], roles: tuple[str, ...]) -> SchemaPlan:
+        given = {s.identity for s in self.supports} | {"public", "pg_catalog"}
+        schemas = {sql.Identifier(schema).as_string() for schema in extensions.values()} - given
+        schemas -= {sql.Identifier(schema).as_string() for schema in ("public", "pg_catalog")}
+        homes = [Support("SCHEMA", name, f"CREATE SCHEMA {name};") for name in sorted(schemas)]
+        return SchemaPlan(
+            tables=tuple(sorted(self.found)),
+            extensions=tuple(sorted(extensions)),
+            roles=roles,
+            support=(*homes, *self.supports),
+            pre_data=tuple(self.pre_data),
+            keys=tuple(self.keys),
+            after_copy=tuple(a[1:] for a in sorted(self.after_copy, key=lambda a: a[0])),
+            after_catchup=tuple(a[1:] for a in sorted(self.after_catchup, key=lambda a: a[0])),
+            left_out=tuple(self.left_out),
+            extension_schemas=extensions,
+        )
+
+
+def missing_roles(target: Connection[TupleRow], plan: SchemaPlan) -> list[str]:
+    """Roles of the plan that the target lacks."""
+    rows = target.execute(
+        "SELECT r FROM unnest(%s::text[]) AS r"
+        " WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) ORDER BY r",
+        [list(plan.roles)],
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def create_tables(
+    target: Connection[TupleRow], plan: SchemaPlan, *, workflow_uuid: str, workflow: str
+) -> None:
+    """Make everything that comes before the data, and the denying fence, in one transaction.
+
+    ``_tidegate`` must be installed. All or nothing.
+
+    Raises:
+        AlreadyExistsError: a table is there already.
+        FailedPreconditionError: a role or extension is missing, or a right.
+    """
+    try:
+        with target.transaction():
+            target.execute("SET LOCAL check_function_bodies = off")
+            target.execute("SET LOCAL client_min_messages = warning")
+            _make_support(target, plan)
+            for statement in (*plan.pre_data, *plan.keys):
+                target.execute(_trusted(statement))
+            fence.arm_new(target, workflow_uuid, "target", plan.tables, workflow=workflow)
+    except psycopg.errors.DuplicateTable as error:
+        raise AlreadyExistsError(
+            f"the tables cannot be made in {target.info.dbname}: {_first_line(error)}",
+            next_step="drop or rename it there, or choose another target",
+        ) from None
+    except psycopg.errors.Error as error:
+        if target.closed:
+            raise
+        raise FailedPreconditionError(
+            f"the tables cannot be made in {target.info.dbname}: {_first_line(error)}",
+            next_step="mend it there and repeat the command; nothing was left behind",
+            sqlstate=error.sqlstate,
+        ) from error
+
+
+def _make_support(target: Connection[TupleRow], plan: SchemaPlan) -> None:
+    schemas = [s for s in plan.support if s.kind == "SCHEMA"]
+    others = [s for s in plan.support if s.kind != "SCHEMA"]
+    _make_missing(target, schemas)
+    for name in plan.extensions:
+        target.execute(
+            sql.SQL("CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA {}").format(
+                sql.Identifier(name), sql.Identifier(plan.extension_schemas[name])
+            )
+        )
+    _make_missing(target, others)
+
+
+def _make_missing(target: Connection[TupleRow], supports: Iterable[Support]) -> None:
+    for support in supports:
+        look_up = sql.SQL("SELECT {}(%s) IS NOT NULL").format(
+            sql.Identifier("pg_catalog", _LOOK_UP[support.kind])
+        )
+        if target.execute(look_up, [support.identity]).fetchone() == (False,):
+            target.execute(_trusted(support.ddl))
+
+
+def _trusted(statement: str) -> sql.SQL:
+    """A statement of pg_dump, to be run as it is."""
+    return sql.SQL(statement)
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return str(error).partition("\n")[0]
