@@ -13,18 +13,20 @@ from tidegate.engines.postgres.catalog import (
     Table,
 )
 from tidegate.engines.postgres.connection import ServerFacts
-from tidegate.engines.postgres.survey import Survey
+from tidegate.engines.postgres.survey import SequenceFacts, Survey
 from tidegate.topology.model import Snapshot
 from tidegate.topology.names import TableName
 from tidegate.topology.records import Keyspace, Shard
 from tidegate.topology.vschema import ColumnVindex, TableSpec, VindexSpec, VSchema
-from tidegate.workflow.preflight.facts import DatabaseFacts, Facts, PreflightRequest
+from tidegate.workflow.preflight.facts import ActiveWorkflow, DatabaseFacts, Facts, PreflightRequest
 from tidegate.workflow.preflight.registry import run_preflight
 from tidegate.workflow.state import WorkflowType
 
 if TYPE_CHECKING:
     from tidegate.workflow.preflight.check import Finding
 
+T = TableName("public", "t")
+ROLES = frozenset({"owner", "tidegate"})
 OIDS = {"integer": 23, "bigint": 20, "text": 25, "oid": 26, "double precision": 701}
 
 
@@ -235,3 +237,63 @@ def reshard_request(**changes: Any) -> PreflightRequest:
 def findings(asked: PreflightRequest, seen: Facts, check_id: str) -> list[Finding]:
     """The findings of one check."""
     return [found for found in run_preflight(asked, seen) if found.id == check_id]
+
+
+def source(*tables: Any, **changes: Any) -> Facts:
+    return facts(*tables, sources=(database("0", *tables, keyspace="commerce", **changes),))
+
+
+def target(*tables: Any, there: tuple[Any, ...] = (), **changes: Any) -> Facts:
+    made = database("0", *there, keyspace="customer", number="2", **changes)
+    return facts(*tables, targets=(made,))
+
+
+def known(**changes: Any) -> Survey:
+    return Survey(roles=ROLES, **changes)
+
+
+def active(name: str, *tables: TableName) -> tuple[ActiveWorkflow, ...]:
+    return (ActiveWorkflow(name, "commerce", "customer", tables),)
+
+
+def resharding(*targets: str, serving: bool = False) -> Facts:
+    topology = snapshot(sharded(), "0").with_shard(
+        *(Shard("customer", name, serving=serving) for name in targets)
+    )
+    made = database("0", table(), keyspace="customer")
+    there = tuple(
+        database(name, keyspace="customer", number=str(place))
+        for place, name in enumerate(targets, 2)
+    )
+    return facts(table(), snapshot=topology, sources=(made,), targets=there)
+
+
+def sequence(**changes: Any) -> SequenceFacts:
+    made = SequenceFacts(
+        name=TableName("public", "t_id_seq"),
+        type_name="bigint",
+        start=1,
+        increment=1,
+        minimum=1,
+        maximum=2**63 - 1,
+        cache=1,
+        cycle=False,
+        persistence="p",
+        used_by=(T,),
+    )
+    return replace(made, **changes)
+
+
+def sequences(**changes: Any) -> Survey:
+    made = sequence(**changes)
+    return known(sequences={made.name: made})
+
+
+def typed(name: str, **changes: Any) -> Any:
+    return table(columns=(column("id"), column("c", name, **changes)))
+
+
+def both(here: dict[str, Any], there: dict[str, Any]) -> Facts:
+    """One table, and a survey of each side."""
+    targets = target(survey=known(**there)).targets
+    return replace(source(table(), survey=known(**here)), targets=targets)

@@ -3,104 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from make_facts import (
+    T,
+    active,
+    both,
     column,
     database,
     facts,
     foreign_key,
     index,
+    known,
     primary_key,
     request,
     reshard_request,
+    resharding,
+    sequences,
     server,
     sharded,
     snapshot,
+    source,
     split_facts,
     split_request,
     table,
+    target,
+    typed,
 )
 from tidegate.engines.postgres.abilities import Abilities, MissingAbility
 from tidegate.engines.postgres.catalog import Trigger
 from tidegate.engines.postgres.survey import (
+    Need,
     OpenTransaction,
     OtherSession,
     PreparedTransaction,
-    SequenceFacts,
-    Survey,
     TypeFacts,
 )
 from tidegate.topology.names import TableName
 from tidegate.topology.records import Shard
 from tidegate.topology.vschema import TableSpec, VindexSpec, VSchema
 from tidegate.workflow.preflight.facts import (
-    ActiveWorkflow,
     Capacity,
     Facts,
     PreflightRequest,
 )
 
-T = TableName("public", "t")
-ROLES = frozenset({"owner", "tidegate"})
-
-
-def source(*tables: Any, **changes: Any) -> Facts:
-    return facts(*tables, sources=(database("0", *tables, keyspace="commerce", **changes),))
-
-
-def target(*tables: Any, there: tuple[Any, ...] = (), **changes: Any) -> Facts:
-    made = database("0", *there, keyspace="customer", number="2", **changes)
-    return facts(*tables, targets=(made,))
-
-
-def known(**changes: Any) -> Survey:
-    return Survey(roles=ROLES, **changes)
-
-
-def active(name: str, *tables: TableName) -> tuple[ActiveWorkflow, ...]:
-    return (ActiveWorkflow(name, "commerce", "customer", tables),)
-
-
-def resharding(*targets: str, serving: bool = False) -> Facts:
-    topology = snapshot(sharded(), "0").with_shard(
-        *(Shard("customer", name, serving=serving) for name in targets)
-    )
-    made = database("0", table(), keyspace="customer")
-    there = tuple(
-        database(name, keyspace="customer", number=str(place))
-        for place, name in enumerate(targets, 2)
-    )
-    return facts(table(), snapshot=topology, sources=(made,), targets=there)
-
-
-def sequence(**changes: Any) -> SequenceFacts:
-    made = SequenceFacts(
-        name=TableName("public", "t_id_seq"),
-        type_name="bigint",
-        start=1,
-        increment=1,
-        minimum=1,
-        maximum=2**63 - 1,
-        cache=1,
-        cycle=False,
-        persistence="p",
-        used_by=(T,),
-    )
-    return replace(made, **changes)
-
-
-def sequences(**changes: Any) -> Survey:
-    made = sequence(**changes)
-    return known(sequences={made.name: made})
-
-
-def typed(name: str, **changes: Any) -> Any:
-    return table(columns=(column("id"), column("c", name, **changes)))
-
-
 MOOD = TypeFacts("public.mood", "e", None, ("sad", "happy"))
-HSTORE = TypeFacts("public.hstore", "b", "hstore")
 TRIGGER = Trigger("audit", "A", "public.log", own=False, ddl="")
 
 type Case = tuple[str, PreflightRequest, Facts, str]
@@ -418,50 +365,78 @@ TARGET_CASES: list[Case] = [
         "may not set",
     ),
     ("TG-PF-408", request(), target(table(), there=(table(triggers=(TRIGGER,)),)), "ENABLE ALWAYS"),
-    ("TG-PF-409", request(), facts(table(acl=("web=r/owner",))), "role web, which"),
+    (
+        "TG-PF-405",
+        split_request(),
+        split_facts(
+            sharded(),
+            table(),
+            targets=(
+                database("-80", table(), keyspace="customer", number="2"),
+                database("80-", keyspace="customer", number="3"),
+            ),
+        ),
+        "do not exist there: t",
+    ),
+    ("TG-PF-409", request(), source(table(), survey=known(roles_needed=("web",))), "role web"),
     (
         "TG-PF-410",
         request(),
-        source(typed("public.hstore"), survey=known(types={"public.hstore": HSTORE})),
-        "extension hstore, used by t",
+        source(table(), survey=known(needs=(Need("type", "public.hstore", "hstore"),))),
+        "extension hstore is not available",
     ),
     (
         "TG-PF-411",
         request(),
-        replace(
-            source(
-                typed("public.hstore"),
-                survey=known(types={"public.hstore": HSTORE}, extensions={"hstore": "1.8"}),
-            ),
-            targets=target(survey=known(extensions={"hstore": "1.7"})).targets,
+        both(
+            {"needs": (Need("extension", "hstore"),), "extensions": {"hstore": "1.8"}},
+            {"extensions": {"hstore": "1.7"}},
         ),
         "1.7 there",
     ),
     (
         "TG-PF-412",
         request(),
-        source(typed("public.mood[]"), survey=known(types={"public.mood": MOOD})),
-        "public.mood, used by t, does not exist",
-    ),
-    (
-        "TG-PF-412",
-        request(),
-        replace(
-            source(typed("public.mood"), survey=known(types={"public.mood": MOOD})),
-            targets=target(
-                survey=known(types={"public.mood": replace(MOOD, labels=("sad",))})
-            ).targets,
+        both(
+            {"needs": (Need("type", "public.mood"),), "types": {"public.mood": MOOD}},
+            {"types": {"public.mood": replace(MOOD, definition=("sad",))}},
         ),
-        "defined differently",
+        "type public.mood is (sad) there, (sad, happy) at commerce/0",
     ),
     (
         "TG-PF-413",
         request(),
-        source(table(), survey=known(functions_needed={T: ("public.f(integer)",)})),
-        "public.f(integer), called by t",
+        both(
+            {"needs": (Need("function", "public.f()"),), "functions": {"public.f()": "a"}},
+            {"functions": {"public.f()": "b"}},
+        ),
+        "public.f() differs",
     ),
     ("TG-PF-414", request(), target(table(), server=server(encoding="LATIN1")), "LATIN1"),
-    ("TG-PF-415", request(), facts(typed("text", collation="public.de")), "public.de, used by t"),
+    (
+        "TG-PF-415",
+        request(),
+        facts(typed("text", collation='pg_catalog."de_DE"')),
+        "used by t, does not exist",
+    ),
+    (
+        "TG-PF-415",
+        request(),
+        replace(
+            both({"collations": {"public.de": "i de t"}}, {"collations": {"public.de": "i sv t"}}),
+            sources=source(
+                typed("text", collation="public.de"),
+                survey=known(collations={"public.de": "i de t"}),
+            ).sources,
+        ),
+        "is defined differently",
+    ),
+    (
+        "TG-PF-418",
+        request(),
+        source(table(), survey=known(needs=(Need("operator", "public.=== (a, a)"),))),
+        "operator public.=== (a, a) does not exist",
+    ),
     (
         "TG-PF-416",
         request(),

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from make_facts import (
+    T,
+    active,
+    both,
     column,
     database,
     facts,
     findings,
     foreign_key,
+    known,
     primary_key,
     request,
     reshard_request,
+    resharding,
     server,
     sharded,
     snapshot,
+    source,
     split_facts,
     split_request,
     table,
+    target,
+    typed,
 )
-from preflight_cases import CASES, T, active, known, resharding, source, target, typed
-from tidegate.engines.postgres.survey import OtherSession
+from preflight_cases import CASES, MOOD
+from tidegate.engines.postgres.survey import Need, OtherSession
 from tidegate.topology.vschema import TableKind, TableSpec, VSchema
 from tidegate.workflow.preflight.check import Severity
 from tidegate.workflow.preflight.facts import (
@@ -131,10 +139,25 @@ def test_oid_columns_are_fine_where_there_are_no_large_objects() -> None:
     assert run_preflight(request(), facts(typed("oid"))) == []
 
 
-def test_grantees_with_odd_names_are_read_from_the_access_list() -> None:
-    made = table(acl=('"we""b=1"=r/owner', "=r/owner"))
-    (found,) = findings(request(), facts(made), "TG-PF-409")
-    assert found.details["role"] == 'we"b=1'
+def test_what_comes_along_with_the_tables_may_be_missing_at_the_target() -> None:
+    needs = tuple(
+        Need(kind, f"public.{kind}") for kind in ("type", "function", "collation", "schema")
+    )
+    assert run_preflight(request(), source(table(), survey=known(needs=needs))) == []
+
+
+def test_equal_definitions_on_both_sides_are_no_findings() -> None:
+    same: dict[str, Any] = {
+        "types": {"public.mood": MOOD},
+        "functions": {"public.f()": "digest"},
+        "others": frozenset({("operator", "public.=== (a, a)")}),
+    }
+    needs = (
+        Need("type", "public.mood"),
+        Need("function", "public.f()"),
+        Need("operator", "public.=== (a, a)"),
+    )
+    assert run_preflight(request(), both(same | {"needs": needs}, same)) == []
 
 
 def test_a_server_that_hosts_several_shards_needs_a_slot_for_each() -> None:

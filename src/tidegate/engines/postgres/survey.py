@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, LiteralString
 import psycopg
 from psycopg import sql
 
+from tidegate.engines.postgres import schema_queries
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
@@ -79,12 +80,24 @@ class SequenceFacts:
 
 @dataclass(frozen=True)
 class TypeFacts:
-    """A type people or an extension made; an enum's labels in order."""
+    """A type people or an extension made.
+
+    ``definition``: labels of an enum, columns of a composite type, base and checks of a domain.
+    """
 
     name: str
     kind: str
     extension: str | None
-    labels: tuple[str, ...] = ()
+    definition: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something outside the system that the tables lean on; an extension's when it is named."""
+
+    kind: str
+    identity: str
+    extension: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,10 +108,11 @@ class Survey:
         extensions: installed ones with their versions.
         available_extensions: versions that could be installed, by name.
         types: types outside the system's schemas, by qualified name.
-        collations: collations there are, qualified and quoted, with the version recorded.
-        functions: functions outside the system's schemas, as ``schema.name(arguments)``.
-        functions_needed: of the given tables: functions that defaults, constraints, indexes or
-            triggers call and that belong to no extension.
+        collations: collations there are, qualified and quoted, with their definitions.
+        functions: functions outside the system's schemas, with a digest of their definitions.
+        others: (kind, identity) of objects people made that a schema copy does not carry.
+        needs: what the given tables lean on.
+        roles_needed: roles that the given tables and what they lean on name.
         views: of the given tables: views and materialised views that read them.
         publications: of the given tables: publications, other than Tidegate's, that have them.
         non_empty: of the given tables, those that hold at least one row.
@@ -111,9 +125,11 @@ class Survey:
     extensions: Mapping[str, str] = field(default_factory=dict)
     available_extensions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     types: Mapping[str, TypeFacts] = field(default_factory=dict)
-    collations: Mapping[str, str | None] = field(default_factory=dict)
-    functions: frozenset[str] = frozenset()
-    functions_needed: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
+    collations: Mapping[str, str] = field(default_factory=dict)
+    functions: Mapping[str, str] = field(default_factory=dict)
+    others: frozenset[tuple[str, str]] = frozenset()
+    needs: tuple[Need, ...] = ()
+    roles_needed: tuple[str, ...] = ()
     views: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
     publications: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
     sequences: Mapping[TableName, SequenceFacts] = field(default_factory=dict)
@@ -135,8 +151,17 @@ SELECT name::text, array_agg(version ORDER BY version)
 
 _TYPES = """
 SELECT format_type(t.oid, NULL), t.typtype::text, e.extname::text,
-       ARRAY(SELECT l.enumlabel::text FROM pg_enum l WHERE l.enumtypid = t.oid
-              ORDER BY l.enumsortorder)
+       CASE t.typtype
+         WHEN 'e' THEN ARRAY(SELECT l.enumlabel::text FROM pg_enum l WHERE l.enumtypid = t.oid
+                              ORDER BY l.enumsortorder)
+         WHEN 'c' THEN ARRAY(SELECT format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod))
+                               FROM pg_attribute a
+                              WHERE a.attrelid = t.typrelid AND a.attnum > 0
+                                AND NOT a.attisdropped ORDER BY a.attnum)
+         WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod)
+                       || ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k
+                                 WHERE k.contypid = t.oid ORDER BY 1)
+         ELSE '{}' END
   FROM pg_type t
   JOIN pg_namespace n ON n.oid = t.typnamespace
   LEFT JOIN pg_class c ON c.oid = t.typrelid
@@ -150,7 +175,10 @@ SELECT format_type(t.oid, NULL), t.typtype::text, e.extname::text,
 """
 
 _COLLATIONS = """
-SELECT DISTINCT ON (1) format('%I.%I', n.nspname, c.collname), c.collversion
+SELECT DISTINCT ON (1) format('%I.%I', n.nspname, c.collname),
+       concat_ws(' ', c.collprovider, c.collcollate, c.collctype,
+                 coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale'),
+                 to_jsonb(c) ->> 'collicurules', c.collisdeterministic)
   FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
  WHERE c.collencoding IN (-1, (SELECT encoding FROM pg_database
                                 WHERE datname = current_database()))
@@ -164,35 +192,29 @@ SELECT coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') || ':'
   FROM pg_database d WHERE d.datname = current_database()
 """
 
-_FUNCTION_NAME = (
-    "format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))"
-)
-
-_FUNCTIONS = f"""
-SELECT {_FUNCTION_NAME}
+_FUNCTIONS = """
+SELECT (pg_identify_object('pg_proc'::regclass, p.oid, 0)).identity,
+       CASE p.prokind WHEN 'a' THEN '' ELSE md5(pg_get_functiondef(p.oid)) END
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', '_tidegate')
-"""  # noqa: S608 - a constant of this module
-
-_FUNCTIONS_NEEDED = """
-SELECT DISTINCT use.table_oid::int8,
-       format('%%I.%%I(%%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
-  FROM (SELECT d.refobjid, coalesce(a.adrelid, c.conrelid, t.tgrelid, i.indrelid) AS table_oid
-          FROM pg_depend d
-          LEFT JOIN pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid
-          LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
-          LEFT JOIN pg_trigger t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
-          LEFT JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
-         WHERE d.refclassid = 'pg_proc'::regclass) AS use
-  JOIN pg_proc p ON p.oid = use.refobjid
-  JOIN pg_namespace n ON n.oid = p.pronamespace
- WHERE use.table_oid = ANY(%(oids)s)
-   AND n.nspname NOT IN ('pg_catalog', 'information_schema', '_tidegate')
-   AND NOT EXISTS (SELECT FROM pg_depend e
-                    WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid
-                      AND e.refclassid = 'pg_extension'::regclass AND e.deptype = 'e')
- ORDER BY 1, 2
 """
+
+#: Catalogues of what the tables may lean on and a schema copy does not carry.
+_OTHERS = " UNION ALL ".join(
+    f"SELECT o.type, o.identity FROM {catalog} AS c"
+    f" CROSS JOIN LATERAL pg_identify_object('{catalog}'::regclass, c.oid, 0) AS o"
+    " WHERE c.oid >= 16384"
+    for catalog in (
+        "pg_operator",
+        "pg_opclass",
+        "pg_opfamily",
+        "pg_cast",
+        "pg_conversion",
+        "pg_language",
+        "pg_ts_config",
+        "pg_ts_dict",
+    )
+)
 
 _VIEWS = """
 SELECT DISTINCT d.refobjid::int8, format('%%I.%%I', n.nspname, v.relname)
@@ -262,7 +284,7 @@ SELECT pid, coalesce(application_name, ''), coalesce(host(client_addr), 'local')
 def survey(
     connection: Connection[TupleRow],
     tables: Mapping[TableName, int],
-    sequences: Iterable[int],
+    sequences: list[int],
     *,
     transaction_age_s: float,
     look_for_rows: bool,
@@ -277,6 +299,10 @@ def survey(
         look_for_rows: whether to look if the tables hold rows.
     """
     non_empty, unreadable = _rows(connection, tables) if look_for_rows else (set(), set())
+    oids = list(tables.values())
+    needed = connection.execute(schema_queries.NEEDED, {"oids": oids}).fetchall()
+    leaned_on = [row[1] for row in needed]
+    naming = {"oids": oids, "needed": [*leaned_on, *sequences]}
     own_collation = connection.execute(_DEFAULT_COLLATION).fetchone()
     counted = connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
     assert own_collation is not None
@@ -292,11 +318,13 @@ def survey(
             for row in connection.execute(_TYPES)
         },
         collations=dict(connection.execute(_COLLATIONS).fetchall()),
-        functions=_names(connection, _FUNCTIONS),
-        functions_needed=_by_table(connection, _FUNCTIONS_NEEDED, tables),
+        functions=dict(connection.execute(_FUNCTIONS).fetchall()),
+        others=frozenset((row[0], row[1]) for row in connection.execute(_OTHERS)),
+        needs=tuple(Need(kind, identity, e) for _, _, identity, kind, e in needed),
+        roles_needed=tuple(row[0] for row in connection.execute(schema_queries.ROLES, naming)),
         views=_by_table(connection, _VIEWS, tables),
         publications=_by_table(connection, _PUBLICATIONS, tables),
-        sequences=_sequences(connection, list(sequences)),
+        sequences=_sequences(connection, sequences),
         open_transactions=tuple(
             OpenTransaction(*row)
             for row in connection.execute(_TRANSACTIONS, [transaction_age_s, SESSIONS_MAX])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tidegate.engines.postgres.catalog import Table
     from tidegate.engines.postgres.connection import ServerFacts
+    from tidegate.engines.postgres.survey import Need
     from tidegate.topology.keyrange import KeyRange
     from tidegate.topology.model import Snapshot
     from tidegate.topology.names import TableName
@@ -189,3 +190,8 @@ def selected_tables(
     named = set(request.tables) | set(request.exclude_tables)
     meant = (set(request.tables) or there) - set(request.exclude_tables)
     return tuple(sorted(meant & there)), tuple(sorted(named - there))
+
+
+def needs(facts: Facts) -> tuple[Need, ...]:
+    """What the wanted tables lean on, as the source says from which their schema is copied."""
+    return facts.sources[0].survey.needs if facts.sources else ()

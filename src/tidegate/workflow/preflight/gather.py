@@ -115,7 +115,7 @@ def _databases(
             survey=survey(
                 connection,
                 {table.name: table.oid for table in chosen},
-                {sequence.oid for table in chosen for sequence in table.sequences},
+                sorted({sequence.oid for table in chosen for sequence in table.sequences}),
                 transaction_age_s=LONG_TRANSACTION_S,
                 look_for_rows=bool(to_be_made),
             ),

@@ -6,7 +6,6 @@ and generation, and the key. The order of columns, indexes, owners and comments 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from psycopg import sql
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 #: One mebibyte; findings give sizes in it.
 MIB: Final = 1024 * 1024
-
-_DECORATION = re.compile(r"(\([^)]*\))?(\[\])*$")
 
 
 def shape_differences(one: Table, other: Table) -> list[str]:
@@ -52,11 +49,6 @@ def _column_differences(one: Column, other: Column) -> list[str]:
     if bool(one.generated) != bool(other.generated):
         found.append(f"{one.name} is generated on one side only")
     return found
-
-
-def bare_type(type_name: str) -> str:
-    """The type behind a column's: without modifier and array brackets."""
-    return _DECORATION.sub("", type_name)
 
 
 def quoted(*names: str) -> str:

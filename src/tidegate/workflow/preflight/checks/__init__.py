@@ -64,6 +64,7 @@ from tidegate.workflow.preflight.checks import (
     target_vschema,
     targets_serving,
     types,
+    uncarried_objects,
     unique_across_shards,
     unknown_tables,
     untested_version,
@@ -150,4 +151,5 @@ ALL: Final[tuple[Check, ...]] = (
     collations.CHECK,
     default_collation.CHECK,
     disk_capacity.CHECK,
+    uncarried_objects.CHECK,
 )

@@ -1,4 +1,4 @@
-"""Refuses targets that lack a collation the columns name."""
+"""Refuses targets on which a collation of the columns is missing or another one."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ if TYPE_CHECKING:
 
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
-    """Collations that columns name and a target does not know."""
+    """Collations of columns that a target lacks and cannot be given, or defines otherwise."""
     needed: dict[str, list[str]] = {}
     for table in facts.model_tables():
         for name in sorted({column.collation for column in table.columns if column.collation}):
             needed.setdefault(name, []).append(str(table.name))
-    for database in facts.targets:
+    for source in facts.sources[:1]:
         for name, tables in sorted(needed.items()):
-            if name not in database.survey.collations:
-                yield Problem(
-                    f"{database.label} {name}",
-                    f"collation {name}, used by {', '.join(tables)}, does not exist there",
-                )
+            wanted = source.survey.collations.get(name)
+            for database in facts.targets:
+                found = database.survey.collations.get(name)
+                lacking = found is None and name.startswith("pg_catalog.")
+                if lacking or (found is not None and found != wanted):
+                    state = "does not exist" if lacking else "is defined differently"
+                    yield Problem(
+                        f"{database.label} {name}",
+                        f"collation {name}, used by {', '.join(tables)}, {state} there",
+                    )
 
 
 CHECK = Check(
     id="TG-PF-415",
-    title="A collation is missing at the target",
+    title="A collation is missing or different at the target",
     severity=Severity.ERROR,
     cause=(
-        "A column names a collation that the target does not have, so its table cannot be "
-        "made there."
+        "A column names a collation of the server that the target does not have, or one that "
+        "means another order or equality there."
     ),
-    remedy=(
-        "CREATE COLLATION at the target as it is at the source, or install the operating "
-        "system's locale"
-    ),
+    remedy="install the operating system's locale, or bring the definitions together",
     find=find,
 )

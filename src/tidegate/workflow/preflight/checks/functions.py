@@ -1,10 +1,11 @@
-"""Refuses targets that lack a function the tables call."""
+"""Warns of targets that define a needed function otherwise."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.facts import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,34 +13,29 @@ if TYPE_CHECKING:
     from tidegate.workflow.preflight.facts import Facts, PreflightRequest
 
 
-def find(request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
-    """Functions that the wanted tables call and a target does not have."""
-    if request.skip_schema_copy:
-        return
-    needed: dict[str, list[str]] = {}
+def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
+    """Needed functions that a target has with another definition."""
     for source in facts.sources[:1]:
-        for name in facts.wanted:
-            for function in source.survey.functions_needed.get(name, ()):
-                needed.setdefault(function, []).append(str(name))
-    for database in facts.targets:
-        for function, tables in sorted(needed.items()):
-            if function not in database.survey.functions:
-                yield Problem(
-                    f"{database.label} {function}",
-                    f"function {function}, called by {', '.join(tables)}, does not exist there",
-                )
+        for need in needs(facts):
+            wanted = source.survey.functions.get(need.identity)
+            if wanted is None or need.extension is not None:
+                continue
+            for database in facts.targets:
+                if database.survey.functions.get(need.identity, wanted) != wanted:
+                    yield Problem(
+                        f"{database.label} {need.identity}",
+                        f"function {need.identity} differs from the one at {source.label}",
+                    )
 
 
 CHECK = Check(
     id="TG-PF-413",
-    title="A function is missing at the target",
-    severity=Severity.ERROR,
+    title="A function is defined differently at the target",
+    severity=Severity.WARNING,
     cause=(
-        "Defaults, constraints, indexes and triggers call functions, which do not come along "
-        "with a table."
+        "A function that the target has already is left as it is; defaults, constraints and "
+        "triggers of the tables will call that one."
     ),
-    remedy=(
-        "create the function at the target as it is at the source: pg_dump --schema-only shows it"
-    ),
+    remedy="compare the definitions: \\\\sf in psql shows them",
     find=find,
 )

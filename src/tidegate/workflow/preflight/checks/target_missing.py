@@ -1,4 +1,4 @@
-"""Refuses to skip the schema copy where tables are missing."""
+"""Refuses targets that lack tables which are expected there."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 
 def find(request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
-    """Wanted tables that do not exist at a target, when the schema copy is skipped."""
+    """Wanted tables that are expected at a target and do not exist there."""
+    expected = set(facts.wanted)
     if not request.skip_schema_copy:
-        return
+        expected &= {name for database in facts.targets for name in database.tables}
     for database in facts.targets:
-        missing = [str(name) for name in facts.wanted if name not in database.tables]
+        missing = [str(name) for name in sorted(expected) if name not in database.tables]
         if missing:
             yield Problem(
                 database.label,
@@ -28,9 +29,13 @@ def find(request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
 
 CHECK = Check(
     id="TG-PF-405",
-    title="A target table is missing, and the schema is not to be copied",
+    title="A target table is missing",
     severity=Severity.ERROR,
-    cause="With --skip-schema-copy the tables are expected at every target.",
-    remedy="create the tables, or leave --skip-schema-copy out",
+    cause=(
+        "With --skip-schema-copy the tables are expected at every target; and a table that "
+        "exists at one target is expected at all of them, since tables are made everywhere or"
+        " nowhere."
+    ),
+    remedy="create the tables, or drop them everywhere and leave --skip-schema-copy out",
     find=find,
 )

@@ -1,0 +1,56 @@
+"""Refuses tables that lean on objects which neither exist at the target nor come along."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.facts import needs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+
+#: What a schema copy makes when the target lacks it.
+_CARRIED = {
+    "aggregate",
+    "collation",
+    "composite type",
+    "domain",
+    "extension",
+    "function",
+    "procedure",
+    "schema",
+    "sequence",
+    "type",
+}
+
+
+def find(request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
+    """Needed objects of other kinds that a target lacks."""
+    if request.skip_schema_copy:
+        return
+    for need in needs(facts):
+        if need.kind in _CARRIED or need.extension is not None:
+            continue
+        for database in facts.targets:
+            if (need.kind, need.identity) not in database.survey.others:
+                yield Problem(
+                    f"{database.label} {need.identity}",
+                    f"{need.kind} {need.identity} does not exist there and is not carried",
+                )
+
+
+CHECK = Check(
+    id="TG-PF-418",
+    title="Something the tables lean on is not carried",
+    severity=Severity.ERROR,
+    cause=(
+        "Types, functions, collations and extensions come along with tables; operators, "
+        "operator classes, casts, languages and text search objects that people made do not."
+    ),
+    remedy="create it at the target as it is at the source: pg_dump --schema-only shows it",
+    find=find,
+)
