@@ -1,3 +1,3 @@
 """Fixtures every test may use; real servers are in ``fix_servers``."""
 
-pytest_plugins = ["fix_servers", "fix_databases", "fix_copy"]
+pytest_plugins = ["fix_servers", "fix_databases", "fix_copy", "fix_fleet", "fix_vdiff", "fix_span"]

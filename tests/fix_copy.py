@@ -70,6 +70,7 @@ class World:
         ranges: Sequence[str] = ("-",),
         epoch: int = 1,
         options: SpanOptions | None = None,
+        source_shard: str = "0",
     ) -> SpanSpec:
         """The span, with a stream row at each target."""
         rules = tuple(TableRule(t) if isinstance(t, str) else t for t in tables)
@@ -77,14 +78,16 @@ class World:
         for database, key_range in zip(self.targets, ranges, strict=True):
             with database.admin() as connection:
                 sidecar.install(connection)
-                stream_id = insert_stream(connection, self.workflow_uuid, key_range, epoch)
+                stream_id = insert_stream(
+                    connection, self.workflow_uuid, source_shard, key_range, epoch
+                )
             targets.append(TargetSpec(key_range, key_range, database.endpoint, stream_id))
         return SpanSpec(
             workflow_uuid=self.workflow_uuid,
             workflow="move",
             direction=Direction.FORWARD,
             source_keyspace="source",
-            source_shard="0",
+            source_shard=source_shard,
             source=self.source.endpoint,
             target_keyspace="target",
             slot="tidegate_test_fwd",
@@ -112,13 +115,18 @@ class World:
 
 
 def insert_stream(
-    connection: Connection[TupleRow], workflow_uuid: str, key_range: str, epoch: int
+    connection: Connection[TupleRow],
+    workflow_uuid: str,
+    source_shard: str,
+    key_range: str,
+    epoch: int,
 ) -> int:
     row = connection.execute(
         "INSERT INTO _tidegate.stream (workflow_uuid, workflow, direction, source_keyspace,"
         " source_shard, target_keyspace, target_shard, state, epoch)"
-        " VALUES (%s, 'move', 'forward', 'source', '0', 'target', %s, 'Copying', %s) RETURNING id",
-        [workflow_uuid, key_range, epoch],
+        " VALUES (%s, 'move', 'forward', 'source', %s, 'target', %s, 'Copying', %s)"
+        " RETURNING id",
+        [workflow_uuid, source_shard, key_range, epoch],
     ).fetchone()
     assert row is not None
     return int(row[0])

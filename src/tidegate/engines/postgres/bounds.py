@@ -186,9 +186,9 @@ def key_at(connection: Connection[TupleRow], space: KeySpace, position: int) -> 
     texts = sql.SQL(", ").join(
         sql.SQL("{}::text").format(sql.Identifier(column.name)) for column in space.columns
     )
-    query = sql.SQL("SELECT {} FROM ONLY {} ORDER BY {} OFFSET {} LIMIT 1").format(
-        texts, table_identifier(space.table), names, sql.Literal(position)
-    )
+    query = sql.SQL(
+        "SELECT {} FROM (SELECT {} FROM ONLY {} ORDER BY {} OFFSET {} LIMIT 1) AS here"
+    ).format(texts, names, table_identifier(space.table), names, sql.Literal(position))
     row = connection.execute(query).fetchone()
     return None if row is None else tuple(row)
 

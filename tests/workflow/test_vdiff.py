@@ -1,0 +1,290 @@
+"""VDiff against real servers: finds what differs, says where, and leaves the streams running."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fix_copy import World, fill
+from tidegate.dataplane.model import TableRule
+from tidegate.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
+from tidegate.workflow.vdiff.model import VDiffOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fix_vdiff import Comparison
+    from tidegate.engines.postgres.local import LocalServer
+
+pytestmark = pytest.mark.servers
+
+ITEMS = "CREATE TABLE items (id bigint PRIMARY KEY, tenant int, note text, raw bytea)"
+ROWS = (
+    "SELECT g, g % 7, repeat(md5(g::text), 3), decode(md5(g::text), 'hex')"
+    " FROM generate_series(1, 20000) AS g"
+)
+RULES = {
+    "query": TableRule("items", ("note",), "binary_md5", {}),
+    "rows": TableRule("items", ("id",), "hash", {}),
+}
+
+
+@pytest.fixture
+def moved(make_world: Callable[..., World], compared: Callable[..., Comparison]) -> Comparison:
+    world = make_world()
+    world.everywhere(ITEMS)
+    fill(world.source, "items", ROWS)
+    spec = world.spec(["items"])
+    world.copy(spec)
+    return compared(world, [spec])
+
+
+def only_report(report: dict[str, Any], table: str = "items") -> dict[str, Any]:
+    (found,) = report["Reports"][table].values()
+    return dict(found)
+
+
+@pytest.mark.parametrize("slice_bytes", [1 << 30, 1 << 16])
+def test_equal_tables_are_equal(moved: Comparison, slice_bytes: int) -> None:
+    report = moved.run(slice_bytes=slice_bytes)
+    assert report["State"] == "completed"
+    assert report["HasMismatch"] is False
+    assert report["RowsCompared"] == 20_000
+    assert report["Progress"]["Percentage"] == 100.0
+    assert only_report(report) == {
+        "TableName": "items",
+        "ProcessedRows": 20_000,
+        "MatchingRows": 20_000,
+        "MismatchedRows": 0,
+        "ExtraRowsSource": 0,
+        "ExtraRowsTarget": 0,
+    }
+    assert moved.streams_run()
+
+
+@pytest.mark.parametrize("slice_bytes", [1 << 30, 1 << 16])
+def test_one_changed_byte_one_missing_and_one_extra_row_are_found(
+    moved: Comparison, slice_bytes: int
+) -> None:
+    target = moved.world.targets[0]
+    moved.world.run(
+        target, "UPDATE items SET raw = set_byte(raw, 3, get_byte(raw, 3) # 1) WHERE id = 77"
+    )
+    moved.world.run(target, "DELETE FROM items WHERE id = 15000")
+    moved.world.run(target, "INSERT INTO items VALUES (30000, 1, 'more', NULL)")
+    report = moved.run(slice_bytes=slice_bytes)
+    assert report["State"] == "completed"
+    assert report["HasMismatch"] is True
+    found = only_report(report)
+    counts = ("MatchingRows", "MismatchedRows", "ExtraRowsSource", "ExtraRowsTarget")
+    assert [found[name] for name in counts] == [19_998, 1, 1, 1]
+    assert found["ExtraRowsSourceSample"][0]["Row"]["id"] == "15000"
+    assert found["ExtraRowsTargetSample"] == [
+        {"Row": {"id": "30000", "tenant": "1", "note": "more", "raw": None}}
+    ]
+    (changed,) = found["MismatchedRowsSample"]
+    assert changed["Source"]["id"] == changed["Target"]["id"] == "77"
+    assert changed["Source"]["raw"].startswith("0x")
+    assert changed["Source"]["raw"] != changed["Target"]["raw"]
+    assert moved.streams_run()
+
+
+def test_samples_are_bounded_cut_and_only_keys_on_request(moved: Comparison) -> None:
+    moved.world.run(
+        moved.world.targets[0], "UPDATE items SET note = repeat('x', 500) WHERE id < 50"
+    )
+    found = only_report(moved.run(max_report_sample_rows=3, row_diff_column_truncate_at=20))
+    assert found["MismatchedRows"] == 49
+    assert len(found["MismatchedRowsSample"]) == 3
+    assert found["MismatchedRowsSample"][0]["Target"]["note"] == "x" * 20 + "...[TRUNCATED]"
+    found = only_report(moved.run(only_pks=True, max_report_sample_rows=0))
+    assert len(found["MismatchedRowsSample"]) == 49
+    assert all(set(sample["Source"]) == {"id"} for sample in found["MismatchedRowsSample"])
+
+
+def test_a_limit_compares_the_first_rows_only(moved: Comparison) -> None:
+    moved.world.run(moved.world.targets[0], "DELETE FROM items WHERE id > 10000")
+    report = moved.run(limit=500)
+    assert (report["RowsCompared"], report["HasMismatch"]) == (500, False)
+
+
+def test_a_table_missing_altogether_is_all_extra_rows(moved: Comparison) -> None:
+    moved.world.run(moved.world.targets[0], "DELETE FROM items")
+    found = only_report(moved.run())
+    assert (found["ExtraRowsSource"], found["MatchingRows"]) == (20_000, 0)
+
+
+@pytest.mark.parametrize("way", ["query", "rows"])
+def test_a_row_on_the_wrong_shard_is_missing_here_and_extra_there(
+    make_world: Callable[..., World], compared: Callable[..., Comparison], way: str
+) -> None:
+    world = make_world(targets=2)
+    world.everywhere(ITEMS)
+    fill(world.source, "items", ROWS)
+    spec = world.spec([RULES[way]], ranges=("-80", "80-"))
+    world.copy(spec)
+    comparison = compared(world, [spec])
+    assert comparison.run()["HasMismatch"] is False
+    left, right = world.targets
+    ((row,),) = world.rows(
+        left, "DELETE FROM items WHERE id = (SELECT min(id) FROM items) RETURNING items::text"
+    )
+    world.run(right, f"INSERT INTO items SELECT ('{row}'::items).*")
+    reports = comparison.run(slice_bytes=1 << 20)["Reports"]["items"]
+    assert (reports["-80"]["ExtraRowsSource"], reports["-80"]["ExtraRowsTarget"]) == (1, 0)
+    assert (reports["80-"]["ExtraRowsSource"], reports["80-"]["ExtraRowsTarget"]) == (0, 1)
+    total = sum(report["MatchingRows"] for report in reports.values())
+    assert total == 19_999
+
+
+def test_two_sources_add_up_to_one_target(
+    make_world: Callable[..., World], compared: Callable[..., Comparison]
+) -> None:
+    first = make_world()
+    second = make_world()
+    second.targets = first.targets
+    second.workflow_uuid = first.workflow_uuid
+    first.everywhere(ITEMS)
+    second.run(second.source, ITEMS)
+    fill(first.source, "items", f"{ROWS} WHERE g % 2 = 0")
+    fill(second.source, "items", f"{ROWS} WHERE g % 2 = 1")
+    spans = []
+    for shard, world in (("-80", first), ("80-", second)):
+        spec = world.spec(["items"], source_shard=shard)
+        world.copy(spec)
+        spans.append(spec)
+    comparison = compared(first, spans)
+    assert comparison.run()["RowsCompared"] == 20_000
+    first.run(first.targets[0], "UPDATE items SET tenant = 99 WHERE id IN (5, 6)")
+    found = only_report(comparison.run())
+    assert (found["MismatchedRows"], found["MatchingRows"]) == (2, 19_998)
+
+
+EXACT = """
+CREATE TYPE {first} AS ENUM ('a');
+CREATE TYPE mood AS ENUM ('sad', 'happy');
+CREATE TABLE exact (id int PRIMARY KEY, n numeric, f float8, r real, j jsonb, iv interval,
+  a int[], na numeric[], m mood, ma mood[], c char(5), js json, p point, b bit(3), mo money,
+  tv tsvector, i inet, rg numrange, tt timetz, fa float8[])
+"""
+SAME = (
+    "1, 1.0, 0, 0, '{\"a\": 1.0}', '1 day', '{1,2}', '{1.0}', 'sad', '{sad,happy}', 'x',"
+    " '{\"a\":1}', '(1,2)', '101', '1.50', 'a:1', '10.0.0.1', '[1.0,2)', '12:00+02', '{1.5}'"
+)
+CHANGES = {
+    "n": "1.00",
+    "f": "'-0'",
+    "r": "'-0'",
+    "j": "'{\"a\": 1.00}'",
+    "iv": "'24:00:00'",
+    "a": "'[0:1]={1,2}'",
+    "na": "'{1.00}'",
+    "m": "'happy'",
+    "ma": "'{happy,sad}'",
+    "js": "'{\"a\": 1}'",
+    "p": "'(-0,2)'",
+    "b": "'100'",
+    "mo": "'1.51'",
+    "tv": "'a:2'",
+    "i": "'10.0.0.1/31'",
+    "rg": "'[1.00,2)'",
+    "tt": "'11:00+01'",
+    "fa": "'{-0}'",
+}
+
+
+@pytest.mark.parametrize("major", [16, 18])
+def test_rule_9_equal_is_not_enough_identical_is(
+    make_world: Callable[..., World],
+    compared: Callable[..., Comparison],
+    old_server: LocalServer,
+    source_server: LocalServer,
+    major: int,
+) -> None:
+    world = make_world(source=old_server if major == 16 else source_server)
+    # enums with other OIDs on the two sides
+    world.run(world.source, EXACT.format(first="aaa"))
+    world.run(world.targets[0], "CREATE TYPE more AS ENUM ('x'); CREATE TABLE gap (id int)")
+    world.run(world.targets[0], EXACT.format(first="aaa"))
+    world.run(world.source, f"INSERT INTO exact VALUES ({SAME})")
+    for number in range(2, 2 + len(CHANGES)):
+        world.run(world.source, f"INSERT INTO exact VALUES ({number}{SAME[1:]})")
+    spec = world.spec(["exact"])
+    world.copy(spec)
+    comparison = compared(world, [spec])
+    assert comparison.run()["HasMismatch"] is False
+    for number, (column, value) in enumerate(CHANGES.items(), start=2):
+        world.run(world.targets[0], f"UPDATE exact SET {column} = {value} WHERE id = {number}")
+    found = only_report(comparison.run(max_report_sample_rows=0), "exact")
+    changed = {int(sample["Target"]["id"]) for sample in found["MismatchedRowsSample"]}
+    named = dict(enumerate(CHANGES, start=2))
+    assert {named[n] for n in set(named) - changed} == set()
+    assert found["MatchingRows"] == 1
+
+
+def test_keys_equal_but_not_identical_are_one_changed_row(
+    make_world: Callable[..., World], compared: Callable[..., Comparison]
+) -> None:
+    world = make_world()
+    world.everywhere("CREATE TABLE amounts (id numeric PRIMARY KEY, a int)")
+    world.run(world.source, "INSERT INTO amounts SELECT g, g FROM generate_series(1, 100) g")
+    spec = world.spec(["amounts"])
+    world.copy(spec)
+    world.run(world.targets[0], "UPDATE amounts SET id = 7.00 WHERE id = 7")
+    found = only_report(compared(world, [spec]).run(), "amounts")
+    assert (found["MismatchedRows"], found["ExtraRowsSource"], found["ExtraRowsTarget"]) == (
+        1,
+        0,
+        0,
+    )
+    assert found["MismatchedRowsSample"][0]["Target"]["id"] == "7.00"
+
+
+def test_stop_resume_delete_and_their_refusals(moved: Comparison) -> None:
+    service, spans = moved.service, moved.spans
+    name = str(uuid.uuid4())
+    service.create(spans, VDiffOptions(auto_start=False), uuid=name)
+    assert service.show(spans)["State"] == "stopped"
+    with pytest.raises(AlreadyExistsError):
+        service.create(spans, uuid=name)
+    service.resume(spans, name)
+    assert service.wait(spans, name, 60)["State"] == "completed"
+    service.stop(spans, name)
+    assert service.show(spans, name)["State"] == "completed"
+    service.resume(spans, name)
+    assert service.wait(spans, name, 60)["RowsCompared"] == 20_000
+    assert len(service.list(spans)) == 1
+    assert service.delete(spans, name) == 1
+    with pytest.raises(NotFoundError):
+        service.delete(spans, name)
+    assert service.delete(spans, "all") == 0
+    with pytest.raises(NotFoundError):
+        service.show(spans)
+    with pytest.raises(NotFoundError, match="does not carry nothing"):
+        service.create(spans, VDiffOptions(tables=("nothing",)))
+
+
+def test_a_stream_that_does_not_run_is_refused(moved: Comparison) -> None:
+    moved.world.run(
+        moved.world.targets[0], "UPDATE _tidegate.stream SET state = 'Stopped', message = 'FROZEN'"
+    )
+    with pytest.raises(FailedPreconditionError, match="frozen"):
+        moved.service.create(moved.spans)
+
+
+def test_streams_run_on_when_the_point_cannot_be_reached(moved: Comparison) -> None:
+    moved.streams.end()
+    report = moved.run(wait_s=0.5, auto_retry=False)
+    assert report["State"] == "error"
+    assert "has not reached" in report["Errors"]["-"]
+    assert moved.streams_run()
+
+
+def test_an_error_of_the_data_is_told_and_streams_run_on(moved: Comparison) -> None:
+    moved.world.run(moved.world.targets[0], "ALTER TABLE items ADD more int")
+    report = moved.run()
+    assert report["State"] == "error"
+    assert "different columns" in report["Errors"]["-"]
+    assert moved.streams_run()
