@@ -16,7 +16,7 @@ import tidegate
 from tidegate.errors import ApiLevelError, TidegateError
 from tidegate.server import problems
 from tidegate.server.api import node as node_api
-from tidegate.server.api import topology, workflows
+from tidegate.server.api import topology, vdiffs, workflows
 from tidegate.server.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def create_app(services: Services | None) -> FastAPI:
     app.include_router(topology.router)
     app.include_router(workflows.router)
     app.include_router(workflows.verbs)
+    app.include_router(vdiffs.router)
     problems.install(app)
     if services is not None:
         app.state.services = services

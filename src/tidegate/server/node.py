@@ -28,6 +28,7 @@ import uvicorn
 from tidegate.cluster import updates as cluster_updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.ledger import Ledger
+from tidegate.dataplane.model import Direction
 from tidegate.errors import InvalidArgumentError, NodeRunningError, TidegateError
 from tidegate.server.app import create_app
 from tidegate.server.feed import RouteFeed, RouterReports
@@ -41,6 +42,7 @@ from tidegate.workflow import store as workflow_store
 from tidegate.workflow.service import WorkflowService
 from tidegate.workflow.spans import desired_spans
 from tidegate.workflow.store import WorkflowStore
+from tidegate.workflow.vdiff.service import VDiffService
 
 if TYPE_CHECKING:
     from tidegate.server.config import Settings
@@ -81,6 +83,8 @@ class Node:
         self._holder = holder_name()
         self._dead_holders = _change_holder(settings, self._holder)
         self._workflows = WorkflowService(self._database, self._store, holder=self._holder)
+        self._vdiffs = VDiffService()
+        stack.callback(self._vdiffs.close)
         self._seen: Snapshot | None = None
         self._left_out: dict[str, str] = {}
         supervisor = Supervisor(state / "spans", desired=self._desired, prepare=take_over)
@@ -92,6 +96,7 @@ class Node:
             store=self._store,
             records=self._records,
             workflows=self._workflows,
+            vdiffs=self._vdiffs,
             supervisor=supervisor,
             feed=feed,
             routers=RouterReports(),
@@ -147,6 +152,7 @@ class Node:
     def _recover(self) -> None:
         """Take up what a crash left, again and again until it has ended."""
         dead = self._dead_holders
+        interrupted: set[str] | None = None
         while not self._closing.is_set():
             try:
                 ended = self._workflows.recover(dead)
@@ -160,7 +166,25 @@ class Node:
                     log.info("operation taken up", workflow=workflow, result=what)
                 if ended:
                     self.services.supervisor.wake()
+            interrupted = self._resume_vdiffs(interrupted)
             self._closing.wait(RECOVER_S)
+
+    def _resume_vdiffs(self, keys: set[str] | None) -> set[str]:
+        """Take up comparisons that the last node was making; the workflows left to look at."""
+        left: set[str] = set()
+        for workflow in self._records.all() if keys is None or keys else []:
+            if keys is not None and workflow.key not in keys:
+                continue
+            try:
+                for direction in Direction:
+                    spans = self.services.spans(workflow, direction)
+                    taken = self._vdiffs.recover(spans) if spans else []
+                    if taken:
+                        log.info("comparisons taken up", workflow=workflow.key, uuids=taken)
+            except TidegateError as error:
+                log.warning("comparisons not seen", workflow=workflow.key, error=str(error))
+                left.add(workflow.key)
+        return left
 
 
 def _make_private(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.service import TopologyService
 from tidegate.topology.store import DEFAULT_ATTEMPTS, TopologyStore
+from tidegate.workflow.spans import span_spec
 from tidegate.workflow.traffic import observed_state
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tidegate.cluster.database import ClusterDatabase
+    from tidegate.dataplane.model import Direction, SpanSpec
     from tidegate.server.config import Settings
     from tidegate.server.feed import RouteFeed, RouterReports
     from tidegate.server.supervisor import Supervisor
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.service import WorkflowService
+    from tidegate.workflow.state import State
     from tidegate.workflow.store import WorkflowStore
+    from tidegate.workflow.vdiff.service import VDiffService
 
 
 class RehearsedStore(TopologyStore):
@@ -53,6 +57,7 @@ class Services:
     store: TopologyStore
     records: WorkflowStore
     workflows: WorkflowService
+    vdiffs: VDiffService
     supervisor: Supervisor
     feed: RouteFeed
     routers: RouterReports
@@ -83,9 +88,15 @@ class Services:
                 next_step="complete or cancel that workflow first: tidegate workflow list",
             )
 
-    def traffic(self, workflow: Workflow) -> str:
-        """Where a workflow's traffic goes now, in words."""
-        return str(observed_state(self.store.read(), workflow))
+    def state(self, workflow: Workflow) -> State:
+        """Where a workflow's traffic goes now."""
+        return observed_state(self.store.read(), workflow)
+
+    def spans(self, workflow: Workflow, direction: Direction) -> list[SpanSpec]:
+        """The spans of one direction of a workflow, whether they run or not."""
+        snapshot = self.store.read()
+        sources = sorted({stream.source_shard for stream in workflow.streams_of(direction)})
+        return [span_spec(snapshot, workflow, direction, shard) for shard in sources]
 
     def topology(self, *, dry_run: bool = False) -> TopologyService:
         """The verbs of the topology; rehearsed ones change nothing."""

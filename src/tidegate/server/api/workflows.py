@@ -229,7 +229,7 @@ def _listed(node: Services, workflow: Workflow) -> Json:
         "tables": list(workflow.tables),
         "phase": str(workflow.phase),
         "operation": None if operation is None else str(operation.kind),
-        "traffic": node.traffic(workflow),
+        "traffic": str(node.state(workflow)),
         "version": workflow.version,
         "created_at": plain(workflow.created_at),
     }
