@@ -199,22 +199,20 @@ SELECT (pg_identify_object('pg_proc'::regclass, p.oid, 0)).identity,
  WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', '_tidegate')
 """
 
-#: Catalogues of what the tables may lean on and a schema copy does not carry.
-_OTHERS = " UNION ALL ".join(
-    f"SELECT o.type, o.identity FROM {catalog} AS c"
-    f" CROSS JOIN LATERAL pg_identify_object('{catalog}'::regclass, c.oid, 0) AS o"
-    " WHERE c.oid >= 16384"
-    for catalog in (
-        "pg_operator",
-        "pg_opclass",
-        "pg_opfamily",
-        "pg_cast",
-        "pg_conversion",
-        "pg_language",
-        "pg_ts_config",
-        "pg_ts_dict",
-    )
-)
+#: What the tables may lean on and a schema copy does not carry.
+_OTHERS = """
+SELECT o.type, o.identity
+  FROM (SELECT 'pg_operator'::regclass AS catalog, oid FROM pg_operator
+         UNION ALL SELECT 'pg_opclass'::regclass, oid FROM pg_opclass
+         UNION ALL SELECT 'pg_opfamily'::regclass, oid FROM pg_opfamily
+         UNION ALL SELECT 'pg_cast'::regclass, oid FROM pg_cast
+         UNION ALL SELECT 'pg_conversion'::regclass, oid FROM pg_conversion
+         UNION ALL SELECT 'pg_language'::regclass, oid FROM pg_language
+         UNION ALL SELECT 'pg_ts_config'::regclass, oid FROM pg_ts_config
+         UNION ALL SELECT 'pg_ts_dict'::regclass, oid FROM pg_ts_dict) AS c
+ CROSS JOIN LATERAL pg_identify_object(c.catalog, c.oid, 0) AS o
+ WHERE c.oid >= 16384
+"""
 
 _VIEWS = """
 SELECT DISTINCT d.refobjid::int8, format('%%I.%%I', n.nspname, v.relname)
