@@ -206,6 +206,12 @@ class LogRetentionError(TidegateError):
     code = "TG-STR-005"
 
 
+class StreamFailedError(TidegateError):
+    """A stream is in state Error: a person has to mend the cause and start it again."""
+
+    code = "TG-STR-006"
+
+
 class FencedError(TidegateError):
     """The source refuses writes because a switch is in progress; retry through the router."""
 
@@ -284,6 +290,12 @@ class MismatchError(TidegateError):
 
     code = "TG-DIF-001"
     exit_status = ExitStatus.MISMATCH
+
+
+class VDiffFailedError(TidegateError):
+    """A comparison ended without a result."""
+
+    code = "TG-DIF-002"
 
 
 class WaitTimeoutError(TidegateError):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tidegate.client.transport import Json
 
 
-class _WorkflowVerbs(Noun):
+class WorkflowVerbs(Noun):
     """The verbs that MoveTables and Reshard share; ``keyspace`` is the target keyspace."""
 
     def _verb(
@@ -77,7 +77,7 @@ class _WorkflowVerbs(Noun):
         return self._verb("cancel", workflow, keyspace, options, version)
 
 
-class MoveTables(_WorkflowVerbs):
+class MoveTables(WorkflowVerbs):
     """``tidegate movetables``."""
 
     def create(
@@ -101,7 +101,7 @@ class MoveTables(_WorkflowVerbs):
         return self._call("POST", path_of("movetables"), body, timeout_s=VERB_TIMEOUT_S)
 
 
-class Reshard(_WorkflowVerbs):
+class Reshard(WorkflowVerbs):
     """``tidegate reshard``."""
 
     def create(
@@ -132,7 +132,7 @@ class Reshard(_WorkflowVerbs):
         return self._call("POST", path_of("reshard"), body, timeout_s=VERB_TIMEOUT_S)
 
 
-class Workflows(_WorkflowVerbs):
+class Workflows(WorkflowVerbs):
     """``tidegate workflow``: verbs that any type of workflow has, and the list of all."""
 
     def list(self, keyspace: str | None = None) -> Json:
