@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CHANNEL = "_tidegate"
+#: How the message of a stream begins that stopped because a table was altered.
+STOPPED_AT_DDL = "Stopped at DDL"
 WAIT_POLL_S = 0.003
 TAKE_OVER_TIMEOUT_S = 30.0
 TAKE_OVER_LOCK_MS = 200
@@ -278,14 +280,17 @@ def set_state(
 def start(conn: psycopg.Connection, stream_id: int, message: str = "") -> StreamRow:
     """Let a stopped or failed stream go on: Running, or Copying while its copy is unfinished.
 
+    Starting a stream that stopped because a table was altered accepts the tables as they are now.
+
     Raises:
         NotFoundError, FailedPreconditionError: as :func:`set_state`.
     """
-    row = read_stream(conn, stream_id)
-    copying = row.h_lsn is None
-    return set_state(
-        conn, stream_id, StreamState.COPYING if copying else StreamState.RUNNING, message
-    )
+    with conn.transaction():
+        row = read_stream(conn, stream_id)
+        state = StreamState.COPYING if row.h_lsn is None else StreamState.RUNNING
+        if row.message.startswith(STOPPED_AT_DDL):
+            conn.execute("UPDATE _tidegate.stream SET observed = NULL WHERE id = %s", [stream_id])
+        return set_state(conn, stream_id, state, message)
 
 
 def stop(conn: psycopg.Connection, stream_id: int, message: str = "Stopped") -> StreamRow:

@@ -35,16 +35,16 @@ WITH RECURSIVE typed AS (
          a.attidentity::text AS identity, a.attgenerated <> '' AS generated,
          CASE WHEN a.attcollation <> 0 THEN (SELECT format('%%I.%%I', n.nspname, c.collname)
            FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
-          WHERE c.oid = a.attcollation) END AS collation
+          WHERE c.oid = a.attcollation) END AS coll
     FROM pg_attribute a WHERE a.attrelid = %(table)s AND a.attnum > 0 AND NOT a.attisdropped
 ), base AS (
   SELECT c.*, t.typtype, t.typbasetype, t.typtypmod FROM typed c JOIN pg_type t ON t.oid = c.oid
   UNION ALL
-  SELECT b.attnum, b.name, t.oid, b.typtypmod, b.identity, b.generated, b.collation,
+  SELECT b.attnum, b.name, t.oid, b.typtypmod, b.identity, b.generated, b.coll,
          t.typtype, t.typbasetype, t.typtypmod
     FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd'
 )
-SELECT name, format_type(oid, typmod), identity, generated, collation
+SELECT name, format_type(oid, typmod), identity, generated, coll
   FROM base WHERE typtype <> 'd' ORDER BY attnum
 """
 
@@ -168,6 +168,11 @@ class TargetTable:
             tuple(operators[column] for column in key),
             frozenset(i for i, c in enumerate(columns) if c in unique and c not in key),
         )
+
+    @cached_property
+    def all(self) -> tuple[int, ...]:
+        """All columns."""
+        return tuple(range(len(self.columns)))
 
     @cached_property
     def relation(self) -> sql.Identifier:

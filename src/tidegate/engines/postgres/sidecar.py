@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from tidegate.engines.postgres import vdiff_tables
+from tidegate.engines.postgres import fence, journal, vdiff_tables
 
 if TYPE_CHECKING:
     import psycopg
@@ -46,7 +46,12 @@ def _streams_part() -> Part:
 
 def parts() -> list[Part]:
     """All parts, in the order they are run."""
-    return [_streams_part(), Part("vdiff", vdiff_tables.VERSION, vdiff_tables.DDL)]
+    return [
+        _streams_part(),
+        Part("vdiff", vdiff_tables.VERSION, vdiff_tables.DDL),
+        Part("fence", 1, fence.DDL),
+        Part("switch", 1, journal.DDL),
+    ]
 
 
 def install(conn: psycopg.Connection) -> None:

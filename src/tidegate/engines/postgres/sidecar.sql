@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS _tidegate.stream (
     target_keyspace text NOT NULL,
     target_shard text NOT NULL,
     spec jsonb NOT NULL DEFAULT '{}',
+    observed jsonb,                     -- the source's tables as the worker first saw them
     state text NOT NULL DEFAULT 'Init'
         CHECK (state IN ('Unknown', 'Init', 'Stopped', 'Copying', 'Running', 'Error')),
     message text NOT NULL DEFAULT '',

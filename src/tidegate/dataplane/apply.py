@@ -1,0 +1,400 @@
+"""Applies one target's part of the log: the thread between a reader's queue and a database.
+
+One target transaction carries one or more whole source transactions, or exactly one that arrives
+in parts; readers at the target never see a part of one. It begins with the origin message and the
+stream's row, locked, which says whether this worker may go on and how far; it ends with the new
+position (design invariants 2 and 3). A COMMIT whose outcome is unknown is not repeated: the error
+ends the session, and the next one reads the position back.
+
+Until the position has passed H changes are upserts and deletes-if-there; after H every statement
+must find exactly the rows it names (datapath rules 1 and 11). A row that must be read again, after
+H too, makes H unknown until it has been (see :mod:`tidegate.dataplane.refetch`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from tidegate import steps
+from tidegate.dataplane import streams
+from tidegate.dataplane.compaction import REFETCH, Lenient, Strict
+from tidegate.dataplane.model import StreamState
+from tidegate.dataplane.reader import Batch, split
+from tidegate.engines.postgres import stream_row
+from tidegate.engines.postgres.apply import MismatchError, apply_lenient, apply_strict
+from tidegate.engines.postgres.position import format_lsn
+from tidegate.engines.postgres.stream_row import H_UNKNOWN, Control
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg import sql
+
+    from tidegate.dataplane.fanout import Route
+    from tidegate.dataplane.reader import Inbox
+    from tidegate.dataplane.refetch import Refetcher
+    from tidegate.engines.postgres.apply import TableApplier
+    from tidegate.engines.postgres.pgoutput import Change
+
+BEFORE_COMMIT = steps.declare(
+    "stream.batch.before_commit",
+    runs_in="worker",
+    plan="stream",
+    description="changes and position are at a target, not committed",
+)
+COMMITTED = steps.declare(
+    "stream.batch.committed",
+    runs_in="worker",
+    plan="stream",
+    description="changes and position are committed at a target",
+)
+STOPPED_AT = steps.declare(
+    "stream.stop.recorded",
+    runs_in="worker",
+    plan="stream",
+    description="a stream is Stopped because it reached its stop position",
+)
+
+#: As many changes as are merged into one target transaction.
+MERGE_CHANGES = 20_000
+ADVANCE_INTERVAL_S = 1.0
+WAIT_S = 0.5
+RETRIES_MAX = 5
+_EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class StreamStoppedError(Exception):
+    """The stream's row says that nothing more is to be applied."""
+
+
+@dataclass
+class Source:
+    """What the applier is told about the source; written by others, read here."""
+
+    delivered: Callable[[], int]
+    caught_up: Callable[[int], bool]
+
+
+class TargetApplier(threading.Thread):
+    """The thread that applies to one target."""
+
+    def __init__(
+        self,
+        conn: psycopg.Connection,
+        inbox: Inbox,
+        source: Source,
+        tables: dict[str, TableApplier],
+        refetcher: Refetcher,
+        *,
+        stream_id: int,
+        epoch: int,
+        origin: str,
+        control: Control,
+        emptying: Callable[[Route], sql.Composable | None],
+        on_exact: Callable[[psycopg.Connection], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        super().__init__(name=f"apply-{stream_id}", daemon=True)
+        assert control.lsn is not None, "a stream is applied from a position"
+        self.position = control.lsn
+        self.rows = 0
+        self.error: BaseException | None = None
+        self.stream_id = stream_id
+        self.control = control
+        self._h_lsn = H_UNKNOWN if control.h_lsn is None else control.h_lsn
+        self._conn, self._inbox, self._source, self._tables = conn, inbox, source, tables
+        self._refetcher, self._epoch, self._origin = refetcher, epoch, origin
+        self._emptying, self._on_exact, self._on_end = emptying, on_exact, on_end
+        self._halt = threading.Event()
+        self._looked = threading.Event()
+        self._rest: Batch | None = None
+        self._advanced_at = 0.0
+        self._made_exact = False
+
+    def halt(self) -> None:
+        """Ask the thread to end at the next batch boundary."""
+        self._halt.set()
+        self._inbox.wake()
+
+    def seen(self, control: Control) -> None:
+        """Somebody has read the row; have the thread look at it."""
+        self.control = control
+        self._inbox.wake()
+
+    def idle(self) -> bool:
+        """Everything handed over has been applied."""
+        return self._inbox.empty() and self._rest is None
+
+    def run(self) -> None:
+        """Apply until asked to end or until something fails."""
+        try:
+            while not self._halt.is_set():
+                self._turn()
+        except BaseException as error:  # noqa: BLE001 - handed to the session's thread
+            self.error = error
+        finally:
+            self._conn.close()
+            self._on_end()
+
+    # one turn
+
+    def _turn(self) -> None:
+        self._allowed(self.control)
+        if self._held(self.control):
+            self._reach_stop()
+            self._wait()
+            return
+        batch = self._next_batch()
+        if batch is not None:
+            self._apply(batch)
+        if self._refetcher.pending or not self._made_exact:
+            self._become_exact()
+        if batch is None and not self._advance():
+            self._wait()
+
+    def _allowed(self, control: Control | None) -> Control:
+        """Raises when the row belongs to another worker, or says that nothing is to be done."""
+        if control is None or control.epoch != self._epoch:
+            raise streams.epoch_lost(self.stream_id, self._epoch)
+        if control.state not in streams.ACTIVE:
+            raise StreamStoppedError
+        return control
+
+    def _held(self, control: Control) -> bool:
+        if control.stop_lsn is None:
+            return control.holding
+        return self.position >= control.stop_lsn or self._reached(control.stop_lsn)
+
+    def _reached(self, stop_lsn: int) -> bool:
+        """Everything that commits before ``stop_lsn`` is applied."""
+        delivered = self._source.delivered()
+        if self._rest is None:
+            self._rest = self._inbox.take()
+        if self._rest is not None:
+            return self._rest.begin_lsn >= stop_lsn
+        return delivered >= stop_lsn
+
+    def _wait(self) -> None:
+        with self._inbox.changed:
+            if (self._inbox.empty() and not self._halt.is_set()) or self._held(self.control):
+                self._inbox.changed.wait(WAIT_S)
+
+    def _next_batch(self) -> Batch | None:
+        """What to apply in one transaction: as much as has arrived, up to the limits."""
+        batch, self._rest = self._rest or self._inbox.take(), None
+        if batch is None or batch.open:
+            return batch
+        while len(batch.changes) < MERGE_CHANGES:
+            following = self._inbox.take()
+            if following is None:
+                break
+            if following.open:
+                self._rest = following
+                break
+            batch = _joined(batch, following)
+        stop_lsn = self.control.stop_lsn
+        if stop_lsn is None:
+            return batch
+        return self._cut(batch, stop_lsn)
+
+    def _cut(self, batch: Batch, stop_lsn: int) -> Batch | None:
+        """The part that commits before ``stop_lsn``; the rest is kept."""
+        whole = sum(end.commit_lsn < stop_lsn for end in batch.ends)
+        if whole == len(batch.ends):
+            return batch
+        first, second = split(batch, whole)
+        assert self._rest is None or self._rest.open, "only a part of a transaction can wait"
+        if self._rest is not None:
+            raise StreamStoppedError  # the order cannot be kept; the session starts again
+        self._rest = second
+        return first if whole else None
+
+    # applying
+
+    def _apply(self, batch: Batch) -> None:
+        for attempt in range(RETRIES_MAX):
+            try:
+                self._transaction(batch)
+            except (
+                psycopg.errors.DeadlockDetected,
+                psycopg.errors.SerializationFailure,
+                psycopg.errors.LockNotAvailable,
+            ):
+                self._roll_back()
+                if batch.open or attempt == RETRIES_MAX - 1:
+                    raise
+            except MismatchError as error:
+                self._roll_back()
+                with self._conn.transaction(force_rollback=True):
+                    raise error.divergence() from None
+            else:
+                return
+
+    def _roll_back(self) -> None:
+        self._conn.execute("ROLLBACK")
+        for applier in self._tables.values():
+            applier.committed()
+        self._refetcher.reload(self._conn)
+
+    def _transaction(self, batch: Batch) -> None:
+        control = self._allowed(stream_row.begin(self._conn, self.stream_id, self._origin))
+        if _in_the_way(control, batch):
+            self._conn.execute("ROLLBACK")
+            self.control, self._rest = control, self._put_back(batch)
+            return
+        lenient = self.position < self._h_lsn
+        rows, found = self._changes(batch.changes, lenient=lenient)
+        while batch.open:
+            batch = self._continuation()
+            more, again = self._changes(batch.changes, lenient=lenient)
+            rows, found = rows + more, found or again
+        end = batch.ends[-1]
+        h_lsn = H_UNKNOWN if found and not lenient else None
+        stream_row.applied(
+            self._conn,
+            self.stream_id,
+            lsn=end.end_lsn,
+            rows=rows,
+            source_commit_at=_EPOCH_2000 + timedelta(microseconds=end.commit_time_us),
+            h_lsn=h_lsn,
+        )
+        steps.reached(BEFORE_COMMIT)
+        self._conn.execute("COMMIT")
+        steps.reached(COMMITTED)
+        for applier in self._tables.values():
+            applier.committed()
+        self.position = end.end_lsn
+        self.rows += rows
+        self._advanced_at = time.monotonic()
+        self.control = control
+        if h_lsn is not None:
+            self._h_lsn = h_lsn
+
+    def _put_back(self, batch: Batch) -> Batch:
+        assert self._rest is None or self._rest.open
+        if self._rest is not None:
+            raise StreamStoppedError  # the order cannot be kept; the session starts again
+        return batch
+
+    def _continuation(self) -> Batch:
+        """The next part of a transaction that is being applied."""
+        while not self._halt.is_set():
+            batch = self._inbox.take()
+            if batch is not None:
+                return batch
+            with self._inbox.changed:
+                if self._inbox.empty():
+                    self._inbox.changed.wait(WAIT_S)
+        raise StreamStoppedError
+
+    def _changes(self, changes: list[Change], *, lenient: bool) -> tuple[int, bool]:
+        """Apply changes table by table; says how many rows, and whether some must be read again."""
+        compactors: dict[str, tuple[Route, Strict | Lenient]] = {}
+        again = {c[1].extra.table for c in changes if c[0] == REFETCH}
+        for kind, relation, old, new in changes:
+            route: Route = relation.extra
+            known = compactors.get(route.table)
+            if known is None:
+                softly = lenient or route.loose or route.table in again
+                compactor = (
+                    Lenient(route.key_places) if softly else Strict(route.key_places, route.table)
+                )
+                known = compactors[route.table] = (route, compactor)
+            known[1].add(kind, old, new)
+        rows, found = 0, False
+        for table, (route, compactor) in compactors.items():
+            applier = self._tables[table]
+            if isinstance(compactor, Strict):
+                rows += apply_strict(applier, compactor.sets(), self._emptying(route))
+                continue
+            sets = compactor.sets()
+            count, keys = apply_lenient(applier, sets, self._emptying(route))
+            self._refetcher.note(self._conn, applier, table, sets, keys)
+            rows, found = rows + count, found or bool(keys)
+        return rows, found
+
+    # positions without rows
+
+    def _become_exact(self) -> None:
+        """At H: read again what must be; then let what waited for it happen."""
+        if self._refetcher.pending:
+            if self.position >= self._h_lsn or self._h_lsn == H_UNKNOWN:
+                self._h_lsn = self._refetcher.round(
+                    self._conn, self._tables, origin=self._origin, epoch=self._epoch
+                )
+        elif self.position >= self._h_lsn and not self._made_exact:
+            self._made_exact = True
+            self._on_exact(self._conn)
+
+    def _advance(self) -> bool:
+        """Record how far the source is known to have nothing for us; says whether it did."""
+        delivered = self._source.delivered()
+        if not self.idle():
+            return True
+        stop_lsn = self.control.stop_lsn
+        if stop_lsn is not None and delivered >= stop_lsn:
+            return True
+        due = time.monotonic() >= self._advanced_at + ADVANCE_INTERVAL_S
+        urgent = self.position < self._inbox.urgent_lsn <= delivered
+        waits = self.position < self._h_lsn <= delivered
+        if not (due or urgent or waits):
+            return False
+        self._record(max(delivered, self.position), heard=self._source.caught_up(delivered))
+        return True
+
+    def _record(self, lsn: int, *, heard: bool) -> None:
+        found = stream_row.advance(self._conn, self.stream_id, self._epoch, lsn=lsn, heard=heard)
+        self.position = max(self.position, lsn)
+        self._advanced_at = time.monotonic()
+        self.control = self._allowed(found)
+
+    def _reach_stop(self) -> None:
+        """Record that the stop position is reached; a stop for good ends the stream."""
+        stop_lsn, control = self.control.stop_lsn, self.control
+        if stop_lsn is not None and not control.holding:
+            with self._conn.transaction():
+                control = self._allowed(stream_row.read(self._conn, self.stream_id, lock=True))
+                if control.stop_lsn != stop_lsn or control.holding:
+                    self.control = control
+                    return
+                self.position = max(self.position, stop_lsn)
+                stream_row.advance(
+                    self._conn, self.stream_id, self._epoch, lsn=stop_lsn, heard=True
+                )
+                streams.set_state(
+                    self._conn,
+                    self.stream_id,
+                    StreamState.STOPPED,
+                    f"Stopped at position {format_lsn(self.position)}",
+                )
+            steps.reached(STOPPED_AT)
+            raise StreamStoppedError
+        due = time.monotonic() >= self._advanced_at + ADVANCE_INTERVAL_S
+        if due or (stop_lsn is not None and self.position < stop_lsn):
+            lsn = self.position if stop_lsn is None else max(stop_lsn, self.position)
+            self._record(lsn, heard=self._source.caught_up(self.position))
+
+
+def _in_the_way(control: Control, batch: Batch) -> bool:
+    """The row has changed: part of the batch is not to be applied now."""
+    if control.stop_lsn is None:
+        return control.holding
+    last = batch.begin_lsn if batch.open else batch.ends[-1].commit_lsn
+    return last >= control.stop_lsn
+
+
+def _joined(first: Batch, second: Batch) -> Batch:
+    """Two batches of whole transactions as one."""
+    offset = len(first.changes)
+    return Batch(
+        first.changes + second.changes,
+        first.ends + [end._replace(upto=end.upto + offset) for end in second.ends],
+        first.size + second.size,
+        first.begin_lsn,
+    )

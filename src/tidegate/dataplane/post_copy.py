@@ -1,0 +1,112 @@
+"""Runs what waited for the copy (indexes) or for H (unique, exclusion and foreign-key constraints).
+
+The actions are rows of ``_tidegate.post_copy_action`` at the target, made before the table's copy.
+Several streams may write one table (a merge of shards): only the last to be ready runs them, and it
+knows because readiness is recorded in the streams' rows before anyone looks. An action and its
+mark commit together, so a killed worker repeats nothing (datapath rule 10).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import psycopg
+from psycopg import sql
+
+from tidegate import steps
+from tidegate.errors import CopyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tidegate.dataplane.model import SpanSpec
+    from tidegate.topology.names import TableName
+
+type Phase = Literal["after_copy", "after_catchup"]
+
+DONE = steps.declare(
+    "copy.action.done",
+    runs_in="worker",
+    plan="copy",
+    description="an index or constraint that waited for the copy or for H exists at a target",
+)
+ANALYZED = steps.declare(
+    "copy.table.analyzed",
+    runs_in="worker",
+    plan="copy",
+    description="a table of a target has fresh statistics",
+)
+
+LOCK_TIMEOUT_S = 300
+_ADVISORY = 0x7469_6465
+
+_READY = {
+    "after_copy": "NOT EXISTS (SELECT FROM _tidegate.stream AS s WHERE s.workflow_uuid = %(uuid)s"
+    " AND s.direction = 'forward' AND s.h_lsn IS NULL AND (EXISTS (SELECT FROM"
+    " _tidegate.table_copy AS t WHERE t.stream_id = s.id AND t.done_at IS NULL)"
+    " OR NOT EXISTS (SELECT FROM _tidegate.table_copy AS t WHERE t.stream_id = s.id)))",
+    "after_catchup": "NOT EXISTS (SELECT FROM _tidegate.stream AS s"
+    " WHERE s.workflow_uuid = %(uuid)s AND s.direction = 'forward'"
+    " AND (s.h_lsn IS NULL OR s.lsn IS NULL OR s.lsn < s.h_lsn))",
+}
+
+
+def run(conn: psycopg.Connection, spec: SpanSpec, phase: Phase) -> bool:
+    """Run the actions of a phase that are not done; false while another stream is not ready.
+
+    ``conn`` is a session on the target in autocommit.
+
+    Raises:
+        CopyError: an action failed; what it was and why.
+    """
+    uuid = {"uuid": spec.workflow_uuid}
+    conn.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [_ADVISORY, spec.workflow_uuid])
+    try:
+        ready = conn.execute("SELECT " + _READY[phase], uuid).fetchone()
+        if ready is None or not ready[0]:
+            return False
+        todo = conn.execute(
+            "SELECT table_name, ordinal, ddl FROM _tidegate.post_copy_action"
+            " WHERE workflow_uuid = %s AND phase = %s AND done_at IS NULL"
+            " ORDER BY ordinal, table_name",
+            [spec.workflow_uuid, phase],
+        ).fetchall()
+        for table, ordinal, ddl in todo:
+            _run_one(conn, spec.workflow_uuid, table, ordinal, ddl)
+    finally:
+        if not conn.broken:
+            conn.execute(
+                "SELECT pg_advisory_unlock(%s, hashtext(%s))", [_ADVISORY, spec.workflow_uuid]
+            )
+    return True
+
+
+def _run_one(
+    conn: psycopg.Connection, workflow_uuid: str, table: str, ordinal: int, ddl: str
+) -> None:
+    try:
+        with conn.transaction():
+            conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+            conn.execute(ddl)
+            conn.execute(
+                "UPDATE _tidegate.post_copy_action SET done_at = clock_timestamp()"
+                " WHERE workflow_uuid = %s AND table_name = %s AND ordinal = %s",
+                [workflow_uuid, table, ordinal],
+            )
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error as error:
+        raise CopyError(
+            f"table {table}: {' '.join(str(error).split())}; the statement was: {ddl}",
+            next_step="correct the rows at the source or drop the constraint there, then cancel"
+            " the workflow and create it again",
+            table=table,
+        ) from error
+    steps.reached(DONE)
+
+
+def analyze(conn: psycopg.Connection, tables: Iterable[TableName]) -> None:
+    """Give the planner statistics of the copied tables, before anybody reads them."""
+    for table in tables:
+        conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table.schema, table.name)))
+        steps.reached(ANALYZED)

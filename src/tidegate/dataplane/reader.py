@@ -1,0 +1,387 @@
+"""Reads one source's log for a span and hands each target its part, in order and in whole.
+
+Decides what of the log concerns the span: transactions that start with the counterpart's message
+are dropped (datapath rule 15), tables outside the span are passed over, a table that is no longer
+what it was stops everything (rule 13). A *batch* holds whole transactions, or a part of one that is
+too large to be held; the applier then keeps its own transaction open until the end arrives.
+
+The reader owns the replication connection: it answers the server while queues are full, and it
+acknowledges what :meth:`Reader.durable` says, the lowest position of all targets, never more
+(rule 3). ``delivered`` moves only after everything up to it lies in the queues, so an applier that
+has read ``delivered`` and then finds its queue empty has applied everything up to there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from tidegate.dataplane import fanout
+from tidegate.dataplane.model import MESSAGE_PREFIX
+from tidegate.engines.postgres import pgoutput
+from tidegate.engines.postgres.replication import HEADER_BYTES, LogStream
+from tidegate.errors import SchemaChangedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from tidegate.dataplane.fanout import Route
+    from tidegate.engines.postgres.pgoutput import Change, Commit, Relation
+
+#: A batch is handed over when it holds this much; a transaction larger than it arrives in parts.
+BATCH_CHANGES = 20_000
+BATCH_BYTES = 8 * 1024 * 1024
+#: A target's queue takes no more when it holds this much.
+QUEUE_BYTES = 4 * BATCH_BYTES
+QUEUE_BATCHES = 10_000
+WAIT_S = 0.25
+_PREFIX = MESSAGE_PREFIX
+_MARKER = b"marker:"
+
+
+class End(NamedTuple):
+    """Where a transaction of a batch ends."""
+
+    upto: int  # number of changes of the batch up to and with it
+    commit_lsn: int  # start of the commit record
+    end_lsn: int
+    commit_time_us: int
+
+
+@dataclass
+class Batch:
+    """What one target has to apply next."""
+
+    changes: list[Change]
+    ends: list[End]
+    size: int
+    begin_lsn: int  # commit record of the first transaction
+    open: bool = False  # the (only) transaction goes on in the next batch
+
+
+class Inbox:
+    """A target's bounded queue."""
+
+    def __init__(self, start_lsn: int) -> None:
+        self.start_lsn = start_lsn
+        #: a marker was read up to here: the position is to be recorded at once
+        self.urgent_lsn = 0
+        self.changed = threading.Condition()
+        self._batches: deque[Batch] = deque()
+        self._size = 0
+
+    def put(self, batch: Batch, timeout_s: float) -> bool:
+        """Add a batch when there is room; says whether there was within the time."""
+        with self.changed:
+            if self._full() and not self.changed.wait_for(lambda: not self._full(), timeout_s):
+                return False
+            self._batches.append(batch)
+            self._size += batch.size
+            self.changed.notify_all()
+            return True
+
+    def _full(self) -> bool:
+        return self._size >= QUEUE_BYTES or len(self._batches) >= QUEUE_BATCHES
+
+    def take(self) -> Batch | None:
+        """The next batch, if there is one."""
+        with self.changed:
+            if not self._batches:
+                return None
+            batch = self._batches.popleft()
+            self._size -= batch.size
+            self.changed.notify_all()
+            return batch
+
+    def empty(self) -> bool:
+        """Nothing waits."""
+        return not self._batches
+
+    def wake(self) -> None:
+        """Have the applier look around."""
+        with self.changed:
+            self.changed.notify_all()
+
+
+@dataclass
+class Counters:
+    """What the reader has seen; for progress."""
+
+    changes: int = 0
+    transactions: int = 0
+    bytes: int = 0
+
+
+class Reader(threading.Thread):
+    """The thread that reads."""
+
+    def __init__(
+        self,
+        open_log: Callable[[], LogStream],
+        routes: Mapping[tuple[str, str], Route],
+        inboxes: Sequence[Inbox],
+        *,
+        counterpart: str,
+        durable: Callable[[], int],
+        binary: bool,
+        on_end: Callable[[], None],
+    ) -> None:
+        super().__init__(name="reader", daemon=True)
+        self.durable = durable
+        self.delivered = 0
+        self.counters = Counters()
+        self.truncated: set[str] = set()
+        self.error: BaseException | None = None
+        self._open_log = open_log
+        self._routes = routes
+        self._inboxes = inboxes
+        self._counterpart = counterpart.encode()
+        self._decoder = pgoutput.Decoder(binary=binary, offset=HEADER_BYTES)
+        self._on_end = on_end
+        self._halt = threading.Event()
+        self._pending = _Pending()
+        self._dropping = False
+        self._marked = False
+
+    def halt(self) -> None:
+        """Ask the thread to end."""
+        self._halt.set()
+
+    def run(self) -> None:
+        """Read until asked to end or until something fails."""
+        try:
+            log = self._open_log()
+            try:
+                self._read(log)
+            finally:
+                log.close()
+        except BaseException as error:  # noqa: BLE001 - handed to the session's thread
+            self.error = error
+        finally:
+            self._on_end()
+
+    def _read(self, log: LogStream) -> None:
+        log.tell(self.durable(), now=True)
+        handlers = {
+            pgoutput.BEGIN: self._on_begin,
+            pgoutput.COMMIT: self._on_commit,
+            pgoutput.RELATION: self._on_relation,
+            pgoutput.MESSAGE: self._on_message,
+            pgoutput.TRUNCATE: self._on_truncate,
+        }
+        ignored = {pgoutput.ORIGIN, pgoutput.TYPE}
+        change = self._decoder.change
+        pending = self._pending
+        while not self._halt.is_set():
+            data = log.read()
+            if data is None:
+                self._drained(log)
+                continue
+            kind = data[HEADER_BYTES]
+            handler = handlers.get(kind)
+            if handler is not None:
+                self._digest(log, handler, data)
+            elif kind not in ignored and not self._dropping:
+                found = change(data)
+                if found[1].extra is not None:
+                    pending.changes.append(found)
+                    pending.size += len(data)
+            if pending.full():
+                self._hand_over(log)
+
+    def _digest(self, log: LogStream, handler: Callable[[bytes], None], data: bytes) -> None:
+        try:
+            handler(data)
+        except SchemaChangedError:
+            self._hand_over(log)  # what came before the change still counts
+            raise
+
+    def _drained(self, log: LogStream) -> None:
+        """Nothing more has arrived: hand over what is whole, and wait."""
+        log.tell(self.durable(), now=self._marked)
+        if log.more(0):
+            return
+        self._hand_over(log)
+        self._marked = False
+        if self._pending.open_lsn is None:
+            self._deliver(log.sent_lsn)
+        log.more(WAIT_S)
+
+    def _deliver(self, lsn: int) -> None:
+        self.delivered = max(self.delivered, lsn)
+
+    # one message
+
+    def _on_begin(self, data: bytes) -> None:
+        self._pending.begin(self._decoder.begin(data).final_lsn)
+
+    def _on_commit(self, data: bytes) -> None:
+        commit = self._decoder.commit(data)
+        self._dropping = False
+        self._pending.commit(commit)
+        self.counters.transactions += 1
+
+    def _on_relation(self, data: bytes) -> None:
+        relation = self._decoder.relation(data)
+        route = self._routes.get((relation.schema, relation.name))
+        if route is None:
+            return
+        if relation.columns != route.columns or relation.type_oids != route.type_oids:
+            raise schema_changed(route, relation)
+        relation.extra = route
+
+    def _on_message(self, data: bytes) -> None:
+        message = self._decoder.message(data)
+        if message.prefix != _PREFIX or not message.transactional:
+            return
+        if message.content.startswith(_MARKER):
+            self._marked = True
+        elif message.content == self._counterpart and self._pending.nothing_yet():
+            self._dropping = True
+
+    def _on_truncate(self, data: bytes) -> None:
+        if self._dropping:
+            return
+        for relation in self._decoder.truncate(data).relations:
+            if relation.extra is not None:
+                self.truncated.add(relation.extra.table)
+                self._pending.changes.append((pgoutput.TRUNCATE, relation, None, None))
+
+    # handing over
+
+    def _hand_over(self, log: LogStream) -> None:
+        """Give the targets all whole transactions; a part of one only when it is too large."""
+        pending = self._pending
+        if pending.ends:
+            batch = pending.cut_whole()
+            self._send(log, batch)
+            end_lsn = batch.ends[-1].end_lsn
+            self._deliver(end_lsn)
+            for inbox in self._inboxes:
+                inbox.urgent_lsn = end_lsn if self._marked else inbox.urgent_lsn
+                inbox.wake()
+        elif pending.full():
+            self._send(log, pending.cut_part())
+
+    def _send(self, log: LogStream, batch: Batch) -> None:
+        self.counters.changes += len(batch.changes)
+        self.counters.bytes += batch.size
+        for inbox, part in zip(self._inboxes, self._parts(batch), strict=True):
+            rest = after(inbox.start_lsn, part)
+            if not rest.changes:
+                continue
+            while not inbox.put(rest, WAIT_S) and not self._halt.is_set():
+                log.tell(self.durable())
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """Each target's part."""
+        count = len(self._inboxes)
+        if all(change[1].extra.locator is None for change in batch.changes):
+            return [batch] * count
+        shares, counts = fanout.distribute(batch.changes, count, [e.upto for e in batch.ends])
+        return [
+            Batch(
+                share,
+                [e._replace(upto=n) for e, n in zip(batch.ends, own, strict=False)],
+                batch.size,
+                batch.begin_lsn,
+                batch.open,
+            )
+            for share, own in zip(shares, counts, strict=True)
+        ]
+
+
+def after(start_lsn: int, batch: Batch) -> Batch:
+    """The batch without transactions that commit before ``start_lsn``: a target has them."""
+    if batch.begin_lsn >= start_lsn:
+        return batch
+    if batch.open:
+        return Batch([], [], 0, batch.begin_lsn, open=True)
+    skipped = sum(end.commit_lsn < start_lsn for end in batch.ends)
+    return split(batch, skipped)[1]
+
+
+def split(batch: Batch, count: int) -> tuple[Batch, Batch]:
+    """The first ``count`` transactions of a batch, and the others."""
+    assert not batch.open, "a part of a transaction has no whole one to be split off"
+    upto = batch.ends[count - 1].upto if count else 0
+    first, second = batch.ends[:count], batch.ends[count:]
+    size = batch.size * upto // (len(batch.changes) or 1)
+    return (
+        Batch(batch.changes[:upto], first, size, batch.begin_lsn),
+        Batch(
+            batch.changes[upto:],
+            [end._replace(upto=end.upto - upto) for end in second],
+            batch.size - size,
+            second[0].commit_lsn if second else batch.begin_lsn,
+        ),
+    )
+
+
+def schema_changed(route: Route, relation: Relation) -> SchemaChangedError:
+    """The error of a table whose columns are not what they were when the stream started."""
+    return SchemaChangedError(
+        f"table {route.table} was altered at the source: its columns are now"
+        f" {', '.join(relation.columns)}; they were {', '.join(route.columns)}"
+        + ("" if relation.columns != route.columns else " with other types"),
+        next_step="alter the target in the same way, then start the workflow again",
+        table=route.table,
+    )
+
+
+@dataclass
+class _Pending:
+    """What was read and not handed over."""
+
+    changes: list[Change] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
+    size: int = 0
+    open_lsn: int | None = None  # commit record of the transaction being read
+    open_at: int = 0  # where it starts in ``changes``
+    open_sent: bool = False  # a part of it was handed over
+
+    def begin(self, commit_lsn: int) -> None:
+        """A transaction starts."""
+        assert self.open_lsn is None, "transactions arrive one after another"
+        self.open_lsn, self.open_at, self.open_sent = commit_lsn, len(self.changes), False
+
+    def commit(self, commit: Commit) -> None:
+        """It is complete."""
+        assert self.open_lsn == commit.commit_lsn, "a commit belongs to the transaction before it"
+        self.open_lsn = None
+        self.ends.append(
+            End(len(self.changes), commit.commit_lsn, commit.end_lsn, commit.commit_time_us)
+        )
+
+    def full(self) -> bool:
+        """It is time to hand over."""
+        return (
+            self.size >= BATCH_BYTES
+            or len(self.changes) >= BATCH_CHANGES
+            or len(self.ends) >= BATCH_CHANGES
+        )
+
+    def nothing_yet(self) -> bool:
+        """The transaction being read has brought no change."""
+        return self.open_at == len(self.changes) and not self.open_sent
+
+    def cut_whole(self) -> Batch:
+        """Take all whole transactions out."""
+        upto = self.ends[-1].upto
+        size = self.size * upto // len(self.changes) if self.changes else self.size
+        batch = Batch(self.changes[:upto], self.ends, size, self.ends[0].commit_lsn)
+        self.changes = self.changes[upto:]
+        self.ends = []
+        self.size -= size
+        self.open_at = 0
+        return batch
+
+    def cut_part(self) -> Batch:
+        """Take what there is of the one transaction that has begun."""
+        assert self.open_lsn is not None
+        batch = Batch(self.changes, [], self.size, self.open_lsn, open=True)
+        self.changes, self.size = [], 0
+        self.open_at, self.open_sent = 0, True
+        return batch

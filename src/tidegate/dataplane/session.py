@@ -1,0 +1,351 @@
+"""One run of a span's streams: a reader, an applier for each active target, and who watches them.
+
+A session starts from what the targets' rows say and ends when any of that no longer holds: a row
+changed its activity, a thread failed, a table was altered, the worker is to stop. Whoever called
+observes again and may start the next one; nothing is carried over but what is in the rows. The
+calling thread watches: it listens on every target, looks at the source once a second, and reports.
+
+Before START_REPLICATION the slot must not be ahead of any target's position, stopped ones
+included: it would skip changes without a word (datapath rule 3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from tidegate.dataplane import post_copy, source_tables, streams
+from tidegate.dataplane.apply import Source, StreamStoppedError, TargetApplier
+from tidegate.dataplane.reader import Inbox, Reader
+from tidegate.dataplane.refetch import Refetcher
+from tidegate.engines.postgres import copy as wire
+from tidegate.engines.postgres import slots, stream_row
+from tidegate.engines.postgres.apply import SESSION_SETTINGS, TableApplier
+from tidegate.engines.postgres.apply_tables import TargetTable
+from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.position import format_lsn, parse_lsn
+from tidegate.engines.postgres.replication import LogStream
+from tidegate.errors import SchemaChangedError, SlotPassedError
+from tidegate.topology.names import TableName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import psycopg
+    from psycopg import sql
+
+    from tidegate.dataplane.fanout import Route
+    from tidegate.dataplane.model import SpanSpec, TargetSpec
+    from tidegate.dataplane.progress import Progress
+    from tidegate.dataplane.streams import StreamRow
+
+LOCK_TIMEOUT_S = 60.0
+POLL_S = 0.5
+PROBE_INTERVAL_S = 1.0
+OBSERVE_INTERVAL_S = 5.0
+#: The source's log position counts as known for so long.
+PROBE_AGE_MAX_S = 3.0
+DRAIN_TIMEOUT_S = 300.0
+JOIN_TIMEOUT_S = 30.0
+NEVER = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class Outcome(StrEnum):
+    """Why a session ended without an error."""
+
+    STOP = "stop"
+    CHANGED = "changed"
+
+
+@dataclass
+class _Probe:
+    """The end of the source's log when it was last looked at."""
+
+    lsn: int = NEVER
+    at: float = 0.0
+
+    def reached_by(self, lsn: int) -> bool:
+        """A stream at ``lsn`` has nothing left of what the source had a moment ago."""
+        return lsn >= self.lsn and time.monotonic() - self.at <= PROBE_AGE_MAX_S
+
+
+class Session:
+    """See the module's docstring; :meth:`run` once."""
+
+    def __init__(
+        self,
+        spec: SpanSpec,
+        rows: Mapping[int, StreamRow],
+        *,
+        stop: threading.Event,
+        progress: Progress,
+    ) -> None:
+        self._spec, self._rows, self._stop, self._progress = spec, dict(rows), stop, progress
+        self._stack = contextlib.ExitStack()
+        self._event = threading.Event()
+        self._probe = _Probe()
+        self._appliers: dict[int, TargetApplier] = {}
+        self._watched: dict[int, psycopg.Connection] = {}
+        self._altered: tuple[int, str] | None = None
+        self._probed_at = self._observed_at = 0.0
+
+    def run(self) -> Outcome:
+        """Stream until something changes.
+
+        Raises:
+            EpochLostError, DivergenceError, SchemaChangedError, SlotPassedError, ShardKeyError:
+                as the threads met them.
+            psycopg.Error, ConnectError: a server failed.
+        """
+        with self._stack:
+            self._open()
+            self._reader.start()
+            for applier in self._appliers.values():
+                applier.start()
+            try:
+                return self._watch()
+            finally:
+                self._close()
+
+    # opening
+
+    def _open(self) -> None:
+        self._source = self._stack.enter_context(connect(self._spec.source, purpose="watch"))
+        for place, target in enumerate(self._spec.targets):
+            conn = self._stack.enter_context(connect(target.endpoint, purpose="control"))
+            conn.execute(f"LISTEN {streams.CHANNEL}")
+            self._watched[place] = conn
+        active = {place: row for place, row in self._rows.items() if row.active}
+        start = min(_position(row) for row in active.values())
+        check_slot(self._source, self._spec, min(_position(r) for r in self._rows.values()))
+        routes = source_tables.routes(self._source, list(self._watched.values()), self._spec)
+        self._routes = {route.table: route for route in routes}
+        self._observation = self._observe(active)
+        inboxes = [
+            Inbox(_position(self._rows[place]) if place in active else NEVER)
+            for place in range(len(self._spec.targets))
+        ]
+        binary = all(route.binary for route in routes)
+        self._reader = Reader(
+            lambda: LogStream.start(
+                self._spec.source,
+                slot=self._spec.slot,
+                publication=self._spec.publication,
+                lsn=start,
+                binary=binary,
+            ),
+            {_qualified(route): route for route in routes},
+            inboxes,
+            counterpart=self._spec.counterpart_origin,
+            durable=self._durable,
+            binary=binary,
+            on_end=self._event.set,
+        )
+        for place, row in active.items():
+            self._appliers[place] = self._applier(place, row, inboxes[place])
+
+    def _observe(self, active: Mapping[int, StreamRow]) -> source_tables.Observation:
+        now = source_tables.observe(self._source, self._spec)
+        kept: source_tables.Observation = {}
+        for place, row in active.items():
+            found = source_tables.remember(self._watched[place], row.id, self._spec.epoch, now)
+            kept = kept or found
+        return kept
+
+    def _applier(self, place: int, row: StreamRow, inbox: Inbox) -> TargetApplier:
+        target = self._spec.targets[place]
+        conn = connect(target.endpoint, purpose="apply", lock_timeout_s=LOCK_TIMEOUT_S)
+        self._stack.callback(conn.close)
+        streams.record_backend(conn, row.id, self._spec.epoch)
+        wire.prepare_target(conn)
+        for setting in SESSION_SETTINGS:
+            conn.execute("SET " + setting)
+        control = stream_row.read(conn, row.id)
+        assert control is not None, "the row was read a moment ago"
+        refetcher = Refetcher(self._spec.source, self._routes, stream_id=row.id, place=place)
+        refetcher.reload(conn)
+        return TargetApplier(
+            conn,
+            inbox,
+            Source(lambda: self._reader.delivered, self._probe.reached_by),
+            self._tables(conn),
+            refetcher,
+            stream_id=row.id,
+            epoch=self._spec.epoch,
+            origin=self._spec.own_origin,
+            control=control,
+            emptying=self._emptying(self._watched[place]),
+            on_exact=lambda conn: self._exact(conn, target),
+            on_end=self._event.set,
+        )
+
+    def _tables(self, conn: psycopg.Connection) -> dict[str, TableApplier]:
+        found = {}
+        for route in self._routes.values():
+            table = TargetTable.read(
+                conn,
+                TableName.parse(route.table),
+                route.number,
+                columns=route.columns,
+                key=route.key,
+                unique_at_source=route.unique,
+            )
+            found[route.table] = TableApplier(conn, table, binary=route.binary)
+            found[route.table].prepare()
+        return found
+
+    def _emptying(self, conn: psycopg.Connection) -> Callable[[Route], sql.Composable | None]:
+        count = len(streams.read_streams(conn, self._spec.workflow_uuid, self._spec.direction))
+        return lambda route: source_tables.emptying(route, self._spec, streams=count)
+
+    def _exact(self, conn: psycopg.Connection, target: TargetSpec) -> None:
+        """In the applier's thread, between transactions: the stream has passed H."""
+        done = post_copy.run(conn, self._spec, "after_catchup")
+        self._progress.event("exact", shard=target.shard, constraints=done)
+
+    def _durable(self) -> int:
+        """What every target has, stopped ones included."""
+        return min(
+            self._appliers[place].position if place in self._appliers else _position(row)
+            for place, row in self._rows.items()
+        )
+
+    # watching
+
+    def _watch(self) -> Outcome:
+        while True:
+            self._raise_failures()
+            if self._stop.is_set():
+                return Outcome.STOP
+            if any(not applier.is_alive() for applier in self._appliers.values()):
+                return Outcome.CHANGED
+            if self._look():
+                return Outcome.CHANGED
+            self._look_at_source()
+            self._progress.streaming(self._reader.counters, self._appliers)
+            self._pause()
+
+    def _pause(self) -> None:
+        """Until a target notifies, a thread ends, or it is time to look again."""
+        sockets = [conn.pgconn.socket for conn in self._watched.values()]
+        deadline = time.monotonic() + POLL_S
+        while time.monotonic() < deadline and not self._event.is_set() and not self._stop.is_set():
+            ready, _, _ = select.select(sockets, [], [], 0.05)
+            if ready:
+                return
+        self._event.clear()
+
+    def _look(self) -> bool:
+        """Read every row and tell the appliers; says whether a session no longer fits the rows."""
+        for place, conn in self._watched.items():
+            for _ in conn.notifies(timeout=0):
+                pass
+            control = stream_row.read(conn, self._rows[place].id)
+            applier = self._appliers.get(place)
+            if applier is not None and control is not None:
+                applier.seen(control)
+            elif applier is None and control is not None and control.state in streams.ACTIVE:
+                return True
+        return False
+
+    def _look_at_source(self) -> None:
+        now = time.monotonic()
+        if now - self._probed_at >= PROBE_INTERVAL_S:
+            self._probed_at = now
+            row = self._source.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
+            assert row is not None
+            self._probe.lsn, self._probe.at = parse_lsn(row[0]), now
+            self._progress.source(self._source, self._spec)
+        if now - self._observed_at >= OBSERVE_INTERVAL_S:
+            self._observed_at = now
+            self._look_for_ddl()
+
+    def _look_for_ddl(self) -> None:
+        """A changed catalogue stops the streams once they have applied what came before it."""
+        if self._spec.options.on_ddl != "STOP":
+            return
+        if self._altered is None:
+            now = source_tables.observe(self._source, self._spec)
+            found = source_tables.altered(self._observation, now)
+            if found:
+                self._altered = (streams.emit_marker(self._source, "ddl"), "; ".join(found))
+                self._observed_at -= OBSERVE_INTERVAL_S
+            return
+        bound, message = self._altered
+        self._observed_at -= OBSERVE_INTERVAL_S
+        if all(applier.position >= bound for applier in self._appliers.values()):
+            raise SchemaChangedError(
+                message, next_step="alter the target in the same way, then start the workflow"
+            )
+
+    # ending
+
+    def _raise_failures(self) -> None:
+        for applier in self._appliers.values():
+            if applier.error is not None and not isinstance(applier.error, StreamStoppedError):
+                raise applier.error
+        error = self._reader.error
+        if error is None:
+            return
+        if isinstance(error, SchemaChangedError):
+            self._drain()
+        raise error
+
+    def _drain(self) -> None:
+        """Let the appliers finish what lies in the queues."""
+        deadline = time.monotonic() + DRAIN_TIMEOUT_S
+        while time.monotonic() < deadline and not self._stop.is_set():
+            if all(
+                applier.position >= self._reader.delivered or not applier.is_alive()
+                for applier in self._appliers.values()
+            ):
+                return
+            self._look()
+            self._pause()
+
+    def _close(self) -> None:
+        threads: Sequence[Any] = (self._reader, *self._appliers.values())
+        for thread in threads:
+            thread.halt()
+        for thread in threads:
+            thread.join(JOIN_TIMEOUT_S)
+
+
+def _position(row: StreamRow) -> int:
+    assert row.lsn is not None, "a stream is read from a position"
+    return row.lsn
+
+
+def _qualified(route: Route) -> tuple[str, str]:
+    name = TableName.parse(route.table)
+    return (name.schema, name.name)
+
+
+def check_slot(source: psycopg.Connection, spec: SpanSpec, lowest: int) -> slots.SlotInfo:
+    """Make sure that the slot still holds everything above ``lowest`` (datapath rule 3).
+
+    Raises:
+        SlotPassedError: it is gone, lost, or has passed a stream.
+    """
+    info = slots.info(source, spec.slot)
+    if info is None or info.lost or info.confirmed_flush_lsn is None:
+        raise SlotPassedError(
+            f"replication slot {spec.slot} of workflow {spec.workflow} is gone or has lost log the"
+            " stream needs",
+            next_step="cancel the workflow and create it again",
+            slot=spec.slot,
+        )
+    if info.confirmed_flush_lsn > lowest:
+        raise SlotPassedError(
+            f"replication slot {spec.slot} has passed the stream: it is at"
+            f" {format_lsn(info.confirmed_flush_lsn)}, the stream at {format_lsn(lowest)};"
+            " changes in between would be skipped",
+            next_step="cancel the workflow and create it again",
+            slot=spec.slot,
+        )
+    return info

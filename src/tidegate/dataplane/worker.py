@@ -1,0 +1,173 @@
+"""The process of one span: ``python -m tidegate.dataplane.worker``, its description on stdin.
+
+Decides what an error means: *transient* ones keep the streams' state, appear in their rows and
+log, and are tried again after a delay; *fatal* ones put the streams into Error, because nobody but
+a person can mend them; a lost epoch ends the process without a word to the rows, which belong to
+another worker. SIGTERM ends it at the next batch boundary and leaves the rows as they are, so that
+the next process goes on. SIGKILL is always safe.
+
+Exit status: 0 no stream is active any more, 3 fatal, 4 epoch lost, 143 asked to end; anything else
+is transient. Standard output carries JSON lines (see :mod:`tidegate.dataplane.progress`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from tidegate.dataplane import streams
+from tidegate.dataplane.model import SpanSpec, StreamState
+from tidegate.dataplane.phases import Span
+from tidegate.dataplane.progress import Progress
+from tidegate.engines.postgres.connection import connect
+from tidegate.errors import EpochLostError, SchemaChangedError, TidegateError
+from tidegate.topology.connections import redacted
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+EXIT_DONE, EXIT_FATAL, EXIT_EPOCH_LOST, EXIT_ASKED = 0, 3, 4, 143
+
+FIRST_DELAY_S = 0.2
+DELAY_MAX_S = 5.0
+#: Work that lasted so long counts as healthy: the delay starts small again.
+HEALTHY_S = 30.0
+
+#: SQLSTATE classes of what ends by itself: connections, resources, operator, system, rollbacks,
+#: and a server that is read-only for a while.
+_TRANSIENT_CLASSES = ("08", "25", "40", "53", "55", "57", "58")
+#: ... except a slot or object that will not come back.
+_FATAL_STATES = frozenset({"55000"})
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again can help without anybody changing anything."""
+    if isinstance(error, TidegateError):
+        return error.retryable or error.outcome_unknown
+    if isinstance(error, psycopg.Error):
+        state = error.sqlstate
+        if state is None:
+            return isinstance(error, psycopg.OperationalError)
+        return state not in _FATAL_STATES and state.startswith(_TRANSIENT_CLASSES)
+    return isinstance(error, OSError)
+
+
+def describe(error: BaseException) -> str:
+    """One line, without secrets."""
+    text = error.message if isinstance(error, TidegateError) else str(error)
+    return redacted(" ".join(text.split())) or type(error).__name__
+
+
+@dataclass
+class _Patience:
+    """How long the same transient error has been met, and how long to wait before the next try."""
+
+    limit_s: float
+    message: str = ""
+    since: float = 0.0
+    last: float = 0.0
+    delay_s: float = FIRST_DELAY_S
+
+    def note(self, message: str, now: float, worked_s: float) -> bool:
+        """One more failure; says whether the limit is passed. Another message starts anew."""
+        fresh = message != self.message or worked_s >= HEALTHY_S
+        if fresh or (self.limit_s and now - self.last > self.limit_s):
+            self.message, self.since, self.delay_s = message, now, FIRST_DELAY_S
+        else:
+            self.delay_s = min(2 * self.delay_s, DELAY_MAX_S)
+        self.last = now
+        return bool(self.limit_s) and now - self.since > self.limit_s
+
+
+class Worker:
+    """Runs a span until it ends one way or another."""
+
+    def __init__(self, spec: SpanSpec, progress: Progress) -> None:
+        self._spec, self._progress = spec, progress
+        self.stop = threading.Event()
+
+    def run(self) -> int:
+        """The process's exit status."""
+        self._progress.event("started", epoch=self._spec.epoch, pid=os.getpid())
+        patience = _Patience(self._spec.options.max_retry_s)
+        while not self.stop.is_set():
+            began = time.monotonic()
+            try:
+                if Span(self._spec, self.stop, self._progress).run():
+                    self._progress.event("stopped")
+                    return EXIT_DONE
+            except EpochLostError as error:
+                self._progress.event("error", error=error.to_json(), kind="epoch_lost")
+                return EXIT_EPOCH_LOST
+            except (TidegateError, psycopg.Error, OSError) as error:
+                now = time.monotonic()
+                exhausted = patience.note(describe(error), now, now - began)
+                if not is_transient(error) or exhausted:
+                    return self._fail(error)
+                self._retry(error, patience.delay_s)
+        self._progress.event("stopped", asked=True)
+        return EXIT_ASKED
+
+    def _fail(self, error: BaseException) -> int:
+        if isinstance(error, SchemaChangedError):
+            state, message = StreamState.STOPPED, f"{streams.STOPPED_AT_DDL}: {describe(error)}"
+        else:
+            state, message = StreamState.ERROR, f"terminal error: {describe(error)}"
+        self._progress.event("error", message=message, kind="fatal")
+        self._record(state, message)
+        return EXIT_FATAL
+
+    def _retry(self, error: BaseException, delay_s: float) -> None:
+        message = f"retrying: {describe(error)}"
+        self._progress.event("error", message=message, kind="transient", delay_s=delay_s)
+        self._record(None, message)
+        self.stop.wait(delay_s)
+
+    def _record(self, state: StreamState | None, message: str) -> None:
+        """Write to the rows of all targets that can be reached and are still ours."""
+        for target in self._spec.targets:
+            with (
+                contextlib.suppress(TidegateError, psycopg.Error, OSError),
+                connect(target.endpoint, purpose="control", lock_timeout_s=10) as conn,
+                conn.transaction(),
+            ):
+                found = conn.execute(
+                    "UPDATE _tidegate.stream SET message = %s, state = coalesce(%s, state)"
+                    " WHERE id = %s AND epoch = %s AND state IN ('Init', 'Copying', 'Running')"
+                    " RETURNING state",
+                    [
+                        message,
+                        None if state is None else str(state),
+                        target.stream_id,
+                        self._spec.epoch,
+                    ],
+                ).fetchone()
+                if found is not None:
+                    streams.log(conn, target.stream_id, found[0], message)
+                    streams.notify(conn, target.stream_id)
+
+
+def main() -> int:
+    """Entry of the process."""
+    spec = SpanSpec.from_json(json.loads(sys.stdin.readline()))
+    worker = Worker(spec, Progress(sys.stdout, spec.span_id))
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        worker.stop.set()
+
+    signal.signal(signal.SIGTERM, asked)
+    signal.signal(signal.SIGINT, asked)
+    return worker.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The statements by which a worker's transactions read and move a stream's row.
+
+Every transaction that applies rows begins with the span's origin message (datapath rule 15) and
+the row under FOR UPDATE with its epoch (rule 17): one writer, and whoever stops the stream waits
+for one transaction at most. The position moves in the transaction that moves the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tidegate.engines.postgres.position import format_lsn, parse_lsn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    import psycopg
+
+#: ``h_lsn`` of a stream that waits for rows to be read again: no position reaches it.
+H_UNKNOWN = 0xFFFF_FFFF_FFFF_FFFF
+
+_CONTROL = (
+    "epoch, state, message, lsn::text, h_lsn::text, stop_lsn::text, hold_until IS NOT NULL,"
+    " coalesce(hold_until > clock_timestamp(), false)"
+)
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a stream's row tells its worker."""
+
+    epoch: int
+    state: str
+    message: str
+    lsn: int | None
+    h_lsn: int | None
+    stop_lsn: int | None
+    holding: bool  # the stop position, or the present one without it, is to be held for now
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> Control:
+        """From the columns of ``_CONTROL``; a hold that has run out is no stop any more."""
+        epoch, state, message, lsn, h_lsn, stop_lsn, was_held, holding = row
+        if was_held and not holding:
+            stop_lsn = None
+        return cls(epoch, state, message, _int(lsn), _int(h_lsn), _int(stop_lsn), holding)
+
+
+def _int(lsn: str | None) -> int | None:
+    return None if lsn is None else parse_lsn(lsn)
+
+
+def read(conn: psycopg.Connection, stream_id: int, *, lock: bool = False) -> Control | None:
+    """The row, locked for the rest of the transaction if wanted; ``None`` when it is gone."""
+    row = conn.execute(
+        f"SELECT {_CONTROL} FROM _tidegate.stream WHERE id = %s"  # noqa: S608 - constant columns
+        + (" FOR UPDATE" if lock else ""),
+        [stream_id],
+    ).fetchone()
+    return None if row is None else Control.of(row)
+
+
+def begin(conn: psycopg.Connection, stream_id: int, origin: str) -> Control | None:
+    """Begin a transaction that applies rows; the row is locked."""
+    conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+    conn.execute("SELECT pg_logical_emit_message(true, 'tidegate', %s)", [origin])
+    return read(conn, stream_id, lock=True)
+
+
+def applied(
+    conn: psycopg.Connection,
+    stream_id: int,
+    *,
+    lsn: int,
+    rows: int,
+    source_commit_at: datetime | None,
+    h_lsn: int | None = None,
+) -> None:
+    """Move the position, in the transaction that brought the rows."""
+    conn.execute(
+        "UPDATE _tidegate.stream SET lsn = greatest(lsn, %s), rows_applied = rows_applied + %s,"
+        " source_commit_at = coalesce(%s, source_commit_at), h_lsn = coalesce(%s, h_lsn),"
+        " message = CASE WHEN message LIKE 'retrying:%%' THEN '' ELSE message END,"
+        " updated_at = now(), heartbeat_at = now() WHERE id = %s",
+        [
+            format_lsn(lsn),
+            rows,
+            source_commit_at,
+            None if h_lsn is None else format_lsn(h_lsn),
+            stream_id,
+        ],
+    )
+
+
+def advance(
+    conn: psycopg.Connection, stream_id: int, epoch: int, *, lsn: int, heard: bool
+) -> Control | None:
+    """Move the position of a stream that had nothing to apply up to ``lsn``.
+
+    ``heard``: the stream has caught up with its source as it was a moment ago; the heartbeat says
+    so. Returns the row as it is then, or ``None`` when it is not this worker's any more.
+    """
+    row = conn.execute(
+        "UPDATE _tidegate.stream SET lsn = greatest(lsn, %s),"  # noqa: S608 - constant columns
+        " heartbeat_at = CASE WHEN %s THEN clock_timestamp() ELSE heartbeat_at END,"
+        " message = CASE WHEN message LIKE 'retrying:%%' THEN '' ELSE message END"
+        f" WHERE id = %s AND epoch = %s RETURNING {_CONTROL}",
+        [format_lsn(lsn), heard, stream_id, epoch],
+    ).fetchone()
+    return None if row is None else Control.of(row)
+
+
+def set_h(conn: psycopg.Connection, stream_id: int, h_lsn: int) -> None:
+    """Set H, in a transaction that holds the row."""
+    conn.execute(
+        "UPDATE _tidegate.stream SET h_lsn = %s WHERE id = %s", [format_lsn(h_lsn), stream_id]
+    )
