@@ -63,6 +63,8 @@ CREATE TRIGGER note BEFORE INSERT ON "Sales"."Order"
 ALTER TABLE "Sales"."Order" DISABLE TRIGGER note;
 COMMENT ON TABLE "Sales"."Order" IS 'what they; ''bought''';
 COMMENT ON COLUMN "Sales"."Order".b IS 'note';
+CREATE INDEX "Plain Two" ON "Sales"."Order" (m);
+COMMENT ON INDEX "Sales"."Plain Two" IS 'and another';
 COMMENT ON INDEX "Sales".unique_one IS 'one of a kind';
 COMMENT ON CONSTRAINT later ON "Sales"."Order" IS 'some day';
 COMMENT ON TRIGGER note ON "Sales"."Order" IS 'notes';
@@ -129,6 +131,7 @@ def test_tables_arrive_as_they_were(source: Database, target: Database) -> None:
             new.execute(ddl)
         assert [i.name for i in read_tables(new, NAMES)[ORDER].indexes] == [
             "Order_pkey",
+            "Plain Two",
             "plain_one",
         ]
         for _, ddl in plan.after_catchup:

@@ -51,7 +51,7 @@ _LOOK_UP = {
 
 #: When a part of a table is made; within a time in this order.
 _BEFORE = ("default", "key")
-_AFTER_COPY = ("index", "statistics")
+_AFTER_COPY = ("index",)
 _AFTER_CATCH_UP = ("unique", "check", "foreign key", "rule", "trigger", "policy", "comment")
 
 
@@ -127,6 +127,7 @@ def plan_schema(source: Endpoint, tables: Iterable[TableName]) -> SchemaPlan:
         }
         own = [n[1] for n in needed] + [s.oid for t in found.values() for s in t.sequences]
         roles = session.execute(queries.ROLES, oids | {"needed": own}).fetchall()
+        statistics = session.execute(queries.STATISTICS, oids).fetchall()
         major = session.info.server_version // 10000
         items = dump_items(
             source, major=major, snapshot=snapshot, arguments=_table_arguments(found)
@@ -141,6 +142,8 @@ def plan_schema(source: Endpoint, tables: Iterable[TableName]) -> SchemaPlan:
         extensions = session.execute(queries.EXTENSIONS, [list(names)]).fetchall()
         session.rollback()
     lists = _sort(found, items, support, needed=needed, parts=parts)
+    names_of = {table.oid: name for name, table in found.items()}
+    lists.after_copy += [(1, names_of[oid], ddl) for oid, ddl in statistics]
     return lists.plan(dict(extensions), tuple(name for (name,) in roles))
 
 
@@ -196,6 +199,11 @@ def _sort(
     return lists
 
 
+def _plain(name: str) -> str:
+    """A name for comparing: comments and grants are named with quotes, objects without."""
+    return name.replace('"', "")
+
+
 class _Lists:
     """The statements of a plan while they are sorted."""
 
@@ -211,20 +219,19 @@ class _Lists:
         self.placed: dict[tuple[str, str], tuple[TableName, str]] = {}
 
     def support(self, item: Item, identity: str) -> None:
-        name = f"{item.kind} {item.name}"
-        self.support_names[item.schema, name] = len(self.supports)
+        self.support_names[item.schema, _plain(f"{item.kind} {item.name}")] = len(self.supports)
         self.supports.append(Support(item.kind, identity, item.ddl))
 
     def attach(self, item: Item) -> None:
         """Put a grant or comment with the support it is about; others are not wanted."""
-        at = self.support_names.get((item.schema, item.name))
+        at = self.support_names.get((item.schema, _plain(item.name)))
         if at is not None:
             found = self.supports[at]
             self.supports[at] = Support(found.kind, found.identity, f"{found.ddl}\n{item.ddl}")
 
     def part(self, item: Item, table: TableName, part: str) -> None:
         name = item.name.removeprefix(f"{table.name} ")
-        self.placed[table.schema, name] = (table, part)
+        self.placed[table.schema, _plain(name)] = (table, part)
         if part in _BEFORE:
             (self.keys if part == "key" else self.pre_data).append(item.ddl)
         elif part in _AFTER_COPY:
@@ -239,8 +246,8 @@ class _Lists:
         about, _, name = item.name.partition(" ")
         subject, _, _ = name.partition(" ON ")
         table, part = None, ""
-        if about in ("INDEX", "CONSTRAINT", "TRIGGER", "RULE", "POLICY", "STATISTICS"):
-            table, part = self.placed.get((item.schema, subject), (None, ""))
+        if about in ("INDEX", "CONSTRAINT", "TRIGGER", "RULE", "POLICY"):
+            table, part = self.placed.get((item.schema, _plain(subject)), (None, ""))
         if about == "TRIGGER" and subject.startswith("_tidegate_"):
             return
         if table is None or part in _BEFORE:

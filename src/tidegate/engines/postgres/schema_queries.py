@@ -92,11 +92,18 @@ SELECT 'pg_rewrite'::regclass::oid, oid, ev_class, 'rule'
 SELECT 'pg_policy'::regclass::oid, oid, polrelid, 'policy'
   FROM pg_policy WHERE polrelid = ANY(%(oids)s)
  UNION ALL
-SELECT 'pg_statistic_ext'::regclass::oid, oid, stxrelid, 'statistics'
-  FROM pg_statistic_ext WHERE stxrelid = ANY(%(oids)s)
- UNION ALL
 SELECT 'pg_attrdef'::regclass::oid, oid, adrelid, 'default'
   FROM pg_attrdef WHERE adrelid = ANY(%(oids)s)
+"""
+
+#: Extended statistics, which a dump of single tables leaves out: (table oid, statement).
+STATISTICS = """
+SELECT x.stxrelid::int8,
+       format('%%s; ALTER STATISTICS %%I.%%I OWNER TO %%I;', pg_get_statisticsobjdef(x.oid),
+              n.nspname, x.stxname, pg_get_userbyid(x.stxowner))
+  FROM pg_statistic_ext x JOIN pg_namespace n ON n.oid = x.stxnamespace
+ WHERE x.stxrelid = ANY(%(oids)s)
+ ORDER BY x.stxrelid, x.stxname
 """
 
 #: Roles that own or may use the tables, their sequences, or what they need.
