@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,7 @@ EXPORTED = [
 ]
 
 NOTHING = "—"
+IN_NOTES = re.compile(r"`(tidegate\.[\w.]+)`")
 
 
 def rows() -> list[tuple[str, str, str]]:
@@ -202,6 +204,13 @@ def test_every_exported_name_has_its_row() -> None:
 )
 def test_every_python_name_can_be_imported(go: str, python: str) -> None:
     assert resolve(python) is not None, go
+
+
+@pytest.mark.parametrize(
+    "python", sorted({name for _, _, note in rows() for name in IN_NOTES.findall(note)})
+)
+def test_every_python_name_in_a_note_can_be_imported(python: str) -> None:
+    assert resolve(python) is not None
 
 
 def test_a_name_without_a_place_says_why() -> None:
