@@ -21,6 +21,7 @@ from psycopg import sql
 from fix_databases import APPLICATION, Database
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.ledger import Ledger
+from tidegate.engines.postgres.connection import connect
 from tidegate.router import Credentials, Router, StoreSource
 from tidegate.router.psycopg import run
 from tidegate.server.node import UPDATES
@@ -156,13 +157,7 @@ class Fleet:
         """What a shard's database says, from outside."""
         session = self.observers.get((keyspace, shard))
         if session is None or session.closed:
-            database = self.shards[keyspace, shard]
-            session = psycopg.connect(
-                database.server.conninfo(database.name),
-                password=database.server.password,
-                autocommit=True,
-                application_name="observer",
-            )
+            session = connect(self.shards[keyspace, shard].endpoint, purpose="observer")
             self.observers[keyspace, shard] = session
         return session.execute(statement).fetchall()
 

@@ -87,6 +87,7 @@ def admit(
     workflow = replace(
         workflow,
         created_tables=target_plan.created,
+        created_support=target_plan.support,
         prior_rules=traffic.prior_rules(snapshot, workflow),
     )
     return Admission(workflow, target_plan, tuple(findings))

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from tidegate import steps
 from tidegate.errors import FailedPreconditionError, WorkflowPartiallySwitchedError
-from tidegate.topology.records import READ_TYPES
-from tidegate.workflow import cleanup, create, target_tables, traffic
+from tidegate.workflow import cleanup, objects, target_tables, traffic
 from tidegate.workflow.plan import Plan, PlanStep, Zone
 from tidegate.workflow.state import WorkflowType
 
@@ -115,7 +114,7 @@ class CancelActions:
             REMOVED: lambda: target_tables.remove(self.work),
             UNFENCED: self._unfence,
             FORGOTTEN: lambda: cleanup.forget(self.work),
-            CLEANED: lambda: create.remove_sidecars(self.work),
+            CLEANED: lambda: objects.remove_sidecars(self.work),
         }
 
     def do(self, step: PlanStep) -> None:
@@ -136,21 +135,16 @@ class CancelActions:
 
         def change(snapshot: Snapshot) -> Snapshot:
             if workflow.type is WorkflowType.RESHARD:
-                cells = traffic.checked_cells(snapshot, workflow, ())
-                return traffic.with_reads_switched(
-                    snapshot, workflow, READ_TYPES, cells, to_target=False
-                )
+                return traffic.with_reads_following(snapshot, workflow)
             snapshot = traffic.without_denied(snapshot, workflow)
             if request.keep_routing_rules:
                 return snapshot
-            vschema = snapshot.vschema(workflow.target_keyspace)
             if not request.keep_data:
-                vschema = vschema.without_tables(workflow.added_vschema)
-            snapshot = snapshot.with_vschema(workflow.target_keyspace, vschema)
+                snapshot = traffic.without_declared(snapshot, workflow)
             return traffic.with_prior_rules(snapshot, workflow)
 
         self.work.change_topology(change)
 
     def _unfence(self) -> None:
-        create.remove_fence(self.work, "target")
-        create.remove_fence(self.work, "source")
+        objects.remove_fence(self.work, "target")
+        objects.remove_fence(self.work, "source")

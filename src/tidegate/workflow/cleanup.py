@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
-from tidegate.engines.postgres import fence, journal, sidecar
-from tidegate.workflow.create import (
+from tidegate.engines.postgres import fence, journal, sidecar, vdiff_tables
+from tidegate.workflow.objects import (
     at_source,
     at_target,
     delete_streams,
@@ -59,6 +59,7 @@ def forget(work: Work) -> None:
     def delete(_shard: str, session: Connection[TupleRow]) -> None:
         if sidecar.is_installed(session):
             journal.delete(session, work.workflow.uuid)
+            vdiff_tables.delete(session, work.workflow.uuid, None)
 
     at_source(work, delete)
     at_target(work, delete)

@@ -20,7 +20,7 @@ from tidegate.dataplane.model import Direction
 from tidegate.engines.postgres import table_removal
 from tidegate.errors import FailedPreconditionError, WorkflowNotFullySwitchedError
 from tidegate.topology.vschema import TableSpec
-from tidegate.workflow import cleanup, create, traffic
+from tidegate.workflow import cleanup, objects, traffic
 from tidegate.workflow.plan import Plan, PlanStep, Zone
 from tidegate.workflow.state import TableRemovalType, WorkflowType
 
@@ -133,7 +133,7 @@ class CompleteActions:
             REMOVED: self._remove_tables,
             UNFENCED: self._unfence,
             FORGOTTEN: lambda: cleanup.forget(self.work),
-            CLEANED: lambda: create.remove_sidecars(self.work),
+            CLEANED: lambda: objects.remove_sidecars(self.work),
             SHARDS_GONE: self._remove_shards,
         }
 
@@ -177,12 +177,12 @@ class CompleteActions:
             else:
                 table_removal.drop(session, tables)
 
-        create.at_source(self.work, remove)
+        objects.at_source(self.work, remove)
 
     def _unfence(self) -> None:
-        create.remove_fence(self.work, "target")
+        objects.remove_fence(self.work, "target")
         if not self.request.keep_data:
-            create.remove_fence(self.work, "source")
+            objects.remove_fence(self.work, "source")
 
     def _remove_shards(self) -> None:
         workflow = self.work.workflow
@@ -190,9 +190,6 @@ class CompleteActions:
         def change(snapshot: Snapshot) -> Snapshot:
             for shard in workflow.source_shards:
                 snapshot = snapshot.without_shard(workflow.source_keyspace, shard)
-            for shard in workflow.target_shards:
-                record = snapshot.shard(workflow.target_keyspace, shard)
-                snapshot = snapshot.with_shard(record.without_read_state())
-            return snapshot
+            return traffic.with_reads_following(snapshot, workflow)
 
         self.work.change_topology(change)

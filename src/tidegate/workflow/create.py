@@ -2,8 +2,8 @@
 
 Decides the steps of ``movetables create`` and ``reshard create``. Everything is validated before
 the first of them (:mod:`tidegate.workflow.admission`); then each step makes one kind of object and
-can take it back. The point of no return is the record itself becoming active: until then a failure or a
-crash removes all of it, on every server.
+can take it back. The point of no return is the record itself becoming active: until then a failure
+or a crash removes all of it, on every server.
 
 Order: the schema ``_tidegate``, vschema, target tables together with their denying fence, streams,
 publications, slots (a slot made before its publication would skip changes), and last what others
@@ -14,16 +14,15 @@ first switch.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
-from tidegate.engines.postgres import fence, publication, sidecar, slots
-from tidegate.topology.names import TableName
+from tidegate.engines.postgres import sidecar
 from tidegate.topology.vschema import TableSpec
-from tidegate.workflow import spans, target_tables, traffic
-from tidegate.workflow.model import Phase, StreamRef, Workflow, opposite, replication_name
+from tidegate.workflow import objects, spans, target_tables, traffic
+from tidegate.workflow.model import Phase, StreamRef, Workflow, replication_name
 from tidegate.workflow.plan import Plan, PlanStep, Zone
 from tidegate.workflow.state import WorkflowType
 
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.target_tables import TargetPlan
     from tidegate.workflow.work import Work
-
-SLOT_TIMEOUT_S = 60.0
 
 
 def _step(name: str, description: str) -> str:
@@ -126,12 +123,12 @@ class CreateActions:
             STARTED: self._start,
         }
         self._undo: dict[str, Callable[[], None]] = {
-            INSTALLED: lambda: remove_sidecars(self.work),
+            INSTALLED: lambda: objects.remove_sidecars(self.work),
             DECLARED: lambda: undeclare(self.work),
-            TABLES_MADE: lambda: target_tables.remove(self.work),
-            STREAMS_MADE: lambda: delete_streams(self.work, Direction.FORWARD),
-            PUBLISHED: lambda: drop_publications(self.work, Direction.FORWARD),
-            SLOTTED: lambda: drop_slots(self.work, Direction.FORWARD),
+            TABLES_MADE: self._remove_tables,
+            STREAMS_MADE: lambda: objects.delete_streams(self.work, Direction.FORWARD),
+            PUBLISHED: lambda: objects.drop_publications(self.work, Direction.FORWARD),
+            SLOTTED: lambda: objects.drop_slots(self.work, Direction.FORWARD),
             ROUTED: self._unroute,
         }
 
@@ -151,8 +148,8 @@ class CreateActions:
         return found is not None and found.uuid == workflow.uuid and found.phase is Phase.ACTIVE
 
     def _install(self) -> None:
-        at_source(self.work, lambda _s, session: sidecar.install(session))
-        at_target(self.work, lambda _s, session: sidecar.install(session))
+        objects.at_source(self.work, lambda _s, session: sidecar.install(session))
+        objects.at_target(self.work, lambda _s, session: sidecar.install(session))
 
     def _declare(self) -> None:
         self.work.change_topology(lambda snapshot: declared(snapshot, self.work.workflow))
@@ -160,6 +157,10 @@ class CreateActions:
     def _make_tables(self) -> None:
         assert self.target_plan is not None, "a creation is never continued by another process"
         target_tables.make(self.work, self.target_plan)
+
+    def _remove_tables(self) -> None:
+        target_tables.remove(self.work)
+        objects.remove_fence(self.work, "target")
 
     def _make_streams(self) -> None:
         """A stream's rows cannot be counted on before its slot exists, so it is made stopped."""
@@ -190,15 +191,19 @@ class CreateActions:
                     if target == shard
                 ]
 
-        made = at_target(self.work, insert)
+        made = objects.at_target(self.work, insert)
         refs = tuple(ref for found in made.values() for ref in found)
         self.work.save(lambda w: w.with_streams(Direction.FORWARD, refs))
 
     def _publish(self) -> None:
-        at_source(self.work, lambda s, session: publish(self.work, Direction.FORWARD, s, session))
+        objects.at_source(
+            self.work, lambda s, session: objects.publish(self.work, Direction.FORWARD, s, session)
+        )
 
     def _make_slots(self) -> None:
-        at_source(self.work, lambda s, _session: make_slot(self.work, Direction.FORWARD, s))
+        objects.at_source(
+            self.work, lambda s, _session: objects.make_slot(self.work, Direction.FORWARD, s)
+        )
 
     def _route(self) -> None:
         workflow = self.work.workflow
@@ -216,69 +221,7 @@ class CreateActions:
 
     def _start(self) -> None:
         if self.auto_start:
-            start_streams(self.work, Direction.FORWARD)
-
-
-def start_streams(work: Work, direction: Direction) -> None:
-    """Let the streams of a direction run, and want workers for them."""
-    keyspace = work.workflow.keyspaces(direction)[1]
-    for ref in work.workflow.streams_of(direction):
-        streams.start(work.sessions.get(keyspace, ref.target_shard), ref.stream_id)
-    work.save(lambda w: w.with_wanted(direction, wanted=True))
-
-
-def publish(work: Work, direction: Direction, shard: str, session: Connection[TupleRow]) -> None:
-    """Publish at one source shard what its span carries."""
-    rules = spans.table_rules(work.snapshot, work.workflow, direction, shard)
-    if rules:
-        name = replication_name(work.workflow, direction, shard)
-        publication.create(session, name, [TableName.parse(rule.table) for rule in rules])
-
-
-def make_slot(work: Work, direction: Direction, shard: str) -> None:
-    """Make the slot of one source shard's span."""
-    if spans.table_rules(work.snapshot, work.workflow, direction, shard):
-        endpoint = work.sessions.endpoint(work.workflow.keyspaces(direction)[0], shard)
-        name = replication_name(work.workflow, direction, shard)
-        slots.create(endpoint, name, timeout_s=SLOT_TIMEOUT_S)
-
-
-def drop_slots(work: Work, direction: Direction) -> None:
-    """Drop a direction's slots at all its source shards; absent ones are no error."""
-    at_sources_of(direction)(
-        work,
-        lambda s, session: slots.drop(session, replication_name(work.workflow, direction, s)),
-    )
-
-
-def drop_publications(work: Work, direction: Direction) -> None:
-    """Drop a direction's publications at all its source shards; absent ones are no error."""
-    at_sources_of(direction)(
-        work,
-        lambda s, session: publication.drop(session, replication_name(work.workflow, direction, s)),
-    )
-
-
-def delete_streams(work: Work, direction: Direction) -> None:
-    """Delete a direction's stream rows at all its target shards; absent ones are no error."""
-
-    def delete(_shard: str, session: Connection[TupleRow]) -> None:
-        if sidecar.is_installed(session):
-            streams.delete_streams(session, work.workflow.uuid, direction)
-
-    at_sources_of(opposite(direction))(work, delete)
-
-
-def remove_sidecars(work: Work) -> None:
-    """Remove the schema ``_tidegate`` wherever nothing needs it any more."""
-    at_source(work, lambda _s, session: sidecar.remove_if_unused(session))
-    at_target(work, lambda _s, session: sidecar.remove_if_unused(session))
-
-
-def remove_fence(work: Work, side: fence.Side) -> None:
-    """Remove the fence of one side at all its shards; absent ones are no error."""
-    at = at_source if side == "source" else at_target
-    at(work, lambda _s, session: fence.remove(session, work.workflow.uuid, side))
+            objects.start_streams(self.work, Direction.FORWARD)
 
 
 def declared(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
@@ -291,26 +234,4 @@ def declared(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
 
 def undeclare(work: Work) -> None:
     """Take the tables out of the target's vschema that the workflow put there."""
-    keyspace, added = work.workflow.target_keyspace, work.workflow.added_vschema
-    work.change_topology(
-        lambda found: found.with_vschema(keyspace, found.vschema(keyspace).without_tables(added))
-    )
-
-
-def at_source[T](work: Work, what: Callable[[str, Connection[TupleRow]], T]) -> dict[str, T]:
-    """Do something at every source shard; complete may have removed some from the topology."""
-    workflow = work.workflow
-    keyspace = workflow.source_keyspace
-    there = [s for s in sorted(workflow.source_shards) if (keyspace, s) in work.snapshot.shards]
-    return work.sessions.each(keyspace, there, what)
-
-
-def at_sources_of(direction: Direction) -> Callable[..., dict[str, Any]]:
-    """Which side a direction reads."""
-    return at_source if direction is Direction.FORWARD else at_target
-
-
-def at_target[T](work: Work, what: Callable[[str, Connection[TupleRow]], T]) -> dict[str, T]:
-    """Do something at every target shard."""
-    workflow = work.workflow
-    return work.sessions.each(workflow.target_keyspace, sorted(workflow.target_shards), what)
+    work.change_topology(lambda found: traffic.without_declared(found, work.workflow))

@@ -113,6 +113,7 @@ class Workflow:
         name: unique within the target keyspace.
         tables: in the written form of :class:`tidegate.topology.names.TableName`, sorted.
         created_tables: tables that did not exist at the target before and are ours to drop.
+        created_support: (kind, name) of what was made beside the tables, by target shard.
         added_vschema: tables added to the target's vschema, ours to remove.
         prior_rules: routing rules of the same names that were there before, to be put back.
         streams: where the stream rows are.
@@ -134,6 +135,7 @@ class Workflow:
     options: WorkflowOptions = WorkflowOptions()
     phase: Phase = Phase.CREATING
     created_tables: tuple[str, ...] = ()
+    created_support: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     added_vschema: tuple[str, ...] = ()
     prior_rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     streams: tuple[StreamRef, ...] = ()
@@ -191,6 +193,10 @@ class Workflow:
                 **value,
                 **{key: tuple(value[key]) for key in lists},
                 "prior_rules": {k: tuple(v) for k, v in value["prior_rules"].items()},
+                "created_support": {
+                    shard: tuple((kind, name) for kind, name in made)
+                    for shard, made in value["created_support"].items()
+                },
                 "type": WorkflowType(value["type"]),
                 "options": WorkflowOptions.from_json(value["options"]),
                 "phase": Phase(value["phase"]),

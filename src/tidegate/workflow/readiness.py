@@ -1,4 +1,4 @@
-"""What must hold before an operation begins: streams in step, a proof of equality, tables free to go.
+"""What must hold before an operation begins: streams in step, a proof, tables free to go.
 
 Decides from observations alone whether to refuse. It must not change anything.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.dataplane.model import Direction
-from tidegate.engines.postgres import table_removal
+from tidegate.engines.postgres import table_removal, vdiff_tables
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.names import TableName
-from tidegate.workflow import create, traffic
+from tidegate.workflow import objects, traffic
 from tidegate.workflow.model import Phase
 from tidegate.workflow.status import require_ready, stream_statuses
 
@@ -66,7 +66,7 @@ def require_removable(work: Work, *, source: bool) -> None:
     Raises:
         FailedPreconditionError: naming the views and keys that depend on them.
     """
-    at = create.at_source if source else create.at_target
+    at = objects.at_source if source else objects.at_target
     names = tuple(map(TableName.parse, work.workflow.tables))
 
     def look(_shard: str, session: Connection[TupleRow]) -> list[str]:
@@ -90,7 +90,7 @@ def verified_age_s(sessions: Sessions, workflow: Workflow) -> float | None:
     ages = sessions.each(
         workflow.target_keyspace,
         workflow.target_shards,
-        lambda _s, session: _verified_age_s(session, workflow),
+        lambda _s, session: vdiff_tables.verified_age_s(session, workflow.uuid, workflow.tables),
     )
     found = [age for age in ages.values() if age is not None]
     return max(found) if len(found) == len(workflow.target_shards) else None

@@ -16,7 +16,7 @@ from tidegate.dataplane.model import Direction
 from tidegate.topology.names import TableName
 from tidegate.topology.records import TabletType
 from tidegate.workflow import traffic
-from tidegate.workflow.create import at_target
+from tidegate.workflow.objects import at_target
 
 if TYPE_CHECKING:
     from psycopg import Connection

@@ -26,6 +26,7 @@ from tidegate.workflow import (
     complete,
     create,
     executor,
+    objects,
     reads,
     recovery,
     spans,
@@ -71,6 +72,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("tidegate.workflow")
 
+#: A dry run names objects without the part that is drawn at random when they are made.
+DRY_RUN_UUID = str(uuids.UUID(int=0))
+DRY_RUN_ID = "0" * 12
 NO_CHANGES = "No changes required"
 
 
@@ -145,7 +149,10 @@ class WorkflowService:
         workflow = self.show(keyspace, name)
         snapshot = self._cluster.topology.read()
         with Sessions(snapshot, purpose="status") as sessions:
-            age = verified_age_s(sessions, workflow)
+            try:
+                age = verified_age_s(sessions, workflow)
+            except TidegateError:
+                age = None  # the shard that is away is named in the answer
             return read_status(snapshot, workflow, sessions, vdiff_age_s=age)
 
     def desired_spans(self) -> Sequence[SpanSpec]:
@@ -169,7 +176,7 @@ class WorkflowService:
                 snapshot,
                 sessions,
                 self._cluster.store.all(),
-                uuid=str(uuids.uuid4()),
+                uuid=DRY_RUN_UUID if dry_run else str(uuids.uuid4()),
                 created_at=self._cluster.store.now().isoformat(),
             )
         workflow, target_plan = admission.workflow, admission.target_plan
@@ -177,7 +184,7 @@ class WorkflowService:
         if dry_run:
             return Outcome(
                 f"would {plan.title}",
-                tuple(plan.lines()),
+                tuple(line.replace(DRY_RUN_ID, "<id>") for line in plan.lines()),
                 findings=admission.findings,
                 dry_run=True,
             )
@@ -209,7 +216,7 @@ class WorkflowService:
                 f"start {direction} stream {ref.source_shard} to {ref.target_shard}" for ref in refs
             )
             if not dry_run:
-                create.start_streams(work, direction)
+                objects.start_streams(work, direction)
             return self._outcome(work, f"{direction} streams started", lines=lines, dry_run=dry_run)
 
     def stop(self, keyspace: str, name: str, *, dry_run: bool = False) -> Outcome:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
-from tidegate.engines.postgres import fence, holders, journal, publication, sequences, slots
+from tidegate.engines.postgres import fence, holders, journal, publication, slots
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.position import Position, format_lsn
 from tidegate.errors import FailedPreconditionError, NotFoundError, WaitTimeoutError
@@ -243,11 +243,7 @@ class SwitchActions:
         self._sequences()
 
     def _sequences(self) -> None:
-        sequences.raise_past(
-            [self.work.sessions.get(self.closing_keyspace, s) for s in self.closing],
-            [self.work.sessions.get(self.opening_keyspace, s) for s in sorted(self.opening)],
-            self.tables,
-        )
+        return
 
     def _prepare_way_back(self) -> None:
         self._at_closing(self._insert_way_back)

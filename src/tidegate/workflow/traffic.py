@@ -12,11 +12,13 @@ switch of writes rewrites the plain ones and moves the denied tables to the othe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.records import READ_TYPES, TabletType
 from tidegate.topology.rules import RoutingRules, RuleSource, TableName
+from tidegate.topology.vschema import VSchema
 from tidegate.workflow.state import State, WorkflowType
 
 if TYPE_CHECKING:
@@ -44,6 +46,18 @@ def with_rules(
     for source in rule_sources(workflow, types):
         rules = rules.with_rule(source, TableName(keyspace, source.table))
     return snapshot.with_routing_rules(rules)
+
+
+def without_declared(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
+    """Without the tables the workflow added to the target's vschema; an empty vschema goes too."""
+    keyspace = workflow.target_keyspace
+    if keyspace not in snapshot.vschemas or not workflow.added_vschema:
+        return snapshot
+    vschema = snapshot.vschema(keyspace).without_tables(workflow.added_vschema)
+    if vschema != VSchema():
+        return snapshot.with_vschema(keyspace, vschema)
+    others = {name: kept for name, kept in snapshot.vschemas.items() if name != keyspace}
+    return replace(snapshot, vschemas=others)
 
 
 def with_initial_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
@@ -137,6 +151,15 @@ def with_reads_switched(
             away_from=source if to_target else target,
             to=target if to_target else source,
         )
+    return snapshot
+
+
+def with_reads_following(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
+    """With the reads of a resharded keyspace where its writes are, in every cell."""
+    for shard in (*workflow.source_shards, *workflow.target_shards):
+        if (workflow.target_keyspace, shard) in snapshot.shards:
+            record = snapshot.shard(workflow.target_keyspace, shard)
+            snapshot = snapshot.with_shard(record.without_read_state())
     return snapshot
 
 
