@@ -104,6 +104,11 @@ class Side:
         return bounds.condition(self.space, chunk.lower, chunk.upper)
 
     @property
+    def is_split(self) -> bool:
+        """Rows of this side belong to different targets."""
+        return self.routing is not None and self.routing.mode != "all"
+
+    @property
     def place(self) -> sql.Composable | None:
         """SQL for the target a row belongs to; None where only Python knows."""
         return sql.SQL("0") if self.routing is None else self.routing.place()
@@ -112,7 +117,8 @@ class Side:
         """Rows and sum of the slice, for each target."""
         place = self.place
         if place is not None:
-            query = hashing.totals_query(self.columns, place, self.condition(chunk))
+            grouped = place if self.is_split else None
+            query = hashing.totals_query(self.columns, grouped, self.condition(chunk))
             rows = self.connection.execute(query).fetchall()
             return {t: (count, int(total)) for t, count, total in rows}
         found: dict[int, Totals] = {}

@@ -147,16 +147,17 @@ def bucket(columns: HashColumns) -> sql.Composable:
 
 
 def totals_query(
-    columns: HashColumns, place: sql.Composable, condition: sql.Composable
+    columns: HashColumns, place: sql.Composable | None, condition: sql.Composable
 ) -> sql.Composed:
-    """``place, rows, sum`` for each place that has rows."""
+    """``place, rows, sum`` for each place that has rows; without places, all rows are at 0."""
     return sql.SQL(
-        "SELECT {place}, count(*), sum({row_hash}) FROM ONLY {table} WHERE {condition} GROUP BY 1"
+        "SELECT {place}, count(*), sum({row_hash}) FROM ONLY {table} WHERE {condition} {group}"
     ).format(
-        place=place,
+        place=place or sql.SQL("0"),
         row_hash=columns.row_hash(),
         table=table_identifier(columns.table),
         condition=condition,
+        group=sql.SQL("GROUP BY 1" if place else "HAVING count(*) > 0"),
     )
 
 
