@@ -1,0 +1,261 @@
+"""Raises sequences where writers are about to go, so that no number is given out twice.
+
+Sequences are not in the log, and ``nextval`` is not fenced (datapath rule 23): a session may have
+drawn numbers from the closing side that it has not written yet, or draw some more. So the opening
+side starts past everything the closing side has reached, past the largest value in the column, and
+past a margin of ``cache x increment``; always in the sequence's own direction, and only ever
+forward.
+
+With several opening shards each takes every n-th number, from an offset of its own: the increment
+becomes ``n x`` the original one. Which increment is the original one is read from the closing
+side: n sequences whose numbers can never meet carry a stride of n already. With one opening shard
+the original increment comes back.
+
+The decision (:func:`plan`) is pure; the rest reads and sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from tidegate.topology.names import TableName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+#: Numbers, in units of the sequence's cache, that are skipped.
+MARGIN = 100
+
+
+@dataclass(frozen=True)
+class SequenceState:
+    """One sequence at one shard.
+
+    Attributes:
+        column_limit: the largest value of the columns it fills (smallest, counting down) where an
+            index knows it; reading a whole table would stretch the pause.
+    """
+
+    name: TableName
+    increment: int
+    minimum: int
+    maximum: int
+    cache: int
+    last_value: int
+    is_called: bool
+    column_limit: int | None = None
+
+    @property
+    def next_value(self) -> int:
+        """What ``nextval`` would return, bounds aside."""
+        return self.last_value + (self.increment if self.is_called else 0)
+
+
+@dataclass(frozen=True)
+class Raise:
+    """What one opening sequence is set to; ``exhausted``: there is no number left."""
+
+    name: TableName
+    shard: int  # index in the list of opening shards
+    first: int
+    increment: int
+    exhausted: bool = False
+
+
+def plan(closing: Sequence[SequenceState], opening: Sequence[SequenceState]) -> list[Raise]:
+    """What each opening sequence of one name must be set to; empty when all are right already.
+
+    Args:
+        closing: the sequence at each shard that closes.
+        opening: the sequence at each shard that opens, in the order that gives the offsets.
+    """
+    base, count = original_increment(closing), len(opening)
+    sign = 1 if base > 0 else -1
+
+    def furthest(values: Iterable[int]) -> int:
+        return max(values) if sign > 0 else min(values)
+
+    limits = [s.column_limit for s in (*closing, *opening) if s.column_limit is not None]
+    taken = furthest([s.next_value - s.increment for s in closing] + limits)
+    past = taken + base * max(s.cache for s in (*closing, *opening)) * MARGIN
+    if _are_right(opening, base, past, sign):
+        return []
+    start = furthest([past, *(s.next_value for s in opening)])
+    return [
+        _within_bounds(state, taken, Raise(state.name, shard, start + shard * base, base * count))
+        for shard, state in enumerate(opening)
+    ]
+
+
+def original_increment(states: Sequence[SequenceState]) -> int:
+    """The increment before strides: divided by their number when they can never meet."""
+    increment, count = states[0].increment, len(states)
+    offsets = {state.next_value % abs(increment) for state in states}
+    strided = (
+        count > 1
+        and increment % count == 0
+        and all(state.increment == increment for state in states)
+        and len(offsets) == count
+    )
+    return increment // count if strided else increment
+
+
+def _are_right(opening: Sequence[SequenceState], base: int, past: int, sign: int) -> bool:
+    """All are past the mark and keep apart, as after an earlier call."""
+    count = len(opening)
+    offsets = {state.next_value % abs(base * count) for state in opening}
+    return (
+        all(state.increment == base * count for state in opening)
+        and len(offsets) == count
+        and all((state.next_value - past) * sign >= 0 for state in opening)
+    )
+
+
+def _within_bounds(state: SequenceState, taken: int, wanted: Raise) -> Raise:
+    """Give up the margin near the end of the type; never go back below what was taken."""
+    if state.minimum <= wanted.first <= state.maximum:
+        return wanted
+    bound = state.maximum if wanted.increment > 0 else state.minimum
+    room = (bound - taken) // wanted.increment
+    if room < 1:
+        return Raise(wanted.name, wanted.shard, bound, wanted.increment, exhausted=True)
+    back = -(-abs(wanted.first - bound) // abs(wanted.increment))
+    first = wanted.first - back * wanted.increment
+    return Raise(wanted.name, wanted.shard, first, wanted.increment)
+
+
+_SEQUENCES = """
+WITH wanted AS (
+  SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN unnest(%s::text[], %s::text[]) AS w(schema, name)
+      ON w.schema = n.nspname AND w.name = c.relname
+), use(sequence, tbl, attnum) AS (
+  SELECT d.objid, d.refobjid, d.refobjsubid FROM pg_depend d
+   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+     AND d.objsubid = 0 AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+     AND d.refobjid IN (SELECT oid FROM wanted)
+   UNION
+  SELECT d.refobjid, ad.adrelid, ad.adnum FROM pg_depend d
+    JOIN pg_attrdef ad ON ad.oid = d.objid
+   WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
+     AND d.deptype = 'n' AND ad.adrelid IN (SELECT oid FROM wanted)
+)
+SELECT n.nspname::text, c.relname::text, s.seqincrement, s.seqmin, s.seqmax, s.seqcache,
+       tn.nspname::text, t.relname::text, a.attname::text,
+       EXISTS (SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+                 JOIN pg_am am ON am.oid = x.relam
+                WHERE i.indrelid = use.tbl AND i.indkey[0] = use.attnum AND i.indisvalid
+                  AND i.indpred IS NULL AND am.amname = 'btree')
+  FROM use
+  JOIN pg_sequence s ON s.seqrelid = use.sequence
+  JOIN pg_class c ON c.oid = s.seqrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class t ON t.oid = use.tbl
+  JOIN pg_namespace tn ON tn.oid = t.relnamespace
+  JOIN pg_attribute a ON a.attrelid = use.tbl AND a.attnum = use.attnum
+ ORDER BY 1, 2, 7, 8
+"""
+
+
+def read_sequences(
+    connection: Connection[TupleRow], tables: Iterable[TableName]
+) -> dict[TableName, SequenceState]:
+    """The sequences that fill columns of the tables, owned or not, in two round trips."""
+    names = list(tables)
+    rows = connection.execute(
+        _SEQUENCES, [[t.schema for t in names], [t.name for t in names]]
+    ).fetchall()
+    if not rows:
+        return {}
+    queries, limits = [], []
+    facts: dict[TableName, tuple[int, int, int, int]] = {}
+    for row in rows:
+        name = TableName(row[0], row[1])
+        sequence = sql.Identifier(name.schema, name.name)
+        if name not in facts:
+            queries.append(
+                sql.SQL("SELECT {}, {}, last_value, is_called FROM {}").format(
+                    sql.Literal(name.schema), sql.Literal(name.name), sequence
+                )
+            )
+        facts[name] = (row[2], row[3], row[4], row[5])
+        if row[9]:
+            limits.append(
+                sql.SQL("SELECT {}, {}, {}({})::int8, NULL::bool FROM {}").format(
+                    sql.Literal(name.schema),
+                    sql.Literal(name.name),
+                    sql.SQL("max" if row[2] > 0 else "min"),
+                    sql.Identifier(row[8]),
+                    sql.Identifier(row[6], row[7]),
+                )
+            )
+    found = connection.execute(sql.SQL(" UNION ALL ").join(queries + limits)).fetchall()
+    values = {TableName(s, n): (v, called) for s, n, v, called in found if called is not None}
+    states = {}
+    for name, (increment, minimum, maximum, cache) in facts.items():
+        own = [
+            v for s, n, v, called in found if called is None and (s, n) == (name.schema, name.name)
+        ]
+        known = [v for v in own if v is not None]
+        limit = (max(known) if increment > 0 else min(known)) if known else None
+        states[name] = SequenceState(
+            name, increment, minimum, maximum, cache, *values[name], column_limit=limit
+        )
+    return states
+
+
+def raise_past(
+    closing: Sequence[Connection[TupleRow]],
+    opening: Sequence[Connection[TupleRow]],
+    tables: Sequence[TableName],
+) -> list[Raise]:
+    """Set the opening side's sequences; may be repeated, and then changes nothing more.
+
+    Args:
+        closing: one session for each shard that closes.
+        opening: one session for each shard that opens; their order gives the offsets, so it must
+            be the same at every call of one switch.
+        tables: whose sequences.
+
+    Returns:
+        What was set. A sequence that the opening side lacks is left out.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: somebody at the opening side holds a sequence for longer
+            than the session's lock_timeout.
+    """
+    before = [read_sequences(session, tables) for session in closing]
+    after = [read_sequences(session, tables) for session in opening]
+    names = sorted({name for states in before for name in states})
+    raises = []
+    for name in names:
+        if all(name in states for states in after):
+            raises += plan(
+                [states[name] for states in before if name in states],
+                [states[name] for states in after],
+            )
+    for shard, session in enumerate(opening):
+        own = [r for r in raises if r.shard == shard]
+        if own:
+            with session.transaction():
+                for one in own:
+                    _set(session, one, after[shard][one.name])
+    return raises
+
+
+def _set(session: Connection[TupleRow], wanted: Raise, now: SequenceState) -> None:
+    if wanted.increment != now.increment:
+        session.execute(
+            sql.SQL("ALTER SEQUENCE {} INCREMENT BY {}").format(
+                sql.Identifier(wanted.name.schema, wanted.name.name),
+                sql.Literal(wanted.increment),
+            )
+        )
+    name = sql.Identifier(wanted.name.schema, wanted.name.name).as_string(session)
+    session.execute("SELECT setval(%s::regclass, %s, %s)", [name, wanted.first, wanted.exhausted])
