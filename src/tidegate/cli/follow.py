@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tidegate.cli.output import Json, duration, note, out
+from tidegate.cli.output import Json, duration
 from tidegate.errors import DetachedError, StreamFailedError, WaitTimeoutError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tidegate.client.workflows import VDiffs, WorkflowVerbs
 
 POLL_S = 0.5
+WATCH_S = 1.0
 LAG_IN_STEP_S = 5.0
 
 
@@ -33,10 +34,11 @@ class View(Protocol):
 
 def watch(verbs: WorkflowVerbs, workflow: str, target: str) -> None:
     """Show a workflow's status until the user has seen enough."""
-    with view(sys.stdout) as show, _detachable(f"workflow status -w {workflow} -t {target}"):
+    again = f"workflow status -w {workflow} -t {target} --watch"
+    with view(sys.stdout, whole=True) as show, _detachable(again):
         while True:
             show(verbs.status(workflow, target))
-            time.sleep(POLL_S)
+            time.sleep(WATCH_S)
 
 
 def until_running(
@@ -117,10 +119,15 @@ def _detachable(again: str) -> Iterator[None]:
 
 
 @contextmanager
-def view(stream: Any) -> Iterator[View]:
-    """Bars when ``stream`` is a terminal, else one JSON line for each status on it."""
+def view(stream: Any, *, whole: bool = False) -> Iterator[View]:
+    """Bars when ``stream`` is a terminal, else JSON lines on it.
+
+    Args:
+        stream: standard output or error.
+        whole: write every status, whole; else a few figures, whenever they have changed.
+    """
     if not stream.isatty():
-        yield lambda status: _line(stream, status)
+        yield _Lines(stream, whole=whole)
         return
     from rich.console import Console  # noqa: PLC0415 - only on a terminal
 
@@ -130,9 +137,35 @@ def view(stream: Any) -> Iterator[View]:
         yield bars.show
 
 
-def _line(stream: Any, status: Json) -> None:
-    if stream is sys.stdout:
-        out(json.dumps(status))
-        stream.flush()
-    else:
-        note(json.dumps(status))
+class _Lines:
+    def __init__(self, stream: Any, *, whole: bool) -> None:
+        self._stream = stream
+        self._whole = whole
+        self._last: Json = {}
+
+    def __call__(self, status: Json) -> None:
+        shown = status if self._whole else figures(status)
+        if not self._whole and shown == self._last:
+            return
+        self._last = shown
+        self._stream.write(json.dumps(shown) + "\n")
+        self._stream.flush()
+
+
+def figures(status: Json) -> Json:
+    """The few figures of a status, or of a comparison's report, that say how far it is."""
+    if "RowsCompared" in status:
+        return {key: status[key] for key in ("UUID", "State", "RowsCompared", "HasMismatch")}
+    tables = status["tables"]
+    done = sum(table["bytes_copied"] for table in tables)
+    total = sum(table["bytes_total"] for table in tables)
+    return {
+        "workflow": status["workflow"]["name"],
+        "phase": status["phase"],
+        "traffic": status["traffic"],
+        "rows_copied": sum(table["rows_copied"] for table in tables),
+        "bytes_copied": done,
+        "bytes_total": total,
+        "max_lag_s": None if status["max_lag_s"] is None else round(status["max_lag_s"], 1),
+        "worker_failures": sum(span["failures"] for span in status["spans"]),
+    }

@@ -98,6 +98,12 @@ def status_text(status: Json) -> str:
     ):
         if items:
             lines += ["", table_text(items, columns)]
+    for span in status["spans"]:
+        if span["held"]:
+            lines.append(f"worker {span['span']} stopped for good; mend the cause, then start it")
+        elif span["failures"]:
+            again = f"; next try in {duration(span['retry_in_s'])}" if span["retry_in_s"] else ""
+            lines.append(f"worker failed {span['failures']} times: {span['error']}{again}")
     lines += [f"unreachable: {where}: {why}" for where, why in status["unreachable"].items()]
     return "\n".join(lines)
 

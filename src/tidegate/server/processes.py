@@ -140,17 +140,14 @@ class SpanFiles:
                     return found
         return {}
 
+    def last_words(self) -> str:
+        """The last line a worker wrote on standard error: what a crash was about."""
+        lines = [line.strip() for line in _tail(self.log) if line.strip()]
+        return lines[-1][:500] if lines else ""
+
     def tail_events(self) -> list[str]:
         """The last complete lines of the event file, at most :data:`TAIL_BYTES` of them."""
-        try:
-            with self.events.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - TAIL_BYTES))
-                text = file.read(TAIL_BYTES).decode("utf-8", errors="replace")
-        except OSError:
-            return []
-        complete = text.rpartition("\n")[0].split("\n")
-        return complete[1:] if size > TAIL_BYTES else complete
+        return _tail(self.events)
 
     def bound_sizes(self) -> None:
         """Start files anew that grew too large; the writer appends, so it goes on at the start."""
@@ -159,6 +156,18 @@ class SpanFiles:
                 if path.stat().st_size > EVENTS_BYTES_MAX:
                     _older(path).write_bytes(path.read_bytes()[-EVENTS_BYTES_MAX:])
                     os.truncate(path, 0)
+
+
+def _tail(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            text = file.read(TAIL_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    complete = text.rpartition("\n")[0].split("\n")
+    return complete[1:] if size > TAIL_BYTES else complete
 
 
 def _older(path: Path) -> Path:

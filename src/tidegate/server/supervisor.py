@@ -164,7 +164,7 @@ class Supervisor:
                 "retry_in_s": round(max(0.0, state.retry_at - now), 1)
                 if state.process is None
                 else None,
-                "error": worker.error,
+                "error": worker.error or (worker.files.last_words() if state.failures else ""),
                 "last_event": worker.files.last_event(),
             }
             for state, worker in sorted(known, key=lambda pair: pair[0].span_id)
