@@ -284,7 +284,7 @@ def test_arming_beside_an_idle_writer_is_bounded_and_does_not_stop_others(
     fence.arm(admin, UUID, "source", [ACCOUNT], workflow=WORKFLOW, denying=False)
 
 
-def test_arming_ends_an_autovacuum_and_waits_for_a_vacuum(
+def test_arming_does_not_queue_behind_a_vacuum_and_names_it(
     database: Database, admin: Connection[TupleRow]
 ) -> None:
     vacuum = database.admin()

@@ -1,0 +1,177 @@
+"""Knows how much log a source keeps for a slot, how much room is left, and when it is too much.
+
+A slot keeps log until its stream has applied it; a stream that lags or stands still fills the
+source's disk, and a full disk stops the source. So a stream is stopped with an alarm while there
+is as much room left as the log already takes: half of what there was (:func:`retention_alarm`).
+
+PostgreSQL does not say how full its disk is. Where our role may run programs on the server
+(superuser, or ``pg_execute_server_program``) ``df`` is asked; elsewhere the operator's budget or
+``max_slot_wal_keep_size`` is the only bound known, and where there is none of them the answer is
+"unknown", never a guess.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import psycopg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+DF_TIMEOUT_S = 5.0
+
+LimitSource = Literal["budget", "max_slot_wal_keep_size", "disk", "unknown"]
+
+_AVAILABLE = re.compile(r"\s(\d+)\s+\d+%\s")
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Room on a source, in bytes; ``None`` where nobody can know.
+
+    Attributes:
+        retained_bytes: log kept for the slots asked about; shared between them.
+        free_bytes: free on the file system of the log.
+        data_free_bytes: free on the file system of the data directory.
+        limit_bytes: how much log may be kept before the alarm.
+        source_of_limit: where that number comes from.
+    """
+
+    retained_bytes: int
+    free_bytes: int | None
+    data_free_bytes: int | None
+    limit_bytes: int | None
+    source_of_limit: LimitSource
+
+
+@dataclass(frozen=True)
+class RetentionAlarm:
+    """Why a stream must stop before the source fills."""
+
+    retained_bytes: int
+    limit_bytes: int
+    source_of_limit: LimitSource
+
+    def __str__(self) -> str:
+        why = {
+            "budget": "the budget for it is",
+            "max_slot_wal_keep_size": "half of max_slot_wal_keep_size is",
+            "disk": "half of the room there was is",
+            "unknown": "the limit is",
+        }[self.source_of_limit]
+        return (
+            f"the source keeps {_size(self.retained_bytes)} of log for the stream;"
+            f" {why} {_size(self.limit_bytes)}"
+        )
+
+
+def retention_alarm(capacity: Capacity) -> RetentionAlarm | None:
+    """The alarm, when the log kept has reached its limit."""
+    if capacity.limit_bytes is None or capacity.retained_bytes < capacity.limit_bytes:
+        return None
+    return RetentionAlarm(capacity.retained_bytes, capacity.limit_bytes, capacity.source_of_limit)
+
+
+def limit(
+    retained_bytes: int,
+    *,
+    free_bytes: int | None,
+    keep_bytes: int | None,
+    budget_bytes: int | None,
+) -> tuple[int | None, LimitSource]:
+    """The tightest limit known, and where it comes from.
+
+    Args:
+        retained_bytes: log kept now.
+        free_bytes: room left now, beside it.
+        keep_bytes: ``max_slot_wal_keep_size``; beyond it the server drops the slot's log.
+        budget_bytes: what the operator allows.
+    """
+    known: list[tuple[int, LimitSource]] = []
+    if budget_bytes is not None:
+        known.append((budget_bytes, "budget"))
+    if keep_bytes is not None:
+        known.append((keep_bytes // 2, "max_slot_wal_keep_size"))
+    if free_bytes is not None:
+        known.append(((retained_bytes + free_bytes) // 2, "disk"))
+    return min(known) if known else (None, "unknown")
+
+
+def read_capacity(
+    connection: Connection[TupleRow],
+    slots: Iterable[str] = (),
+    *,
+    budget_bytes: int | None = None,
+) -> Capacity:
+    """What is kept for the named slots, and the room there is; makes a temporary table for ``df``.
+
+    Args:
+        connection: a session in autocommit mode.
+        slots: names; one that does not exist keeps nothing.
+        budget_bytes: how much log the operator allows to be kept.
+    """
+    row = connection.execute(
+        "SELECT coalesce((SELECT max(greatest(pg_wal_lsn_diff(pg_current_wal_insert_lsn(),"
+        "   restart_lsn), 0)) FROM pg_replication_slots WHERE slot_name = ANY(%s)), 0)::int8,"
+        " (SELECT nullif(setting::int8, -1) * 1024 * 1024 FROM pg_settings"
+        "   WHERE name = 'max_slot_wal_keep_size')",
+        [list(slots)],
+    ).fetchone()
+    assert row is not None
+    retained, keep = row
+    free, data_free = _free(connection)
+    bound, source = limit(retained, free_bytes=free, keep_bytes=keep, budget_bytes=budget_bytes)
+    return Capacity(retained, free, data_free, bound, source)
+
+
+def _free(connection: Connection[TupleRow]) -> tuple[int | None, int | None]:
+    """Free bytes of the log's and the data's file system, where our role may ask."""
+    allowed = connection.execute(
+        "SELECT pg_has_role(session_user, 'pg_execute_server_program', 'USAGE')"
+        "   AND pg_has_role(session_user, 'pg_read_all_settings', 'USAGE')"
+    ).fetchone()
+    if allowed != (True,):
+        return None, None
+    row = connection.execute("SELECT current_setting('data_directory')").fetchone()
+    assert row is not None
+    wal, data = (_df(connection, path) for path in (f"{row[0]}/pg_wal", row[0]))
+    return wal, data
+
+
+def _df(connection: Connection[TupleRow], path: str) -> int | None:
+    command = f"df -Pk {shlex.quote(path)}"
+    try:
+        with connection.transaction(), connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL statement_timeout = {round(DF_TIMEOUT_S * 1000)}")
+            cursor.execute("SET LOCAL client_min_messages = warning")
+            cursor.execute(
+                "CREATE TEMPORARY TABLE IF NOT EXISTS tidegate_df (line text) ON COMMIT DELETE ROWS"
+            )
+            quoted = command.replace("'", "''")
+            cursor.execute(f"COPY pg_temp.tidegate_df FROM PROGRAM '{quoted}'")
+            lines = cursor.execute("SELECT line FROM pg_temp.tidegate_df").fetchall()
+    except (psycopg.errors.ExternalRoutineException, psycopg.errors.QueryCanceled):
+        return None
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.DataException):
+        return None
+    return available(line for (line,) in lines)
+
+
+def available(lines: Iterable[str]) -> int | None:
+    """The free bytes in ``df -Pk``'s answer about one path."""
+    found = [match for line in lines if (match := _AVAILABLE.search(f" {line} "))]
+    return int(found[-1][1]) * 1024 if found else None
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
