@@ -44,6 +44,13 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 CUSTOMERS = 40
 TABLES = ("customers", "orders")
+PASSWORD = "of a throw-away role"
+SECRET = "SHOPPER_PASSWORD"
+#: The router's role: the same password everywhere, and the rights of the tables' owner.
+SHOPPER = f"""
+DO $$ BEGIN CREATE ROLE shopper LOGIN PASSWORD '{PASSWORD}' IN ROLE {APPLICATION};
+EXCEPTION WHEN duplicate_object THEN NULL; END $$
+"""
 ALL = frozenset({TabletType.PRIMARY, TabletType.REPLICA, TabletType.RDONLY})
 
 SCHEMA = f"""
@@ -66,6 +73,7 @@ SELECT 1 + n % {CUSTOMERS}, 0, 'old-' || n, repeat('x', 20) FROM generate_series
 RESET ROLE;
 """
 
+PLAIN = VSchema.from_json({"tables": {"customers": {}, "orders": {}}})
 SHARDED = VSchema.from_json(
     {
         "sharded": True,
@@ -125,6 +133,9 @@ class Fleet:
                 )
             return snapshot
 
+        for database in shards.values():
+            with database.admin() as session:
+                session.execute(sql.SQL(SHOPPER))
         self.topology.update(change)
         self.shards |= {(name, shard): database for shard, database in shards.items()}
 
@@ -149,8 +160,8 @@ class Fleet:
         self.database.close()
 
     def router(self) -> Router:
-        server = next(iter(self.shards.values())).server
-        credentials = Credentials(user=APPLICATION, secret=server.secret)
+        os.environ[SECRET] = PASSWORD
+        credentials = Credentials(user="shopper", secret=f"env:{SECRET}")
         return Router(StoreSource(self.topology), credentials=credentials, cell="zone1")
 
     def query(self, keyspace: str, shard: str, statement: str) -> list[tuple[Any, ...]]:
@@ -319,7 +330,7 @@ def fleet(
     made = Fleet.make(tmp_path)
     database = make_database(source_server)
     load(database)
-    made.add_keyspace("commerce", {"0": database})
+    made.add_keyspace("commerce", {"0": database}, vschema=PLAIN)
     yield made
     made.close()
 

@@ -5,10 +5,11 @@ the first of them (:mod:`tidegate.workflow.admission`); then each step makes one
 can take it back. The point of no return is the record itself becoming active: until then a failure
 or a crash removes all of it, on every server.
 
-Order: the schema ``_tidegate``, vschema, target tables together with their denying fence, streams,
+Order: the schema ``_tidegate``, target tables together with their denying fence, streams,
 publications, slots (a slot made before its publication would skip changes), and last what others
-see: denied tables and routing rules. Source tables are not touched; their triggers come with the
-first switch.
+see, in one change of the topology: denied tables, vschema and routing rules (tables declared before
+their rules lead somewhere would make their bare names ambiguous). Source tables are not touched;
+their triggers come with the first switch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
 from tidegate.engines.postgres import sidecar
-from tidegate.topology.vschema import TableSpec
 from tidegate.workflow import objects, spans, target_tables, traffic
 from tidegate.workflow.model import Phase, StreamRef, Workflow, replication_name
 from tidegate.workflow.plan import Plan, PlanStep, Zone
@@ -42,7 +42,6 @@ def _step(name: str, description: str) -> str:
 
 
 INSTALLED = _step("sidecar.installed", "every shard has the schema _tidegate")
-DECLARED = _step("vschema.declared", "the target's vschema declares the tables")
 TABLES_MADE = _step("tables.made", "the target tables exist, fenced")
 STREAMS_MADE = _step("streams.made", "the streams exist, stopped")
 PUBLISHED = _step("published", "the publications exist at the sources")
@@ -65,21 +64,18 @@ def plan_create(
     )
     named = [f"{replication_name(workflow, Direction.FORWARD, s)} on {source}/{s}" for s in sources]
     tables = ", ".join(workflow.tables)
-    opening = [
-        PlanStep(INSTALLED, tuple(f"create schema _tidegate on {s}" for s in shards), undoable=True)
-    ]
-    if workflow.added_vschema:
-        lines = tuple(f"add {table} to the vschema of {target}" for table in workflow.added_vschema)
-        opening.append(PlanStep(DECLARED, lines, undoable=True))
     routed: tuple[str, ...] = ()
     if workflow.type is not WorkflowType.RESHARD:
         denied = f"deny {tables} on {', '.join(f'{target}/{s}' for s in workflow.target_shards)}"
         rules = () if workflow.options.no_routing_rules else (f"route {tables} to {source}",)
-        routed = (denied, *rules)
+        added = [f"add {t} to the vschema of {target}" for t in workflow.added_vschema]
+        routed = (denied, *added, *rules)
     return Plan(
         f"create {workflow.type} {workflow.key}",
         (
-            *opening,
+            PlanStep(
+                INSTALLED, tuple(f"create schema _tidegate on {s}" for s in shards), undoable=True
+            ),
             PlanStep(TABLES_MADE, target_plan.lines(workflow), undoable=True),
             PlanStep(
                 STREAMS_MADE,
@@ -113,7 +109,6 @@ class CreateActions:
         self.work.delete_when_undone = True
         self._do: dict[str, Callable[[], None]] = {
             INSTALLED: self._install,
-            DECLARED: self._declare,
             TABLES_MADE: self._make_tables,
             STREAMS_MADE: self._make_streams,
             PUBLISHED: self._publish,
@@ -124,7 +119,6 @@ class CreateActions:
         }
         self._undo: dict[str, Callable[[], None]] = {
             INSTALLED: lambda: objects.remove_sidecars(self.work),
-            DECLARED: lambda: undeclare(self.work),
             TABLES_MADE: self._remove_tables,
             STREAMS_MADE: lambda: objects.delete_streams(self.work, Direction.FORWARD),
             PUBLISHED: lambda: objects.drop_publications(self.work, Direction.FORWARD),
@@ -150,9 +144,6 @@ class CreateActions:
     def _install(self) -> None:
         objects.at_source(self.work, lambda _s, session: sidecar.install(session))
         objects.at_target(self.work, lambda _s, session: sidecar.install(session))
-
-    def _declare(self) -> None:
-        self.work.change_topology(lambda snapshot: declared(snapshot, self.work.workflow))
 
     def _make_tables(self) -> None:
         assert self.target_plan is not None, "a creation is never continued by another process"
@@ -210,11 +201,7 @@ class CreateActions:
         self.work.change_topology(lambda found: traffic.with_initial_rules(found, workflow))
 
     def _unroute(self) -> None:
-        self.work.change_topology(
-            lambda found: traffic.with_prior_rules(
-                traffic.without_denied(found, self.work.workflow), self.work.workflow
-            )
-        )
+        self.work.change_topology(lambda found: traffic.without_traces(found, self.work.workflow))
 
     def _activate(self) -> None:
         self.work.save(lambda w: replace(w, phase=Phase.ACTIVE))
@@ -222,16 +209,3 @@ class CreateActions:
     def _start(self) -> None:
         if self.auto_start:
             objects.start_streams(self.work, Direction.FORWARD)
-
-
-def declared(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
-    """With the tables declared that the target's vschema lacked."""
-    vschema = snapshot.vschema(workflow.target_keyspace)
-    for table in workflow.added_vschema:
-        vschema = vschema.with_table(table, TableSpec())
-    return snapshot.with_vschema(workflow.target_keyspace, vschema)
-
-
-def undeclare(work: Work) -> None:
-    """Take the tables out of the target's vschema that the workflow put there."""
-    work.change_topology(lambda found: traffic.without_declared(found, work.workflow))

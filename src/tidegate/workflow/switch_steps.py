@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
-from tidegate.engines.postgres import fence, holders, journal, publication, slots
+from tidegate.engines.postgres import fence, holders, journal, publication, sequences, slots
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.position import Position, format_lsn
 from tidegate.errors import FailedPreconditionError, NotFoundError, WaitTimeoutError
@@ -243,7 +243,22 @@ class SwitchActions:
         self._sequences()
 
     def _sequences(self) -> None:
-        return
+        """Raised before the opening side takes a write; the order of its shards gives the offsets.
+
+        A switch that is taken back leaves them raised: numbers are skipped, none is used twice.
+        """
+        found = sequences.raise_past(
+            [self.work.sessions.get(self.closing_keyspace, s) for s in sorted(self.closing)],
+            [self.work.sessions.get(self.opening_keyspace, s) for s in sorted(self.opening)],
+            self.tables,
+        )
+        exhausted = sorted({str(raised.name) for raised in found if raised.exhausted})
+        if exhausted:
+            raise FailedPreconditionError(
+                f"sequences have no numbers left for the opening side: {', '.join(exhausted)}",
+                next_step="widen them: ALTER SEQUENCE … AS bigint MAXVALUE …, on both sides",
+                sequences=exhausted,
+            )
 
     def _prepare_way_back(self) -> None:
         self._at_closing(self._insert_way_back)
@@ -256,7 +271,7 @@ class SwitchActions:
         """Write it where it is missing; the leases are confirmed at the last moment before."""
         if not self.decided:
             self._left_s()
-            self.work.locks.confirm()
+            self.work.locks.prove()
         token = None if self.decided else self.token
         body = self._journal_body()
         for index, shard in enumerate(sorted(self.closing)):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.records import READ_TYPES, TabletType
 from tidegate.topology.rules import RoutingRules, RuleSource, TableName
-from tidegate.topology.vschema import VSchema
+from tidegate.topology.vschema import TableSpec, VSchema
 from tidegate.workflow.state import State, WorkflowType
 
 if TYPE_CHECKING:
@@ -48,6 +48,14 @@ def with_rules(
     return snapshot.with_routing_rules(rules)
 
 
+def without_traces(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
+    """The topology as it was before the workflow."""
+    if workflow.type is WorkflowType.RESHARD:
+        return snapshot
+    snapshot = without_declared(without_denied(snapshot, workflow), workflow)
+    return with_prior_rules(snapshot, workflow)
+
+
 def without_declared(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
     """Without the tables the workflow added to the target's vschema; an empty vschema goes too."""
     keyspace = workflow.target_keyspace
@@ -61,9 +69,14 @@ def without_declared(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
 
 
 def with_initial_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
-    """With everything of the workflow's tables led to the source, and denied at the target."""
+    """With the tables declared, led to the source by rules, and denied at the target."""
     if workflow.type is WorkflowType.RESHARD:
         return snapshot
+    if workflow.added_vschema:
+        vschema = snapshot.vschema(workflow.target_keyspace)
+        for table in workflow.added_vschema:
+            vschema = vschema.with_table(table, TableSpec())
+        snapshot = snapshot.with_vschema(workflow.target_keyspace, vschema)
     if not workflow.options.no_routing_rules:
         snapshot = with_rules(snapshot, workflow, (None, *READ_TYPES), to_target=False)
     return snapshot.with_denied_tables(

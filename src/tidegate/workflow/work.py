@@ -101,6 +101,17 @@ class Locks:
         for keeper in self._keepers:
             keeper.confirm()
 
+    def prove(self) -> None:
+        """Make sure that every lease is ours now; one look, which writes nothing.
+
+        Raises:
+            LeaseLostError: one is not.
+        """
+        leases = Leases(self._cluster.database)
+        with self._cluster.database.read() as connection:
+            for lease in self.leases():
+                leases.check(connection, lease)
+
     def leases(self) -> list[Lease]:
         """The leases, to be proven in a transaction."""
         return [keeper.lease for keeper in self._keepers]

@@ -1,0 +1,137 @@
+"""The whole way on real servers with an application writing: nothing is lost, nothing doubled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fix_fleet import Application, move_tables, reshard, switch_request
+from tidegate.errors import WorkflowNotFullySwitchedError, WorkflowPartiallySwitchedError
+from tidegate.topology.records import TabletType
+from tidegate.workflow.requests import CancelRequest, CompleteRequest
+from tidegate.workflow.service import NO_CHANGES
+
+if TYPE_CHECKING:
+    from fix_fleet import Fleet
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+AT_SOURCE = "Reads Not Switched. Writes Not Switched"
+AT_TARGET = "All Reads Switched. Writes Switched"
+PAUSE_MAX_MS = 5000.0
+CYCLES = 10
+
+
+def test_tables_move_there_and_back_and_there_again(moving: Fleet) -> None:
+    service = moving.service
+    moving.start_workers()
+    app = Application(moving)
+    app.start()
+    service.create(move_tables())
+    moving.wait_running("shop", "move")
+    switch = switch_request()
+    there = service.switch_traffic(switch)
+    assert (there.start_state, there.current_state) == (AT_SOURCE, AT_TARGET)
+    assert there.pause_ms is not None
+    assert 0 < there.pause_ms < PAUSE_MAX_MS
+    assert service.switch_traffic(switch).summary == NO_CHANGES
+    with pytest.raises(WorkflowPartiallySwitchedError):
+        service.cancel(CancelRequest(keyspace="shop", workflow="move"))
+    moving.wait_running("shop", "move")
+    assert service.reverse_traffic(switch).current_state == AT_SOURCE
+    assert service.reverse_traffic(switch).summary == NO_CHANGES
+    with pytest.raises(WorkflowNotFullySwitchedError):
+        service.complete(CompleteRequest(keyspace="shop", workflow="move"))
+    moving.wait_running("shop", "move")
+    assert service.switch_traffic(switch).current_state == AT_TARGET
+    moving.wait_running("shop", "move")
+    app.finish()
+    app.check(moving, "shop")
+    assert moving.rows("shop") == moving.rows("commerce")
+    service.complete(CompleteRequest(keyspace="shop", workflow="move"))
+    app.check(moving, "shop")
+    assert moving.own_objects() == {}
+    assert service.list() == []
+    assert moving.query("commerce", "0", "SELECT to_regclass('public.orders')") == [(None,)]
+    assert not moving.topology.read().routing_rules.rules
+
+
+def test_a_keyspace_is_split_and_put_together_and_split_again(splitting: Fleet) -> None:
+    service = splitting.service
+    splitting.start_workers()
+    app = Application(splitting)
+    app.start()
+    service.create(reshard())
+    splitting.wait_running("commerce", "split")
+    switch = switch_request("split", "commerce")
+    assert service.switch_traffic(switch).current_state == AT_TARGET
+    serving = splitting.topology.read().serving_shards("commerce")
+    assert [shard.name for shard in serving] == ["-80", "80-"]
+    splitting.wait_running("commerce", "split")
+    assert service.reverse_traffic(switch).current_state == AT_SOURCE
+    splitting.wait_running("commerce", "split")
+    assert service.switch_traffic(switch).current_state == AT_TARGET
+    splitting.wait_running("commerce", "split")
+    app.finish()
+    halves = {
+        shard: splitting.query("commerce", shard, "SELECT * FROM public.orders")
+        for shard in ("-80", "80-")
+    }
+    assert all(halves.values())
+    whole = splitting.query("commerce", "0", "SELECT * FROM public.orders")
+    assert sorted(whole) == sorted(halves["-80"] + halves["80-"])
+    ids = [row[1] for rows in halves.values() for row in rows]
+    assert len(set(ids)) == len(ids), "two shards gave out the same number"
+    service.complete(CompleteRequest(keyspace="commerce", workflow="split"))
+    assert splitting.own_objects() == {}
+    assert [s.name for s in splitting.topology.read().shards_of("commerce")] == ["-80", "80-"]
+    del splitting.shards["commerce", "0"]
+    app.check(splitting, "commerce")
+
+
+def test_ten_cycles_under_load_lose_and_double_nothing(moving: Fleet) -> None:
+    service = moving.service
+    moving.start_workers()
+    app = Application(moving)
+    app.start()
+    service.create(move_tables())
+    moving.wait_running("shop", "move")
+    pauses = []
+    for _ in range(CYCLES):
+        for verb in (service.switch_traffic, service.reverse_traffic):
+            outcome = verb(switch_request())
+            assert outcome.pause_ms is not None
+            pauses.append(outcome.pause_ms)
+            moving.wait_running("shop", "move")
+    app.finish()
+    app.check(moving, "commerce")
+    assert moving.rows("shop") == moving.rows("commerce")
+    assert max(pauses) < PAUSE_MAX_MS
+    print("pauses in ms:", sorted(pauses), "transactions:", len(app.acknowledged))
+
+
+def test_reads_go_first_and_alone_and_back(moving: Fleet) -> None:
+    service = moving.service
+    moving.start_workers()
+    service.create(move_tables())
+    moving.wait_running("shop", "move")
+    replica = switch_request(tablet_types=("REPLICA",))
+    assert service.switch_traffic(replica).current_state == (
+        "Reads partially switched. All Replica Reads Switched. Rdonly not switched."
+        " Writes Not Switched"
+    )
+    both = switch_request(tablet_types=("REPLICA", "RDONLY"))
+    dry = service.switch_traffic(both, dry_run=True)
+    assert dry.lines == (
+        "analyse customers, orders",
+        "switch rdonly, replica reads to shop in zone1",
+    )
+    assert service.switch_traffic(both).current_state == "All Reads Switched. Writes Not Switched"
+    assert service.switch_traffic(both).summary == NO_CHANGES
+    assert service.reverse_traffic(both).current_state == AT_SOURCE
+    assert service.switch_traffic(replica).current_state.startswith("Reads partially")
+    service.cancel(CancelRequest(keyspace="shop", workflow="move"))
+    assert moving.own_objects() == {}
+    app_type = TabletType.REPLICA
+    assert not [k for k in moving.topology.read().routing_rules.rules if app_type.lower() in k]
