@@ -76,14 +76,14 @@ class Journal(Protocol):
 class UndoFailedError(TidegateError):
     """A failed operation could not be taken back completely; the node keeps trying."""
 
-    code = "TG-WFL-005"
+    code = "TG-WFL-007"
     default_next_step = "make the named server reachable; `tidegate serve` then takes it back"
 
 
 class UnfinishedError(TidegateError):
     """An operation passed its point of no return but could not end; the node keeps trying."""
 
-    code = "TG-WFL-006"
+    code = "TG-WFL-008"
     default_next_step = "make the named server reachable; `tidegate serve` then finishes it"
 
 
