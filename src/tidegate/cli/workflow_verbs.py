@@ -101,7 +101,7 @@ def status_text(status: Json) -> str:
     for span in status["spans"]:
         if span["held"]:
             lines.append(f"worker {span['span']} stopped for good; mend the cause, then start it")
-        elif span["failures"]:
+        elif span["failures"] and span["pid"] is None:
             again = f"; next try in {duration(span['retry_in_s'])}" if span["retry_in_s"] else ""
             lines.append(f"worker failed {span['failures']} times: {span['error']}{again}")
     lines += [f"unreachable: {where}: {why}" for where, why in status["unreachable"].items()]

@@ -158,13 +158,13 @@ class Supervisor:
                 "pid": state.process.pid if state.process else None,
                 "epoch": worker.record.epoch if worker.record else None,
                 "adopted": state.process is not None and worker.child is None,
-                "failures": state.failures,
+                "failures": _failures(state, now, self._policy),
                 "held": state.held,
                 "last_end": state.ended,
                 "retry_in_s": round(max(0.0, state.retry_at - now), 1)
                 if state.process is None
                 else None,
-                "error": worker.error or (worker.files.last_words() if state.failures else ""),
+                "error": worker.error or (_last_words(worker, state)),
                 "last_event": worker.files.last_event(),
             }
             for state, worker in sorted(known, key=lambda pair: pair[0].span_id)
@@ -307,3 +307,14 @@ class Supervisor:
         worker.error, worker.child, worker.record = "", child, record
         self._states[span_id] = started(state, wish, record.process, now)
         log.info("worker started", span=span_id, pid=record.pid, epoch=record.epoch)
+
+
+def _failures(state: SpanState, now: float, policy: Policy) -> int:
+    """Failures in a row that still mean something: none once the worker has been healthy."""
+    healthy = state.process is not None and now - state.started_at >= policy.healthy_s
+    return 0 if healthy else state.failures
+
+
+def _last_words(worker: _Worker, state: SpanState) -> str:
+    """Why a worker that is down went down."""
+    return worker.files.last_words() if state.process is None and state.failures else ""
