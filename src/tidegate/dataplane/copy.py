@@ -453,20 +453,27 @@ def _note(
         return not work.left[place]
 
 
+#: SQLSTATE classes of what passes by itself: connections, rollbacks, resources, locks, operator,
+#: system.
+_PASSING = ("08", "25", "40", "53", "55", "57", "58")
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn the driver's errors into ours, without secrets."""
     try:
         yield
-    except psycopg.OperationalError as error:
-        raise ConnectError(
-            f"a server left during the copy: {redacted(str(error)).strip()}",
-            next_step="nothing: the copy goes on where it was",
-            sqlstate=error.sqlstate,
-        ) from error
     except psycopg.Error as error:
+        told = redacted(str(error)).strip()
+        passing = error.sqlstate is None or error.sqlstate.startswith(_PASSING)
+        if isinstance(error, psycopg.OperationalError) and passing:
+            raise ConnectError(
+                f"the copy was interrupted: {told}",
+                next_step="nothing: the copy goes on where it was",
+                sqlstate=error.sqlstate,
+            ) from error
         raise CopyError(
-            f"the copy failed: {redacted(str(error)).strip()}",
+            f"the copy failed: {told}",
             next_step="remove the cause, then start the workflow again",
             sqlstate=error.sqlstate,
         ) from error

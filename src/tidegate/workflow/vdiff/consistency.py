@@ -5,7 +5,8 @@ that a temporary logical slot exports is: it shows exactly what was committed be
 consistent point C. So the streams are held, C and its snapshot are taken at every source, each
 stream then runs to exactly its C and waits there, and a snapshot of every target is opened, *inside
 which* the stream's position is read again: it must be C itself. Then the streams run on; the
-comparison works on the snapshots.
+comparison works on the snapshots. A stream that at C waits for rows to be read again from the
+source (its target lacks them for a while) is no basis for a comparison; another moment is taken.
 
 Streams are released whatever happened here, and the hold is also bounded by the target server's own
 clock, so a coordinator that dies holds nobody up. Two VDiffs of one workflow take turns.
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
+from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import StreamState
 from tidegate.engines.postgres import slots
@@ -46,6 +48,14 @@ HOLD_MARGIN_S = 10.0
 SLOT_TIMEOUT_S = 10.0
 
 RELEASE_ATTEMPTS = 3
+EXACT_POLL_S = 0.02
+
+HELD = steps.declare(
+    "vdiff.streams.held",
+    runs_in="node",
+    plan="vdiff",
+    description="the streams into one shard wait for a comparison's snapshots",
+)
 
 
 @dataclass
@@ -85,6 +95,10 @@ def targets_of(spans: Sequence[SpanSpec]) -> dict[str, TargetSpec]:
     return dict(sorted(found.items()))
 
 
+class _NotExactError(Exception):
+    """A target waits for rows to be read again; it will be exact a little later."""
+
+
 def open_moment(spans: Sequence[SpanSpec], name: str, *, wait_s: float) -> Moment:
     """Open snapshots of one moment on all sources and targets of some spans.
 
@@ -94,8 +108,8 @@ def open_moment(spans: Sequence[SpanSpec], name: str, *, wait_s: float) -> Momen
         wait_s: how long to wait, at each step, for sources, streams and other VDiffs.
 
     Raises:
-        FailedPreconditionError: a stream is not running, or its rows are not exact yet.
-        WaitTimeoutError: a source or a stream took too long; streams run on.
+        FailedPreconditionError: a stream is not running.
+        WaitTimeoutError: a source or a stream took too long, or is never exact; streams run on.
         ConflictError: somebody else moved a stream meanwhile; try again.
     """
     with ExitStack() as stack:
@@ -116,24 +130,41 @@ def open_moment(spans: Sequence[SpanSpec], name: str, *, wait_s: float) -> Momen
         ]
         for part in held:
             _take_turn(part, spans[0].workflow_uuid)
-        for part in held:
-            _require_running(part)
-        for span in spans:  # wait for open transactions while the streams still run
-            with connect(span.source, purpose="vdiff") as source:
-                slots.wait_older_transactions(source, timeout_s=wait_s)
-        moment = Moment()
-        try:
+        deadline = time.monotonic() + wait_s
+        while True:
             for part in held:
-                streams.hold(part.control, part.ids, SLOT_TIMEOUT_S * len(spans) + HOLD_MARGIN_S)
-            _open_sources(moment, spans)
-            _run_to(moment, spans, held, name, wait_s)
-            _open_targets(moment, held)
-        except BaseException:
-            moment.close()
-            raise
-        finally:
-            release(held)
-        return moment
+                _await_exact(part, deadline)
+            try:
+                return _attempt(spans, held, name, wait_s)
+            except _NotExactError:
+                if time.monotonic() > deadline:
+                    raise _never_exact(spans[0].workflow, wait_s) from None
+                time.sleep(EXACT_POLL_S)
+
+
+def _attempt(spans: Sequence[SpanSpec], held: Sequence[_Held], name: str, wait_s: float) -> Moment:
+    """Hold, take the moment, release whatever happened.
+
+    Raises:
+        _NotExactError: at the moment some stream waited for rows to be read again.
+    """
+    for span in spans:  # wait for open transactions while the streams still run
+        with connect(span.source, purpose="vdiff") as source:
+            slots.wait_older_transactions(source, timeout_s=wait_s)
+    moment = Moment()
+    try:
+        for part in held:
+            streams.hold(part.control, part.ids, SLOT_TIMEOUT_S * len(spans) + HOLD_MARGIN_S)
+            steps.reached(HELD)
+        _open_sources(moment, spans)
+        _run_to(moment, spans, held, name, wait_s)
+        _open_targets(moment, held)
+    except BaseException:
+        moment.close()
+        raise
+    finally:
+        release(held)
+    return moment
 
 
 def _take_turn(part: _Held, workflow_uuid: str) -> None:
@@ -150,17 +181,32 @@ def _take_turn(part: _Held, workflow_uuid: str) -> None:
         ) from None
 
 
-def _require_running(part: _Held) -> None:
+def _await_exact(part: _Held, deadline: float) -> None:
+    """Wait until the rows of every stream are exact at its position."""
     for stream_id in part.ids:
-        row = streams.read_stream(part.control, stream_id)
-        if row.state is not StreamState.RUNNING or not row.exact:
-            state = row.state if row.exact else f"{row.state}, still catching up with its copy"
-            raise FailedPreconditionError(
-                f"stream {stream_id} of workflow {row.workflow} at shard {part.target.shard} is"
-                f" {state}: {row.message or 'nothing can be compared yet'}",
-                next_step=f"tidegate workflow show {row.workflow}; wait until it is Running",
-                stream=stream_id,
-            )
+        while True:
+            row = streams.read_stream(part.control, stream_id)
+            if row.state is not StreamState.RUNNING:
+                raise FailedPreconditionError(
+                    f"stream {stream_id} of workflow {row.workflow} at shard {part.target.shard} is"
+                    f" {row.state}: {row.message or 'nothing can be compared yet'}",
+                    next_step=f"tidegate workflow show {row.workflow}; wait until it is Running",
+                    stream=stream_id,
+                )
+            if row.exact:
+                break
+            if time.monotonic() > deadline:
+                raise _never_exact(row.workflow, 0)
+            time.sleep(EXACT_POLL_S)
+
+
+def _never_exact(workflow: str, wait_s: float) -> WaitTimeoutError:
+    waited = f" within {wait_s:g} s" if wait_s else ""
+    return WaitTimeoutError(
+        f"the streams of workflow {workflow} had rows waiting to be read again from the source at"
+        f" every moment tried{waited}",
+        next_step="try again under less load, or give the tables REPLICA IDENTITY FULL",
+    )
 
 
 def _open_sources(moment: Moment, spans: Sequence[SpanSpec]) -> None:
@@ -205,6 +251,8 @@ def _open_targets(moment: Moment, held: Sequence[_Held]) -> None:
                     f" {format_lsn(moment.lsns[index])} where it was held",
                     next_step="nothing: the comparison tries again",
                 )
+            if not row.exact:
+                raise _NotExactError
         moment.targets[part.target.shard] = session
 
 

@@ -357,7 +357,7 @@ def _checked_tables(spans: Sequence[SpanSpec], options: VDiffOptions) -> list[st
 
 
 def _require_streams(spans: Sequence[SpanSpec], shards: dict[str, Session]) -> None:
-    """Every stream must be running and past its copy.
+    """Every stream must be running.
 
     Raises:
         FailedPreconditionError: one is not, or is frozen.
@@ -372,10 +372,10 @@ def _require_streams(spans: Sequence[SpanSpec], shards: dict[str, Session]) -> N
                     f"workflow {span.workflow} is frozen: its traffic has been switched",
                     next_step="compare the reverse workflow instead",
                 )
-            if row.state is not StreamState.RUNNING or not row.exact:
+            if row.state is not StreamState.RUNNING:
                 raise FailedPreconditionError(
                     f"stream {row.id} of workflow {span.workflow} at shard {target.shard} is"
-                    f" {row.state} and has not caught up: {row.message or 'still copying'}",
+                    f" {row.state}: {row.message or 'nothing can be compared yet'}",
                     next_step=f"tidegate workflow show {span.workflow}; wait until it is Running",
                 )
 
