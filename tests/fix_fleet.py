@@ -97,6 +97,7 @@ class Fleet:
     shards: dict[tuple[str, str], Database]
     supervisor: Supervisor | None = None
     observers: dict[tuple[str, str], Any] = field(default_factory=dict)
+    applications: list[Application] = field(default_factory=list)
 
     @classmethod
     def make(cls, folder: Path) -> Fleet:
@@ -153,11 +154,19 @@ class Fleet:
         self.supervisor.start()
 
     def close(self) -> None:
+        for application in self.applications:
+            application.finish()
         if self.supervisor is not None:
             self.supervisor.stop()
         for session in self.observers.values():
             session.close()
         self.database.close()
+
+    def start_application(self) -> Application:
+        application = Application(self)
+        self.applications.append(application)
+        application.start()
+        return application
 
     def router(self) -> Router:
         os.environ[SECRET] = PASSWORD
@@ -216,8 +225,9 @@ class Fleet:
                 for s in active
             ):
                 return
-            assert not any(s.state == "Error" for s in active), (status.streams, self.worker_logs())
-            assert time.monotonic() < deadline, (status.to_json(), self.worker_logs())
+            failed = [s for s in active if s.state == "Error"]
+            if failed or time.monotonic() > deadline:
+                pytest.fail(f"{failed or status.to_json()}\n{self.worker_logs()}")
             time.sleep(0.02)
 
     def worker_logs(self) -> str:
