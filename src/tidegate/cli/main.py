@@ -110,7 +110,8 @@ def _show(error: TidegateError, *, as_json: bool) -> None:
     lines = [f"error {error.code}: {error.message}"]
     for finding in error.details.get("findings") or ():
         if isinstance(finding, dict) and "message" in finding:
-            where = finding.get("id") or finding.get("code") or finding.get("check") or ""
+            what = finding.get("id") or finding.get("code") or finding.get("check") or ""
+            where = " ".join(filter(None, (what, finding.get("object"))))
             lines.append(f"  {finding.get('severity', 'error')} {where}: {finding['message']}")
             if finding.get("next_step"):
                 lines.append(f"    next: {finding['next_step']}")
