@@ -38,6 +38,6 @@ def delete(
     Args:
         name: of the cell.
     """
-    confirm(f"cell {name} will be removed", name, yes=yes, dry_run=dry_run)
+    confirm(f"remove cell {name}", name, yes=yes, dry_run=dry_run)
     answer = common.client().cell.delete(name, dry_run=dry_run)
     common.done(answer, f"cell {name} {{would}}deleted", name)

@@ -172,6 +172,12 @@ def read_json(path: str) -> Any:
 def confirm(what: str, name: str, *, yes: bool, dry_run: bool) -> None:
     """Ask for the name of what is about to be removed.
 
+    Args:
+        what: is to be done: ``complete workflow move1``.
+        name: to be typed.
+        yes: do not ask.
+        dry_run: nothing will be done, so there is nothing to ask.
+
     Raises:
         InvalidArgumentError: the answer is another, or there is nobody to ask.
     """
@@ -179,10 +185,12 @@ def confirm(what: str, name: str, *, yes: bool, dry_run: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise InvalidArgumentError(
-            f"{what} needs a confirmation, and there is no terminal to ask on",
+            f"to {what}, a confirmation is needed, and there is no terminal to ask on",
             next_step="add --yes, or --dry-run to see what it would do",
         )
-    sys.stderr.write(f"{what}. Type {name} to go on: ")
+    sys.stderr.write(f"About to {what}. Type {name} to go on: ")
     sys.stderr.flush()
     if sys.stdin.readline().strip() != name:
-        raise InvalidArgumentError("not confirmed; nothing was done", next_step="type the name")
+        raise InvalidArgumentError(
+            "not confirmed; nothing was done", next_step=f"type {name}, or add --yes"
+        )

@@ -78,6 +78,6 @@ def delete(
     Args:
         name: of the keyspace.
     """
-    confirm(f"keyspace {name} will be removed", name, yes=yes, dry_run=dry_run)
+    confirm(f"remove keyspace {name}", name, yes=yes, dry_run=dry_run)
     answer = common.client().keyspace.delete(name, recursive=recursive, dry_run=dry_run)
     common.done(answer, f"keyspace {name} {{would}}deleted", name)

@@ -14,7 +14,11 @@ NOUNS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
         (
             ("movetables", "movetables", "Move tables to another keyspace while writers run."),
             ("reshard", "reshard", "Split or merge the shards of a keyspace while writers run."),
-            ("workflow", "workflow", "Look at workflows of any type, start and stop them."),
+            (
+                "workflow",
+                "workflow",
+                "Workflows of any type: list, look, start, switch, end.",
+            ),
             ("vdiff", "vdiff", "Prove that source and target are equal."),
         ),
     ),

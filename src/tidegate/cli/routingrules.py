@@ -52,7 +52,7 @@ def apply(
         raise InvalidArgumentError(
             f"{file} holds no rules", next_step="start from `routingrules show -o json`"
         )
-    confirm(f"all {kind} routing rules will be replaced", kind, yes=yes, dry_run=dry_run)
+    confirm(f"replace all {kind} routing rules", kind, yes=yes, dry_run=dry_run)
     answer = common.client().routingrules.apply(
         {"rules": found.get("rules")}, kind, dry_run=dry_run
     )

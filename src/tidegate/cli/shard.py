@@ -86,6 +86,6 @@ def delete(
         shard: KEYSPACE/SHARD.
     """
     keyspace, name = shard_of(shard)
-    confirm(f"shard {shard} will be removed", shard, yes=yes, dry_run=dry_run)
+    confirm(f"remove shard {shard}", shard, yes=yes, dry_run=dry_run)
     answer = common.client().shard.delete(keyspace, name, recursive=recursive, dry_run=dry_run)
     common.done(answer, f"shard {shard} {{would}}deleted", shard)

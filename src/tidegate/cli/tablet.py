@@ -92,6 +92,6 @@ def delete(
     Args:
         alias: CELL-NUMBER.
     """
-    confirm(f"tablet {alias} will be removed", alias, yes=yes, dry_run=dry_run)
+    confirm(f"remove tablet {alias}", alias, yes=yes, dry_run=dry_run)
     answer = common.client().tablet.delete(alias, dry_run=dry_run)
     common.done(answer, f"tablet {alias} {{would}}deleted", alias)

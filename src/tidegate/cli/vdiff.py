@@ -247,6 +247,6 @@ def delete(
     Args:
         which: a UUID, or all.
     """
-    confirm(f"VDiff {which} of {workflow} will be removed", workflow, yes=yes, dry_run=False)
+    confirm(f"remove VDiff {which} of {workflow}", workflow, yes=yes, dry_run=False)
     answer = common.client().vdiff.delete(workflow, target, which)
     common.done(answer, f"{answer['deleted']} VDiffs {{would}}deleted", which)

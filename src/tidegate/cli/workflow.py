@@ -1,4 +1,4 @@
-"""`tidegate workflow`: look at workflows of any type, start and stop them."""
+"""`tidegate workflow`: workflows of any type."""
 
 from __future__ import annotations
 

@@ -171,8 +171,6 @@ def add_verbs(app: App, noun: str) -> None:
         """Stop the streams where they are; when it returns nothing more is applied."""
         report(common, verbs(common).stop(workflow, target, dry_run=dry_run), workflow)
 
-    if noun == "workflow":
-        return
     _add_switches(app, verbs, epilogue)
     _add_ends(app, verbs, epilogue)
 
@@ -279,7 +277,7 @@ def _add_ends(app: App, verbs: Any, epilogue: Any) -> None:
             keep_routing_rules: leave the workflow's routing rules.
             rename_tables: rename the tables of the source instead of dropping them.
         """
-        confirm(f"workflow {workflow} will be completed", workflow, yes=yes, dry_run=dry_run)
+        confirm(f"complete workflow {workflow}", workflow, yes=yes, dry_run=dry_run)
         answer = verbs(common).complete(
             workflow,
             target,
@@ -307,7 +305,7 @@ def _add_ends(app: App, verbs: Any, epilogue: Any) -> None:
             keep_data: leave the tables of the target.
             keep_routing_rules: leave the workflow's routing rules.
         """
-        confirm(f"workflow {workflow} will be cancelled", workflow, yes=yes, dry_run=dry_run)
+        confirm(f"cancel workflow {workflow}", workflow, yes=yes, dry_run=dry_run)
         answer = verbs(common).cancel(
             workflow,
             target,

@@ -17,6 +17,8 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shlex
+import shutil
 import socket
 import threading
 from contextlib import ExitStack
@@ -30,6 +32,9 @@ from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.ledger import Ledger
 from tidegate.dataplane.model import Direction
 from tidegate.errors import InvalidArgumentError, NodeRunningError, TidegateError
+from tidegate.router import Router
+from tidegate.router.hook import RouteHook
+from tidegate.router.sources import StoreSource
 from tidegate.server.app import create_app
 from tidegate.server.feed import RouteFeed, RouterReports
 from tidegate.server.services import Services
@@ -45,6 +50,7 @@ from tidegate.workflow.store import WorkflowStore
 from tidegate.workflow.vdiff.service import VDiffService
 
 if TYPE_CHECKING:
+    from tidegate.router.hook import HookRun
     from tidegate.server.config import Settings
     from tidegate.topology.model import Snapshot
 
@@ -102,6 +108,8 @@ class Node:
             routers=RouterReports(),
             ready=self._not_ready,
         )
+        if settings.on_route_change:
+            self._hook(settings.on_route_change)
         feed.start()
         stack.callback(feed.close)
         supervisor.start()
@@ -110,6 +118,20 @@ class Node:
         stack.callback(self._recovery.join, RECOVERY_ENDS_S)
         stack.callback(self._closing.set)
         self._recovery.start()
+
+    def _hook(self, command: str) -> None:
+        """Run the operator's command after each change of the routes."""
+        words = shlex.split(command)
+        if not words or shutil.which(words[0]) is None:
+            raise InvalidArgumentError(
+                f"the hook command {command!r} does not begin with a program there is",
+                next_step="give a program and its arguments with --on-route-change",
+            )
+        router = Router(StoreSource(self._store), router_id="hook")
+        self._stack.callback(router.close)
+        hook = RouteHook(router, words, on_run=_log_hook)
+        self._stack.callback(hook.close)
+        hook.start()
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -185,6 +207,18 @@ class Node:
                 log.warning("comparisons not seen", workflow=workflow.key, error=str(error))
                 left.add(workflow.key)
         return left
+
+
+def _log_hook(run: HookRun) -> None:
+    write = log.info if run.is_success else log.warning
+    write(
+        "route hook ran",
+        revision=run.revision,
+        exit_status=run.exit_status,
+        is_timeout=run.is_timeout,
+        took_s=round(run.took_s, 3),
+        output=run.output,
+    )
 
 
 def _make_private(settings: Settings) -> None:
