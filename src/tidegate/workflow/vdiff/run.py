@@ -11,6 +11,7 @@ Key ranges are slices only where all sides provably sort the key alike; else the
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ COMPLETED = steps.declare(
     description="a VDiff is noted as completed at one shard",
 )
 
+CLAIM_TIMEOUT_S = 5.0
 RETRIES_MAX = 5
 RETRY_FIRST_S = 1.0
 
@@ -105,14 +107,20 @@ def run_vdiff(
 
 
 def _claim(session: Session, uuid: str) -> None:
-    """One process at a time, as long as its session lives."""
-    row = session.execute(
-        "SELECT pg_try_advisory_lock(hashtextextended('tidegate vdiff run ' || %s, 0))", [uuid]
-    ).fetchone()
-    if row is None or not row[0]:
-        raise ConflictError(
-            f"VDiff {uuid} is being run already", next_step=f"tidegate vdiff show {uuid}"
-        )
+    """One process at a time, as long as its session lives; a dead one's ends in a moment."""
+    deadline = time.monotonic() + CLAIM_TIMEOUT_S
+    while True:
+        row = session.execute(
+            "SELECT pg_try_advisory_lock(hashtextextended('tidegate vdiff run ' || %s, 0))", [uuid]
+        ).fetchone()
+        if row is not None and row[0]:
+            return
+        if time.monotonic() > deadline:
+            raise ConflictError(
+                f"VDiff {uuid} is being run by another process",
+                next_step=f"tidegate vdiff show {uuid}",
+            )
+        time.sleep(0.1)
 
 
 @dataclass

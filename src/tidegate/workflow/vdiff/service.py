@@ -292,6 +292,8 @@ class VDiffService:
     ) -> None:
         try:
             run_vdiff(uuid, spans, options, stop)
+        except ConflictError:
+            return  # another process runs it, and its rows are that one's
         except TidegateError as error:
             self._record_failure(uuid, spans, error)
 
