@@ -8,6 +8,7 @@ output is the figures as JSON.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -40,6 +41,8 @@ def run(*, scale: int = 10, keep: bool = False) -> int:
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir=local_folder()))
     with ExitStack() as stack:
+        if not keep:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
         screen.act("starting four PostgreSQL servers", "one source, one target, two shards")
         world = World.start(folder, outlive_parent=keep)
         if not keep:
@@ -95,8 +98,10 @@ def _play(world: World, node: Node, screen: Screen, scale: int, stack: ExitStack
     story.switch(SPLIT, "split: switch reads", ("replica", "rdonly"))
     story.switch(SPLIT, "split: switch")
     time.sleep(SETTLE_S)
+    story.wait_in_step(SPLIT)
     story.reverse(SPLIT, "split: reverse")
     time.sleep(SETTLE_S)
+    story.wait_in_step(SPLIT)
     story.switch(SPLIT, "split: switch again", ("replica", "rdonly", "primary"))
     time.sleep(SETTLE_S)
     screen.act("comparing from outside", "the old and the new copy, by plain SQL")

@@ -6,6 +6,7 @@ Bars are drawn on a terminal only; in a pipe each act is one line.
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -24,13 +25,14 @@ class Screen:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self._last = ""
+        self._started = time.monotonic()
 
     def act(self, command: str, arguments: str = "") -> None:
         """Announce what is done, as the command that does it."""
         self._last = ""
-        self.console.print(
-            f"[bold cyan]▶[/] [bold]{command}[/] {arguments}".rstrip(), soft_wrap=True
-        )
+        clock = f"[dim]{time.monotonic() - self._started:5.1f} s[/]"
+        line = f"{clock} [bold cyan]▶[/] [bold]{command}[/] {arguments}"
+        self.console.print(line.rstrip(), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """One indented line; repeated text is shown once."""

@@ -59,7 +59,7 @@ class Pgbench:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return False
-        return "TG-FEN-001" in self.log.read_text(errors="replace")
+        return "stopped by Tidegate workflow" in self.log.read_text(errors="replace")
 
     def transactions(self) -> int:
         """How many transactions it had acknowledged, as it counts itself."""
