@@ -64,6 +64,10 @@ def until_running(
             )
         lag = status["max_lag_s"]
         in_step = status["phase"] == "running" and lag is not None and lag <= LAG_IN_STEP_S
+        # Right after the copy, rows and constraints may still be missing.
+        in_step = in_step and not any(
+            s["pending"] for s in status["streams"] if s["state"] == "Running"
+        )
         return status, in_step or status["phase"] == "stopped"
 
     return _follow(look, again, f"workflow {workflow}", timeout_s)
