@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,6 @@ from tidegate.router.psycopg import run
 from tidegate.server.node import UPDATES
 from tidegate.server.supervisor import DesiredSpan, Supervisor
 from tidegate.server.takeover import take_over
-from tidegate.steps import CRASH_VARIABLE
 from tidegate.topology.records import Cell, Keyspace, Shard, Tablet, TabletType
 from tidegate.topology.store import TopologyStore
 from tidegate.topology.vschema import VSchema
@@ -98,6 +98,7 @@ class Fleet:
     supervisor: Supervisor | None = None
     observers: dict[tuple[str, str], Any] = field(default_factory=dict)
     applications: list[Application] = field(default_factory=list)
+    runner: subprocess.Popen[str] | None = None
 
     @classmethod
     def make(cls, folder: Path) -> Fleet:
@@ -156,6 +157,12 @@ class Fleet:
     def close(self) -> None:
         for application in self.applications:
             application.finish()
+        if self.runner is not None:
+            assert self.runner.stdin is not None
+            assert self.runner.stdout is not None
+            self.runner.stdin.close()
+            self.runner.wait(10)
+            self.runner.stdout.close()
         if self.supervisor is not None:
             self.supervisor.stop()
         for session in self.observers.values():
@@ -192,6 +199,12 @@ class Fleet:
             )
             for table in tables
         }
+
+    def wait_equal(self, one: str, other: str, timeout_s: float = 20.0) -> None:
+        """Wait until two keyspaces hold the same rows: the streams are still carrying the last."""
+        deadline = time.monotonic() + timeout_s
+        while self.rows(one) != self.rows(other):
+            assert time.monotonic() < deadline, "the rows stay different"
 
     def own_objects(self) -> dict[str, list[str]]:
         """Everything of Tidegate that is in any database; empty when there is no trace."""
@@ -238,25 +251,27 @@ class Fleet:
             if file.is_file()
         )
 
-    def run_verb(
-        self, verb: str, request: dict[str, Any], *, crash_at: str = "", timeout_s: float = 60
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a verb in a process of its own, which may kill itself at a step."""
-        environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "src")}
-        if crash_at:
-            environment[CRASH_VARIABLE] = crash_at
-        return subprocess.run(
-            [sys.executable, str(HERE / "run_verb.py"), self.url, verb, repr(request)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            env=environment,
-        )
-
-
-def was_killed(done: subprocess.CompletedProcess[str]) -> bool:
-    return done.returncode == -signal.SIGKILL
+    def kill_at(self, step: str, verb: str, request: Any) -> str:
+        """Run a verb in a process that kills itself at a step; returns its name as a holder."""
+        if self.runner is None:
+            errors = (self.folder / "verbs.log").open("w")
+            with errors:
+                self.runner = subprocess.Popen(
+                    [sys.executable, str(HERE / "run_verb.py")],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    env={**os.environ, "PYTHONPATH": str(HERE.parent / "src")},
+                )
+        assert self.runner.stdin is not None
+        assert self.runner.stdout is not None
+        self.runner.stdin.write(json.dumps([self.url, verb, asdict(request), step]) + "\n")
+        self.runner.stdin.flush()
+        child, status = json.loads(self.runner.stdout.readline())
+        log = (self.folder / "verbs.log").read_text()
+        assert status == -signal.SIGKILL, f"{verb} at {step}: status {status}\n{log[-4000:]}"
+        return f"dying-{child}"
 
 
 class Application(threading.Thread):
@@ -294,7 +309,15 @@ class Application(threading.Thread):
             self.acknowledged.append((mark, customer, amount))
             self.slowest_s = max(self.slowest_s, time.monotonic() - began)
 
+    def wait_for_progress(self, timeout_s: float = 20.0) -> None:
+        """The application is not fenced: further transactions are acknowledged."""
+        seen, deadline = len(self.acknowledged), time.monotonic() + timeout_s
+        while len(self.acknowledged) < seen + 3:
+            assert time.monotonic() < deadline, f"fenced: {self.errors[-3:]}"
+
     def finish(self) -> None:
+        if not self.is_alive():
+            return
         self._ending.set()
         self.join(60)
         assert not self.is_alive()

@@ -1,13 +1,19 @@
-"""Runs one verb of the workflow service in a process of its own: for tests that kill it."""
+"""Runs verbs of the workflow service, each in a process of its own: for tests that kill it.
+
+Started once, it reads a line for each verb, forks, and prints the child's exit status: importing
+everything anew for each of dozens of kills would take longer than the kills.
+"""
 
 from __future__ import annotations
 
-import ast
+import json
 import os
 import sys
+import traceback
 from typing import Any
 
 from tidegate.cluster.database import ClusterDatabase
+from tidegate.steps import CRASH_VARIABLE
 from tidegate.topology.store import TopologyStore
 from tidegate.workflow import requests
 from tidegate.workflow.service import WorkflowService
@@ -22,12 +28,31 @@ REQUESTS: dict[str, Any] = {
 }
 
 
-def main(url: str, verb: str, text: str) -> None:
+def run(url: str, verb: str, given: dict[str, Any], crash_at: str) -> None:
+    os.environ[CRASH_VARIABLE] = crash_at
     database = ClusterDatabase.open(url)
     service = WorkflowService(database, TopologyStore(database), holder=f"dying-{os.getpid()}")
-    request = REQUESTS[verb](**ast.literal_eval(text))
+    listed = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    request = REQUESTS[verb](**listed)
     getattr(service, "create" if verb == "reshard" else verb)(request)
 
 
+def main() -> None:
+    for line in sys.stdin:
+        url, verb, given, crash_at = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            try:
+                run(url, verb, given, crash_at)
+            except BaseException:  # noqa: BLE001 - told to the test
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(json.dumps([child, os.waitstatus_to_exitcode(status)]) + "\n")
+        sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fix_fleet import move_tables, reshard, was_killed
+from fix_fleet import move_tables, reshard
 from tidegate import steps
 from tidegate.errors import AlreadyExistsError, NotFoundError, PreflightError, TidegateError
 from tidegate.workflow import create
@@ -114,12 +114,10 @@ def test_a_create_that_fails_leaves_nothing(
 @pytest.mark.parametrize("step", STEPS)
 def test_a_create_that_is_killed_is_taken_back_or_finished(moving: Fleet, step: str) -> None:
     before = moving.topology.read().objects()
-    done = moving.run_verb("create", move_tables().to_json(), crash_at=step)
-    assert was_killed(done), done.stderr
+    dead = moving.kill_at(step, "create", move_tables())
     (flow,) = moving.service.list()
     assert flow.operation is not None
-    holder = holders_of(moving)
-    ended = moving.service.recover(dead_holders=holder)
+    ended = moving.service.recover(dead_holders=[dead])
     if step in {create.ACTIVATED, create.STARTED}:
         assert ended == {"shop.move": "create finished"}
         assert moving.service.show("shop", "move").wanted == ("forward",)
@@ -153,9 +151,3 @@ def tables_of(fleet: Fleet, keyspace: str) -> list[Any]:
             "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace",
         )
     ]
-
-
-def holders_of(fleet: Fleet) -> list[str]:
-    from tidegate.cluster.leases import Leases
-
-    return [row.holder for row in Leases(fleet.database).holders() if row.holder]
