@@ -19,9 +19,10 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
 import structlog
@@ -50,6 +51,8 @@ from tidegate.workflow.store import WorkflowStore
 from tidegate.workflow.vdiff.service import VDiffService
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tidegate.router.hook import HookRun
     from tidegate.server.config import Settings
     from tidegate.topology.model import Snapshot
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
 RECOVER_S = 5.0
 HOLDERS_KEPT = 8
 RECOVERY_ENDS_S = 30.0
+BACKLOG = 1024
 GRACE_S = 20
 """How long requests may finish after SIGTERM."""
 
@@ -282,6 +286,20 @@ class _Server(uvicorn.Server):
         self._node.services.feed.close()
         super().handle_exit(sig, frame)  # type: ignore[arg-type]
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals to stop; unlike uvicorn, never raise them again afterwards.
+
+        They would end the process before the workers have been stopped.
+        """
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number in before:
+                signal.signal(number, signal.SIG_IGN)
+
 
 def listening(settings: Settings) -> socket.socket:
     """The API's socket.
@@ -294,6 +312,7 @@ def listening(settings: Settings) -> socket.socket:
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         server.bind((settings.host, settings.port))
+        server.listen(BACKLOG)  # from here on a client waits instead of being refused
     except OSError as error:
         server.close()
         raise InvalidArgumentError(
