@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.cluster import updates
@@ -122,6 +122,7 @@ def test_an_update_that_was_changed_after_its_release_is_refused(
         Ledger(changed).ensure(database)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 6), st.integers(0, 6))
 def test_what_is_missing_is_what_comes_after(known: int, found: int) -> None:
     ledger = Ledger(Update(f"u{n}", (f"SELECT {n}",)) for n in range(known))

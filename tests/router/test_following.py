@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fix_routes import TOKEN, HttpNode, bump, sharded, until
@@ -201,6 +201,7 @@ def test_a_name_that_is_none_is_refused(store: TopologyStore) -> None:
 LINES = st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), max_size=20)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(LINES, min_size=1, max_size=3), max_size=5), st.sampled_from(["\n", "\r\n"])
 )
