@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from psycopg import sql
 
-from tidegate.engines.postgres import bounds, hashing, split
+from tidegate.engines.postgres import bounds, distribute, hashing, split
 from tidegate.engines.postgres.copy import read_messages
 from tidegate.errors import ShardKeyError
 
@@ -149,7 +149,7 @@ class Side:
         rows = self.connection.execute(query).fetchall()
         places = [row[0] for row in rows]
         if self.place is None:
-            places = self._known_routing.places_of(places)
+            places = distribute.places_of(self._known_routing, places)
         return [
             (tuple(key), row_hash)
             for found, (_, key, row_hash) in zip(places, rows, strict=True)
@@ -174,13 +174,13 @@ class Side:
             table=bounds.table_identifier(self.columns.table),
             condition=self.condition(chunk),
         )
-        distributor = split.RowDistributor(routing, "binary", tuple(routing.ranges))
+        distributor = distribute.RowDistributor(routing, "binary", tuple(routing.ranges))
         for messages in read_messages(self.connection, query, threading.Event()):
-            rows: list[split.Message] = list(messages)
+            rows: list[distribute.Message] = list(messages)
             distributor.unframe(rows)
             try:
                 places = distributor.distribute(rows)
-            except split.RowRefusedError as error:
+            except distribute.RowRefusedError as error:
                 raise split.refusal(routing, str(error.raw)) from None
             for place, row in zip(places, rows, strict=True):
                 yield (

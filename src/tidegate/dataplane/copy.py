@@ -39,7 +39,7 @@ from psycopg import sql
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.chunks import Chunk, ChunkTask, agreed_plan, pending, tile
-from tidegate.engines.postgres import bounds, copy_state, split
+from tidegate.engines.postgres import bounds, copy_state, distribute, split
 from tidegate.engines.postgres import copy as wire
 from tidegate.engines.postgres.catalog import key_columns, require_tables
 from tidegate.engines.postgres.connection import connect
@@ -365,7 +365,7 @@ def _copy_chunk(
         sent = _transfer(run, task, condition, source, targets)
     except psycopg.DataError as error:
         raise split.unmapped(work.routing, error) or error from None
-    except split.RowRefusedError as error:
+    except distribute.RowRefusedError as error:
         with connect(spec.source, purpose="copy") as session:
             work.space.use(session)
             raise split.locate(session, work.routing, condition, error.raw) from None
@@ -417,7 +417,7 @@ def _transfer(
             place: stack.enter_context(cursor.copy(work.plan.copy_in()))
             for place, cursor in cursors.items()
         }
-        router = work.routing.start(work.plan.format, task.targets)
+        router = distribute.start(work.routing, work.plan.format, task.targets)
         for messages in wire.read_messages(source, query, run.halt):
             for place, block in router.route(messages):
                 copies[place].write(block)

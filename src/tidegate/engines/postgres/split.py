@@ -1,11 +1,12 @@
-"""Which rows of a COPY stream go to which target: everything to all, or by keyspace id.
+"""Which rows go to which target: everything to all, or by keyspace id, told by SQL or row by row.
 
 Three ways, chosen once a table:
 
 * *all*: the table has no sharding columns; blocks are passed on whole;
 * *query*: the database can compute the vindex; each target's rows are selected by the source, and
   rows the vindex refuses make the query fail instead of being passed over;
-* *rows*: each row is looked at here, as far as its sharding columns, which are sent first.
+* *rows*: each row is looked at in :mod:`tidegate.engines.postgres.distribute`, as far as its
+  sharding columns, which are sent first.
 
 A row without a place among the targets is an error that names its table and key; the chunk it is
 in reaches no target. Nothing here decodes any column but the sharding ones.
@@ -14,24 +15,19 @@ in reaches no target. Nothing here decodes any column but the sharding ones.
 from __future__ import annotations
 
 import re
-import struct
-from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import compress
-from operator import not_
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from psycopg import sql
 
 from tidegate.engines.postgres.bounds import regclass_text, table_identifier
-from tidegate.engines.postgres.copy import BINARY_HEADER, BINARY_TRAILER
 from tidegate.errors import ShardKeyError
 from tidegate.topology import vindexes
 from tidegate.topology.keyrange import KeyRange, normalize
 from tidegate.topology.shardspec import shard_key_range, tiling_findings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import psycopg
     from psycopg import Connection
@@ -39,11 +35,11 @@ if TYPE_CHECKING:
 
     from tidegate.engines.postgres.copy import Format
     from tidegate.topology.names import TableName
-    from tidegate.topology.vindexes import Value, Vindex
+    from tidegate.topology.vindexes import Vindex
 
 type Mode = Literal["all", "query", "rows"]
-type Message = memoryview | bytes
-type Blocks = Iterator[tuple[int, bytes]]
+
+_INTEGER_WIDTHS = {"smallint": 2, "integer": 4, "bigint": 8}
 
 #: With more targets than this, reading once and splitting here costs less than one query for each.
 QUERY_TARGETS_MAX = 4
@@ -60,6 +56,7 @@ class ShardColumn:
     type_name: str
     send: str  # qualified and quoted
     type_oid: int
+    not_null: bool
     width: int  # bytes of an integer type, else 0
 
 
@@ -148,30 +145,12 @@ class Routing:
         return sql.SQL("concat_ws(',', {})").format(sql.SQL(", ").join(sent))
 
     def sent_values(self) -> sql.Composable:
-        """The sharding columns in binary, as an array of bytea; :meth:`places_of` reads it."""
+        """The sharding columns in binary, as an array of bytea; ``places_of`` reads it."""
         sent = [
             sql.SQL("{}({})").format(sql.SQL(column.send), sql.Identifier(column.name))
             for column in self.columns
         ]
         return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sent))
-
-    def places_of(self, raws: Sequence[Sequence[bytes | None]]) -> list[int]:
-        """The targets of rows whose sharding columns are given in binary.
-
-        Raises:
-            ShardKeyError: one of them has none.
-        """
-        rows = RowDistributor(self, "binary", tuple(self.ranges))
-        places, refused = rows.place(rows.decoded(raws))
-        if refused is not None:
-            raise refusal(self, str(raws[refused]))
-        return [rows.slots[place] for place in places]
-
-    def start(self, form: Format, targets: Sequence[int]) -> Distributor:
-        """Begin to distribute the messages of one chunk."""
-        if self.mode == "rows":
-            return RowDistributor(self, form, targets)
-        return Distributor(targets)
 
 
 def _within(value: sql.Composable, key_range: KeyRange, again: sql.Composable) -> sql.Composable:
@@ -191,16 +170,16 @@ def _within(value: sql.Composable, key_range: KeyRange, again: sql.Composable) -
 
 _SHARD_COLUMNS = """
 WITH RECURSIVE base AS (
-  SELECT k.position, k.name, t.oid, t.typtype, t.typbasetype, t.typsend
+  SELECT k.position, k.name, a.attnotnull, t.oid, t.typtype, t.typbasetype, t.typsend
     FROM unnest(%s::text[]) WITH ORDINALITY AS k (name, position)
     JOIN pg_attribute a ON a.attrelid = %s::regclass AND a.attname = k.name AND NOT a.attisdropped
     JOIN pg_type t ON t.oid = a.atttypid
   UNION ALL
-  SELECT b.position, b.name, t.oid, t.typtype, t.typbasetype, t.typsend
+  SELECT b.position, b.name, b.attnotnull, t.oid, t.typtype, t.typbasetype, t.typsend
     FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd'
 )
 SELECT b.name, format_type(b.oid, NULL),
-       format('%%I.%%I', n.nspname, p.proname), b.oid
+       format('%%I.%%I', n.nspname, p.proname), b.oid, b.attnotnull
   FROM base b
   JOIN pg_proc p ON p.oid = b.typsend JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE b.typtype <> 'd' ORDER BY b.position
@@ -243,8 +222,8 @@ def plan_routing(
             next_step="compare the vschema with the table",
         )
     columns = tuple(
-        ShardColumn(name, type_name, send, type_oid, _INTEGER_WIDTHS.get(type_name, 0))
-        for name, type_name, send, type_oid in found
+        ShardColumn(name, type_name, send, type_oid, known, _INTEGER_WIDTHS.get(type_name, 0))
+        for name, type_name, send, type_oid, known in found
     )
     vindex = vindexes.create(vindex_type, str(table), dict(vindex_params or {}))
     expressions = [
@@ -276,14 +255,6 @@ def refusal(routing: Routing, row: str) -> ShardKeyError:
     )
 
 
-class RowRefusedError(Exception):
-    """A row whose sharding columns, given in binary, have no place; the caller finds its key."""
-
-    def __init__(self, raw: list[bytes | None]) -> None:
-        super().__init__("row refused")
-        self.raw = raw
-
-
 def locate(
     connection: Connection[TupleRow],
     routing: Routing,
@@ -304,182 +275,3 @@ def locate(
     )
     row = connection.execute(query).fetchone()
     return refusal(routing, row[0] if row else "(changed meanwhile)")
-
-
-class Distributor:
-    """Passes whole blocks to every target."""
-
-    def __init__(self, targets: Sequence[int]) -> None:
-        self.targets = tuple(targets)
-
-    def route(self, messages: Sequence[Message]) -> Blocks:
-        """The blocks that some messages of the source become."""
-        block = b"".join(messages)
-        for target in self.targets:
-            yield target, block
-
-    def finish(self) -> Blocks:
-        """What is left once the source has sent everything."""
-        return iter(())
-
-
-class RowDistributor(Distributor):
-    """Looks at the sharding columns of each row; one CopyData message is one row."""
-
-    def __init__(self, routing: Routing, form: Format, targets: Sequence[int]) -> None:
-        super().__init__(targets)
-        self._routing = routing
-        self._binary = form == "binary"
-        self._started = False
-        ordered = sorted(routing.ranges.items(), key=lambda item: normalize(item[1].start))
-        self._starts = [normalize(r.start) for _, r in ordered]
-        self.slots = [target for target, _ in ordered]
-        self._checked = None if routing.tiles else [normalize(r.end) for _, r in ordered]
-
-    def route(self, messages: Sequence[Message]) -> Blocks:
-        """The blocks that some rows become; targets that need none of them get nothing."""
-        rows = list(messages)
-        if self._binary:
-            for target in () if self._started else self.targets:
-                yield target, BINARY_HEADER
-            self.unframe(rows)
-        if not rows:
-            return
-        bodies, values = self._keys(rows)
-        places = self._places(rows, values)
-        if len(self.slots) == 2:
-            sent = [list(compress(bodies, map(not_, places))), list(compress(bodies, places))]
-        else:
-            sent = [[] for _ in self.slots]
-            appends = [own.append for own in sent]
-            for place, body in zip(places, bodies, strict=True):
-                appends[place](body)
-        for target, own in zip(self.slots, sent, strict=True):
-            if own and target in self.targets:
-                yield target, b"".join(own)
-
-    def unframe(self, rows: list[Message]) -> None:
-        """Take header and trailer off; the header comes in one message with the first row."""
-        if not self._started:
-            first = bytes(rows[0])
-            assert first.startswith(BINARY_HEADER), "a binary COPY begins with its header"
-            self._started = True
-            rows[0] = first[len(BINARY_HEADER) :]
-            if not rows[0]:
-                del rows[0]
-            elif rows[0] == BINARY_TRAILER:
-                rows.clear()
-        if rows and rows[-1] == BINARY_TRAILER:
-            rows.pop()
-
-    def finish(self) -> Blocks:
-        """The trailer of the binary format."""
-        if self._binary:
-            assert self._started, "a binary COPY has a header even without rows"
-            for target in self.targets:
-                yield target, BINARY_TRAILER
-
-    def distribute(self, rows: list[Message]) -> list[int]:
-        """For each row the place of its target in :attr:`slots`.
-
-        Raises:
-            RowRefusedError: a row has none.
-        """
-        return self._places(rows, self._keys(rows)[1])
-
-    def _places(self, rows: Sequence[Message], values: Sequence[Any]) -> list[int]:
-        places, refused = self.place(values)
-        if refused is not None:
-            raise RowRefusedError(self._raw(rows[refused]))
-        return places
-
-    def place(self, values: Sequence[Any]) -> tuple[list[int], int | None]:
-        """Places of sharding values; and the index of one that has none, if there is one."""
-        assert self._routing.vindex is not None
-        try:
-            ids = self._routing.vindex.map_many(values)
-        except ShardKeyError as error:
-            return [], int(error.details["index"])
-        if len(self._starts) == 2 and self._checked is None:
-            middle = self._starts[1]
-            return [keyspace_id >= middle for keyspace_id in ids], None
-        starts = self._starts
-        places = [bisect_right(starts, keyspace_id) - 1 for keyspace_id in ids]
-        if self._checked is not None:
-            for index, place in enumerate(places):
-                end = self._checked[place] if place >= 0 else None
-                if place < 0 or (end and ids[index] >= end):
-                    return [], index
-        return places, None
-
-    def _keys(self, rows: list[Message]) -> tuple[list[Message], list[Any]]:
-        """The rows as the target takes them, and their sharding values."""
-        columns = self._routing.columns
-        if not self._binary:
-            split = [bytes(row).partition(b"\t") for row in rows]
-            bodies: list[Message] = [body for _, _, body in split]
-            raws = [_from_hex(head) for head, _, _ in split]
-        elif len(columns) == 1:
-            width = columns[0].width
-            values = _integers(rows, width) if width else None
-            if values is not None:
-                return rows, values
-            return rows, [_one(columns[0], _first_field(row)) for row in rows]
-        else:
-            bodies, raws = rows, [_fields(row, len(columns)) for row in rows]
-        return bodies, self.decoded(raws)
-
-    def decoded(self, raws: Sequence[Sequence[bytes | None]]) -> list[Any]:
-        """Sharding values as the vindex takes them, from their binary form."""
-        columns = self._routing.columns
-        rows = [
-            tuple(_one(column, raw) for column, raw in zip(columns, row, strict=True))
-            for row in raws
-        ]
-        assert self._routing.vindex is not None
-        return list(rows) if self._routing.vindex.multi_column else [row[0] for row in rows]
-
-    def _raw(self, row: Message) -> list[bytes | None]:
-        if self._binary:
-            return _fields(row, len(self._routing.columns))
-        return _from_hex(bytes(row).partition(b"\t")[0])
-
-
-def _one(column: ShardColumn, raw: bytes | None) -> Value:
-    return None if raw is None else vindexes.from_pg_binary(column.type_oid, raw)
-
-
-def _from_hex(head: bytes) -> list[bytes | None]:
-    return [None if part == b"-" else bytes.fromhex(part.decode()) for part in head.split(b",")]
-
-
-def _first_field(row: Message) -> bytes | None:
-    length = int.from_bytes(row[2:6], "big", signed=True)
-    return None if length < 0 else bytes(row[6 : 6 + length])
-
-
-def _fields(row: Message, count: int) -> list[bytes | None]:
-    """The first fields of a binary row: 16-bit count, then 32-bit length and bytes for each."""
-    fields: list[bytes | None] = []
-    offset = 2
-    for _ in range(count):
-        length = int.from_bytes(row[offset : offset + 4], "big", signed=True)
-        offset += 4
-        fields.append(None if length < 0 else bytes(row[offset : offset + length]))
-        offset += max(length, 0)
-    return fields
-
-
-_INTEGERS = {2: "ih", 4: "ii", 8: "iq"}
-_INTEGER_WIDTHS = {"smallint": 2, "integer": 4, "bigint": 8}
-
-
-def _integers(rows: Sequence[Message], width: int) -> list[Value] | None:
-    """The first fields as integers, all at once; None where one of them is NULL."""
-    heads = b"".join([row[2 : 6 + width] for row in rows])
-    if len(heads) != len(rows) * (4 + width):
-        return None
-    fields = struct.unpack("!" + _INTEGERS[width] * len(rows), heads)
-    if fields[::2].count(width) != len(rows):
-        return None
-    return list(fields[1::2])

@@ -104,6 +104,14 @@ class Vindex(ABC):
                 raise
         return ids
 
+    def map_int64s(self, packed: bytes) -> bytes | None:
+        """As :meth:`map_many` for signed 64-bit numbers, big-endian and joined, as are the ids.
+
+        For vindexes that map every such number to 8 bytes; None where that is not so.
+        """
+        del packed
+        return None
+
     def verify(self, values: Sequence[Any], keyspace_ids: Sequence[bytes]) -> list[bool]:
         """Whether each value belongs to the id beside it.
 

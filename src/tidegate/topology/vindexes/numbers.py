@@ -127,6 +127,10 @@ class Hash(Vindex):
         return blocks_of(null_des(packed))
 
     @override
+    def map_int64s(self, packed: bytes) -> bytes | None:
+        return null_des(packed)
+
+    @override
     def reverse_map(self, keyspace_ids: Sequence[bytes]) -> list[Value]:
         return [int.from_bytes(null_des(_eight_bytes(each)), "big") for each in keyspace_ids]
 
