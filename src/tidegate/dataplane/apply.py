@@ -153,8 +153,7 @@ class TargetApplier(threading.Thread):
         batch = self._next_batch()
         if batch is not None:
             self._apply(batch)
-        if self._refetcher.pending or not self._made_exact:
-            self._become_exact()
+        self._become_exact()
         if batch is None and not self._advance():
             self._wait()
 
@@ -249,13 +248,12 @@ class TargetApplier(threading.Thread):
             self.control, self._rest = control, self._put_back(batch)
             return
         lenient = self.position < self._h_lsn
-        rows, found = self._changes(batch.changes, lenient=lenient)
+        rows = self._changes(batch.changes, lenient=lenient)
         while batch.open:
             batch = self._continuation()
-            more, again = self._changes(batch.changes, lenient=lenient)
-            rows, found = rows + more, found or again
+            rows += self._changes(batch.changes, lenient=lenient)
         end = batch.ends[-1]
-        h_lsn = H_UNKNOWN if found and not lenient else None
+        h_lsn = self._h_at(end.end_lsn)
         stream_row.applied(
             self._conn,
             self.stream_id,
@@ -269,12 +267,20 @@ class TargetApplier(threading.Thread):
         steps.reached(COMMITTED)
         for applier in self._tables.values():
             applier.committed()
-        self.position = end.end_lsn
         self.rows += rows
-        self._advanced_at = time.monotonic()
+        self._moved_to(end.end_lsn, h_lsn)
         self.control = control
-        if h_lsn is not None:
-            self._h_lsn = h_lsn
+
+    def _h_at(self, lsn: int) -> int:
+        """H once the position is ``lsn``: it is not reached while rows wait to be read again."""
+        return H_UNKNOWN if self._refetcher.pending and lsn >= self._h_lsn else self._h_lsn
+
+    def _moved_to(self, lsn: int, h_lsn: int) -> None:
+        """The target has recorded this position and H."""
+        if lsn >= self._h_lsn:
+            self._refetcher.passed_h()
+        self.position, self._h_lsn = lsn, h_lsn
+        self._advanced_at = time.monotonic()
 
     def _put_back(self, batch: Batch) -> Batch:
         assert self._rest is None or self._rest.open
@@ -293,8 +299,8 @@ class TargetApplier(threading.Thread):
                     self._inbox.changed.wait(WAIT_S)
         raise StreamStoppedError
 
-    def _changes(self, changes: list[Change], *, lenient: bool) -> tuple[int, bool]:
-        """Apply changes table by table; says how many rows, and whether some must be read again."""
+    def _changes(self, changes: list[Change], *, lenient: bool) -> int:
+        """Apply changes table by table; says how many rows."""
         compactors: dict[str, tuple[Route, Strict | Lenient]] = {}
         again = {c[1].extra.table for c in changes if c[0] == REFETCH}
         for kind, relation, old, new in changes:
@@ -303,33 +309,41 @@ class TargetApplier(threading.Thread):
             if known is None:
                 softly = lenient or route.loose or route.table in again
                 compactor = (
-                    Lenient(route.key_places) if softly else Strict(route.key_places, route.table)
+                    Lenient(route.key_places, self._refetcher.donor(route))
+                    if softly
+                    else Strict(route.key_places, route.table)
                 )
                 known = compactors[route.table] = (route, compactor)
             known[1].add(kind, old, new)
-        rows, found = 0, False
+        rows = 0
         for table, (route, compactor) in compactors.items():
             applier = self._tables[table]
             if isinstance(compactor, Strict):
-                rows += apply_strict(applier, compactor.sets(), self._emptying(route))
+                strict = compactor.sets()
+                rows += apply_strict(
+                    applier, strict, self._emptying(route) if strict.truncate else None
+                )
                 continue
             sets = compactor.sets()
-            count, keys = apply_lenient(applier, sets, self._emptying(route))
+            count, keys = apply_lenient(
+                applier, sets, self._emptying(route) if sets.truncate else None
+            )
             self._refetcher.note(self._conn, applier, table, sets, keys)
-            rows, found = rows + count, found or bool(keys)
-        return rows, found
+            rows += count
+        return rows
 
     # positions without rows
 
     def _become_exact(self) -> None:
         """At H: read again what must be; then let what waited for it happen."""
         if self._refetcher.pending:
-            if self.position >= self._h_lsn or self._h_lsn == H_UNKNOWN:
+            if self._h_lsn == H_UNKNOWN or self.position >= self._h_lsn:
                 self._h_lsn = self._refetcher.round(
                     self._conn, self._tables, origin=self._origin, epoch=self._epoch
                 )
         elif self.position >= self._h_lsn and not self._made_exact:
             self._made_exact = True
+            self._refetcher.passed_h()
             self._on_exact(self._conn)
 
     def _advance(self) -> bool:
@@ -349,9 +363,11 @@ class TargetApplier(threading.Thread):
         return True
 
     def _record(self, lsn: int, *, heard: bool) -> None:
-        found = stream_row.advance(self._conn, self.stream_id, self._epoch, lsn=lsn, heard=heard)
-        self.position = max(self.position, lsn)
-        self._advanced_at = time.monotonic()
+        h_lsn = self._h_at(lsn)
+        found = stream_row.advance(
+            self._conn, self.stream_id, self._epoch, lsn=lsn, h_lsn=h_lsn, heard=heard
+        )
+        self._moved_to(max(self.position, lsn), h_lsn)
         self.control = self._allowed(found)
 
     def _reach_stop(self) -> None:
@@ -363,10 +379,7 @@ class TargetApplier(threading.Thread):
                 if control.stop_lsn != stop_lsn or control.holding:
                     self.control = control
                     return
-                self.position = max(self.position, stop_lsn)
-                stream_row.advance(
-                    self._conn, self.stream_id, self._epoch, lsn=stop_lsn, heard=True
-                )
+                self._record(max(stop_lsn, self.position), heard=True)
                 streams.set_state(
                     self._conn,
                     self.stream_id,

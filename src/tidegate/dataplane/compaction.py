@@ -14,7 +14,8 @@ Two meanings of a change:
   update of a row this very batch deleted, is a divergence.
 * :class:`Lenient`, before H or where the old shard of a row is unknown: upsert and
   delete-if-there. An update with values left out that changes the key, or that finds no row, is
-  not applied: its key must be read again from the source (``refetch``, datapath rule 1).
+  not applied: its key must be read again from the source (``refetch``, datapath rule 1). Once the
+  stream has passed H, only rows read again are newer than the log; all others may be donors.
 
 The tables of one batch are independent of each other: no trigger and no foreign-key check fires.
 """
@@ -36,7 +37,7 @@ from tidegate.engines.postgres.rowsets import (
 from tidegate.errors import DivergenceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tidegate.engines.postgres.pgoutput import Row
 
@@ -163,63 +164,76 @@ def _present(row: Row) -> Present:
 
 
 class Lenient:
-    """Compacts changes to one table before H, or of one whose old shards are unknown."""
+    """Compacts changes to one table before H, or of one whose old shards are unknown.
 
-    _ABSENT, _FULL, _PARTIAL, _REFETCH = range(4)
+    ``donor`` says whether the target's row of a key is known to be the log's row at this position,
+    so that it may give an update that moves it the values the log left out. Without it none is.
+    """
 
-    def __init__(self, key_columns: Sequence[int]) -> None:
+    _ABSENT, _FULL, _PARTIAL, _MOVED, _REFETCH = range(5)
+
+    def __init__(
+        self, key_columns: Sequence[int], donor: Callable[[Key], bool] | None = None
+    ) -> None:
         self._key = key_getter(key_columns)
+        self._donor = donor
         self._truncate = False
-        self._last: dict[Key, tuple[int, Row | None]] = {}
+        #: key → what it is in the end, the row as far as known, the key it was moved from
+        self._last: dict[Key, tuple[int, Row | None, Key]] = {}
 
     def add(self, kind: int, old: Row | None, new: Row | None) -> None:
         """One change; nothing here is impossible, because the target may be newer than the log."""
         if kind == DELETE:
             assert old is not None
-            self._last[self._key(old)] = (self._ABSENT, None)
+            self._last[self._key(old)] = (self._ABSENT, None, None)
         elif kind == TRUNCATE:
             self._truncate = True
             self._last.clear()
         else:
             assert new is not None
-            key = self._key(new)
-            if kind == REFETCH:
-                self._last[key] = (self._REFETCH, None)
-            elif kind == INSERT or None not in new:
-                if old is not None and (before := self._key(old)) != key:
-                    self._last[before] = (self._ABSENT, None)
-                self._last[key] = (self._FULL, new)
-            else:
-                before = key if old is None else self._key(old)
-                self._last[key] = self._partial(before, key, new)
-                if before != key:
-                    self._last[before] = (self._ABSENT, None)
+            self._write(kind, old, new)
 
-    def _partial(self, before: Key, key: Key, new: Row) -> tuple[int, Row | None]:
+    def _write(self, kind: int, old: Row | None, new: Row) -> None:
+        key = self._key(new)
+        before = key if old is None else self._key(old)
+        found: tuple[int, Row | None, Key]
+        if kind == REFETCH:
+            found = (self._REFETCH, None, None)
+        elif kind == INSERT or None not in new:
+            found = (self._FULL, new, None)
+        else:
+            found = self._partial(before, key, new)
+        if before != key:
+            self._last[before] = (self._ABSENT, None, None)
+        self._last[key] = found
+
+    def _partial(self, before: Key, key: Key, new: Row) -> tuple[int, Row | None, Key]:
         """What an update that leaves values out makes of what is known of its row."""
-        kind, row = self._last.get(before, (self._PARTIAL, None))
+        kind, row, origin = self._last.get(before, (self._PARTIAL, None, before))
         if kind in {self._ABSENT, self._REFETCH}:
-            return (self._REFETCH, None)
+            return (self._REFETCH, None, None)
         merged = new if row is None else _merge(new, row)
         if None not in merged:
-            return (self._FULL, merged)
-        return (self._PARTIAL, merged) if before == key else (self._REFETCH, None)
+            return (self._FULL, merged, None)
+        if kind == self._PARTIAL and before == key:
+            return (self._PARTIAL, merged, key)
+        known = self._donor is not None and not self._truncate
+        if kind == self._MOVED or (known and self._donor is not None and self._donor(origin)):
+            return (self._MOVED, merged, origin)
+        return (self._REFETCH, None, None)
 
     def sets(self) -> LenientSets:
         """The sets that have the effect of all changes added."""
         result = LenientSets(truncate=self._truncate)
-        for key, (kind, row) in self._last.items():
-            if kind == self._FULL:
-                assert row is not None
+        for key, (kind, row, origin) in self._last.items():
+            if kind == self._ABSENT:
+                result.deletes.append(key)
+            elif row is None or (kind == self._PARTIAL and self._truncate):
+                result.refetch.append(key)
+            elif kind == self._FULL:
                 result.upserts.append(row)
             elif kind == self._PARTIAL:
-                assert row is not None
-                if self._truncate:
-                    result.refetch.append(key)
-                else:
-                    result.updates[present_columns(row)].append(row)
-            elif kind == self._REFETCH:
-                result.refetch.append(key)
+                result.updates[present_columns(row)].append(row)
             else:
-                result.deletes.append(key)
+                result.moves[present_columns(row)].append((origin, row))
         return result

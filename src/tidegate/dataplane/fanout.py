@@ -42,6 +42,7 @@ class Route:
     key: tuple[str, ...]
     unique: frozenset[str]  # at the source
     binary: bool
+    plain_key: bool = False  # equal keys have equal bytes
     shard: tuple[int, ...] = ()  # places of the sharding columns; empty: to every target
     loose: bool = False
     locator: Locator | None = None

@@ -10,10 +10,10 @@ point, *H* a marker written after the last chunk's snapshot was taken, and consi
    after *p0* (datapath rule 2). The position starts at *p0*, the slot is never acknowledged beyond
    the lowest target, and a session refuses a slot that has passed a stream (rule 3).
 2. *Replay up to H converges.* The log is replayed in order, each change as upsert or
-   delete-if-there of its key. Take any key *k* and its last change *c* at or below *H*. If *c* is a delete or
-   carries the whole row, the state of *k* after *c* is the source's whatever the chunk brought. If
-   no change at or below *H* touches *k*, the chunk's row is the source's. Left is a *c* that leaves
-   a value out (unchanged TOAST).
+   delete-if-there of its key. Take any key *k* and its last change *c* at or below *H*. If *c* is
+   a delete or carries the whole row, the state of *k* after *c* is the source's whatever the chunk
+   brought. If no change at or below *H* touches *k*, the chunk's row is the source's. Left is a *c*
+   that leaves a value out (unchanged TOAST).
 3. *Values left out.* An update in place of a row that is there keeps a value that is right: the
    chunk brought it from an incarnation at least as new, or an earlier full image did; if the
    incarnation changed since, its insert lies in the log after *c* and is replayed. Where the row

@@ -5,6 +5,10 @@ belong here. They are newer than the stream's position, so the position counts a
 new H on: a marker written after the snapshot was taken. The replay up to there is lenient and
 brings such rows to where the log says they are; keys it finds wanting go into the next round.
 
+After the first H only the rows read again are newer than the position. They are remembered, so that
+all others may be donors of values; without that memory (a new session) none is. So rounds end even
+under writers that move rows with large values all the time.
+
 A round may take several target transactions. H stays unknown until the last one, so a worker killed
 between them does another round before anything is taken for exact.
 """
@@ -18,11 +22,11 @@ from tidegate.dataplane import streams
 from tidegate.engines.postgres import refetch, stream_row
 from tidegate.engines.postgres.apply import apply_lenient
 from tidegate.engines.postgres.connection import connect
-from tidegate.engines.postgres.rowsets import LenientSets, key_fields
+from tidegate.engines.postgres.rowsets import Key, LenientSets, key_fields, key_getter
 from tidegate.engines.postgres.stream_row import H_UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import psycopg
 
@@ -56,6 +60,8 @@ class Refetcher:
         self._source, self._routes = source, routes
         self._stream_id, self._place = stream_id, place
         self._tables: dict[str, int] = {}
+        #: keys whose row at the target is newer than the position; ``None``: any may be
+        self._newer: dict[str, set[Key]] | None = None
 
     @property
     def pending(self) -> bool:
@@ -65,6 +71,19 @@ class Refetcher:
     def reload(self, conn: psycopg.Connection) -> None:
         """Look at what the target has recorded."""
         self._tables = refetch.pending(conn, self._stream_id)
+
+    def passed_h(self) -> None:
+        """The position has reached H: no row is newer, and those that wait are not there."""
+        self._newer = {}
+
+    def donor(self, route: Route) -> Callable[[Key], bool] | None:
+        """Which rows at the target are surely those of the position."""
+        if self._newer is None:
+            return None
+        newer = self._newer.get(route.table, set())
+        if newer and not route.plain_key:
+            return None
+        return lambda key: key not in newer
 
     def note(
         self,
@@ -129,8 +148,11 @@ class Refetcher:
             return False
         route = self._routes[table]
         found = refetch.read_rows(source, applier.table, keys, binary=route.binary)
+        own = self._own(route, found)
+        if self._newer is not None:
+            self._newer.setdefault(table, set()).update(map(key_getter(route.key_places), own))
         self._begin(conn, origin, epoch)
-        apply_lenient(applier, LenientSets(upserts=self._own(route, found)), None)
+        apply_lenient(applier, LenientSets(upserts=own), None)
         refetch.forget(conn, self._stream_id, table, keys)
         stream_row.set_h(conn, self._stream_id, H_UNKNOWN)
         conn.execute("COMMIT")

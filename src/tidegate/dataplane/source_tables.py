@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from tidegate.dataplane.model import SpanSpec
-    from tidegate.engines.postgres.catalog import Table
+    from tidegate.engines.postgres.catalog import Column, Table
 
 type Observation = dict[str, dict[str, Any]]
 
@@ -119,6 +119,7 @@ def routes(
             key=key,
             unique=unique_columns(source, name),
             binary=binary,
+            plain_key=all(_plain(table.column(name)) for name in key),
         )
         if rule.shard_columns:
             route.shard = tuple(columns.index(c) for c in rule.shard_columns)
@@ -141,6 +142,14 @@ def _identity(table: Table) -> tuple[str, ...]:
             table=str(table.name),
         )
     return key
+
+
+#: Types whose equal values have equal bytes, on the wire and as text.
+_PLAIN_TYPES = frozenset({16, 17, 20, 21, 23, 25, 26, 1043, 1082, 1114, 1184, 2950})
+
+
+def _plain(column: Column) -> bool:
+    return column.type_oid in _PLAIN_TYPES and column.collation_deterministic
 
 
 def _logged(table: Table) -> tuple[str, ...]:

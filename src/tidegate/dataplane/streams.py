@@ -12,16 +12,15 @@ and is one transaction; none of them starts or stops a process. The row's column
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.types.json import Jsonb
 
 from tidegate.dataplane.model import FROZEN, MESSAGE_PREFIX, Direction, StreamState, marker_message
+from tidegate.dataplane.stream_rows import ACTIVE, COLUMNS, LogEntry, StreamRow, stream_row
 from tidegate.engines.postgres.position import Position, format_lsn, parse_lsn
 from tidegate.errors import (
     AlreadyExistsError,
@@ -33,6 +32,38 @@ from tidegate.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
+
+__all__ = [
+    "ACTIVE",
+    "CHANNEL",
+    "STOPPED_AT_DDL",
+    "LogEntry",
+    "StreamRow",
+    "delete_streams",
+    "emit_marker",
+    "end_backends",
+    "epoch_lost",
+    "freeze",
+    "hold",
+    "hold_at",
+    "insert_stream",
+    "lag",
+    "log",
+    "log_entries",
+    "notify",
+    "read_stream",
+    "read_streams",
+    "record_backend",
+    "release",
+    "set_state",
+    "set_stop",
+    "start",
+    "stop",
+    "take_over",
+    "unfreeze",
+    "wait_position",
+]
 
 CHANNEL = "_tidegate"
 #: How the message of a stream begins that stopped because a table was altered.
@@ -40,86 +71,6 @@ STOPPED_AT_DDL = "Stopped at DDL"
 WAIT_POLL_S = 0.003
 TAKE_OVER_TIMEOUT_S = 30.0
 TAKE_OVER_LOCK_MS = 200
-
-#: States in which a worker works on the stream.
-ACTIVE = (StreamState.INIT, StreamState.COPYING, StreamState.RUNNING)
-
-_LSNS = ("lsn", "h_lsn", "stop_lsn")
-_COLUMNS = (
-    "id, workflow_uuid::text, workflow, direction, source_keyspace, source_shard, target_keyspace,"
-    " target_shard, spec, state, message, epoch, system_identifier, timeline, lsn::text,"
-    " h_lsn::text, stop_lsn::text, hold_until, source_commit_at, heartbeat_at, updated_at,"
-    " rows_copied, bytes_copied, rows_applied, backends"
-)
-
-
-@dataclass(frozen=True)
-class StreamRow:
-    """One stream as its row says; LSNs as integers, ``None`` where not known yet."""
-
-    id: int
-    workflow_uuid: str
-    workflow: str
-    direction: Direction
-    source_keyspace: str
-    source_shard: str
-    target_keyspace: str
-    target_shard: str
-    spec: dict[str, Any]
-    state: StreamState
-    message: str
-    epoch: int
-    system_identifier: str | None
-    timeline: int | None
-    lsn: int | None
-    h_lsn: int | None
-    stop_lsn: int | None
-    hold_until: datetime | None
-    source_commit_at: datetime | None
-    heartbeat_at: datetime | None
-    updated_at: datetime
-    rows_copied: int
-    bytes_copied: int
-    rows_applied: int
-    backends: tuple[int, ...]
-
-    @property
-    def active(self) -> bool:
-        """A worker is to work on it."""
-        return self.state in ACTIVE
-
-    @property
-    def frozen(self) -> bool:
-        """Its traffic has been switched; it must not be started."""
-        return self.state is StreamState.STOPPED and self.message == FROZEN
-
-    @property
-    def exact(self) -> bool:
-        """The rows are exactly the source's at ``lsn``; before H some are newer or missing."""
-        return self.lsn is not None and self.h_lsn is not None and self.lsn >= self.h_lsn
-
-
-@dataclass(frozen=True)
-class LogEntry:
-    """One line of a stream's log; ``count`` times in a row."""
-
-    id: int
-    stream_id: int
-    at: datetime
-    state: str
-    message: str
-    count: int
-
-
-def _row(values: Sequence[Any]) -> StreamRow:
-    names = [f.name for f in dataclasses.fields(StreamRow)]
-    facts = dict(zip(names, values, strict=True))
-    for name in _LSNS:
-        facts[name] = None if facts[name] is None else parse_lsn(facts[name])
-    facts["direction"] = Direction(facts["direction"])
-    facts["state"] = StreamState(facts["state"])
-    facts["backends"] = tuple(facts["backends"])
-    return StreamRow(**facts)
 
 
 def _lsn(value: int | None) -> str | None:
@@ -179,12 +130,12 @@ def read_streams(
 ) -> list[StreamRow]:
     """The streams at a shard, all or those of one workflow (and direction), by id."""
     rows = conn.execute(
-        f"SELECT {_COLUMNS} FROM _tidegate.stream"  # noqa: S608 - a constant list of columns
+        f"SELECT {COLUMNS} FROM _tidegate.stream"  # noqa: S608 - a constant list of columns
         " WHERE (%(uuid)s::uuid IS NULL OR workflow_uuid = %(uuid)s)"
         " AND (%(direction)s::text IS NULL OR direction = %(direction)s) ORDER BY id",
         {"uuid": workflow_uuid, "direction": None if direction is None else str(direction)},
     ).fetchall()
-    return [_row(row) for row in rows]
+    return [stream_row(row) for row in rows]
 
 
 def read_stream(conn: psycopg.Connection, stream_id: int) -> StreamRow:
@@ -194,14 +145,14 @@ def read_stream(conn: psycopg.Connection, stream_id: int) -> StreamRow:
         NotFoundError: it does not exist at this shard.
     """
     row = conn.execute(
-        f"SELECT {_COLUMNS} FROM _tidegate.stream WHERE id = %s",  # noqa: S608 - as above
+        f"SELECT {COLUMNS} FROM _tidegate.stream WHERE id = %s",  # noqa: S608 - as above
         [stream_id],
     ).fetchone()
     if row is None:
         raise NotFoundError(
             f"there is no stream {stream_id} at this shard", next_step="tidegate workflow list"
         )
-    return _row(row)
+    return stream_row(row)
 
 
 def notify(conn: psycopg.Connection, stream_id: int | None = None) -> None:
@@ -354,7 +305,7 @@ def _set_hold(
 def wait_position(
     conn: psycopg.Connection, stream_id: int, lsn: int, timeout_s: float
 ) -> StreamRow:
-    """Wait until a stream has reached ``lsn``; ``conn`` must be in autocommit.
+    """Wait until a stream has reached ``lsn`` and its rows are exact; ``conn`` in autocommit.
 
     Raises:
         WaitTimeoutError: it has not within ``timeout_s``; says where it is.
@@ -363,9 +314,9 @@ def wait_position(
     deadline = time.monotonic() + timeout_s
     while True:
         row = read_stream(conn, stream_id)
-        if row.lsn is not None and row.lsn >= lsn:
+        if row.lsn is not None and row.lsn >= lsn and row.exact:
             return row
-        where = "has not begun" if row.lsn is None else f"is at {format_lsn(row.lsn)}"
+        where = _where(row)
         if not row.active:
             raise FailedPreconditionError(
                 f"stream {stream_id} of workflow {row.workflow} is {row.state} ({row.message}) and"
@@ -381,6 +332,15 @@ def wait_position(
                 stream=stream_id,
             )
         time.sleep(WAIT_POLL_S)
+
+
+def _where(row: StreamRow) -> str:
+    if row.lsn is None:
+        return "has not begun"
+    if row.h_lsn is None:
+        return "is copying"
+    where = f"is at {format_lsn(row.lsn)}"
+    return where if row.exact else f"{where} and still brings rows of the copy up to date"
 
 
 def delete_streams(conn: psycopg.Connection, workflow_uuid: str, direction: Direction) -> int:

@@ -229,6 +229,30 @@ class TableApplier:
                 self.bring_back(group, present)
         return {group: (named[group][2], touched[group]) for group in named}
 
+    def stage_moves(
+        self, moves: Mapping[Present, Sequence[tuple[KeyFields, Row]]]
+    ) -> dict[int, tuple[Present, int]]:
+        """Take out the rows that move, as far as they are there; group → columns, rows named."""
+        groups = {}
+        for present, moved in moves.items():
+            origins = [key_fields(key) for key, _ in moved]
+            group = self.stage_rows(present, [row for _, row in moved], origins)
+            self.take_out(group, present, moves=True)
+            groups[group] = (present, len(moved))
+        return groups
+
+    def without_donor(self, group: int) -> list[list[str]]:
+        """New keys of a group of moves whose row was not there."""
+        query = sql.SQL(
+            "SELECT {} FROM {} AS s WHERE s.g = {} AND s.ctid NOT IN (SELECT d.at FROM {} AS d)"
+        ).format(
+            self._table.key_text("c"),
+            self._table.row_stage,
+            sql.Literal(group),
+            self._table.donor_stage,
+        )
+        return [row[0] for row in self._conn.execute(query)]
+
     def staged_but_absent(self, group: int) -> list[list[str]]:
         """Keys of a group of updates that no row of the table has."""
         table = self._table
@@ -358,19 +382,29 @@ def apply_lenient(
     applier.begin()
     if sets.truncate:
         applier.empty(empty)
-    keys = [key_fields(key) for key in chain(sets.deletes, sets.refetch)]
-    keys += applier.keys_of(sets.upserts)
+    moved = applier.stage_moves(sets.moves)
+    keys = _keys_to_go(applier, sets)
     if keys:
         applier.stage_keys(keys)
         applier.delete_staged()
     again: list[list[str]] = []
-    if sets.updates:
-        touched = applier.change(sets.updates, {})
-        for group, (named, count) in touched.items():
-            if count != named:
-                again += applier.staged_but_absent(group)
+    for group, (named, count) in applier.change(sets.updates, {}).items():
+        if count != named:
+            again += applier.staged_but_absent(group)
+    for group, (present, named) in moved.items():
+        if applier.bring_back(group, present) != named:
+            again += applier.without_donor(group)
     if sets.upserts:
         applier.insert(sets.upserts)
     if sets.refetch:
         again += applier.key_texts([key_fields(key) for key in sets.refetch])
     return len(keys) + sum(map(len, sets.updates.values())), again
+
+
+def _keys_to_go(applier: TableApplier, sets: LenientSets) -> list[KeyFields]:
+    """All keys that must be free before rows are put in."""
+    keys = [key_fields(key) for key in chain(sets.deletes, sets.refetch)]
+    keys += applier.keys_of(sets.upserts)
+    for moves in sets.moves.values():
+        keys += applier.keys_of([row for _, row in moves])
+    return keys

@@ -42,6 +42,8 @@ class LenientSets:
     deletes: list[Key] = field(default_factory=list)  # if there; upserted keys are not among them
     upserts: list[Row] = field(default_factory=list)
     updates: dict[Present, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    #: rows that lack values their donor has, if it is there; what is at their new key goes
+    moves: dict[Present, list[tuple[Key, Row]]] = field(default_factory=lambda: defaultdict(list))
     refetch: list[Key] = field(default_factory=list)  # delete if there, and enter
 
 

@@ -75,27 +75,27 @@ def applied(
     *,
     lsn: int,
     rows: int,
+    h_lsn: int,
     source_commit_at: datetime | None,
-    h_lsn: int | None = None,
 ) -> None:
     """Move the position, in the transaction that brought the rows."""
     conn.execute(
         "UPDATE _tidegate.stream SET lsn = greatest(lsn, %s), rows_applied = rows_applied + %s,"
-        " source_commit_at = coalesce(%s, source_commit_at), h_lsn = coalesce(%s, h_lsn),"
+        " source_commit_at = coalesce(%s, source_commit_at), h_lsn = %s,"
         " message = CASE WHEN message LIKE 'retrying:%%' THEN '' ELSE message END,"
         " updated_at = now(), heartbeat_at = now() WHERE id = %s",
         [
             format_lsn(lsn),
             rows,
             source_commit_at,
-            None if h_lsn is None else format_lsn(h_lsn),
+            format_lsn(h_lsn),
             stream_id,
         ],
     )
 
 
 def advance(
-    conn: psycopg.Connection, stream_id: int, epoch: int, *, lsn: int, heard: bool
+    conn: psycopg.Connection, stream_id: int, epoch: int, *, lsn: int, h_lsn: int, heard: bool
 ) -> Control | None:
     """Move the position of a stream that had nothing to apply up to ``lsn``.
 
@@ -103,11 +103,11 @@ def advance(
     so. Returns the row as it is then, or ``None`` when it is not this worker's any more.
     """
     row = conn.execute(
-        "UPDATE _tidegate.stream SET lsn = greatest(lsn, %s),"  # noqa: S608 - constant columns
+        "UPDATE _tidegate.stream SET lsn = greatest(lsn, %s), h_lsn = %s,"  # noqa: S608 - constant columns
         " heartbeat_at = CASE WHEN %s THEN clock_timestamp() ELSE heartbeat_at END,"
         " message = CASE WHEN message LIKE 'retrying:%%' THEN '' ELSE message END"
         f" WHERE id = %s AND epoch = %s RETURNING {_CONTROL}",
-        [format_lsn(lsn), heard, stream_id, epoch],
+        [format_lsn(lsn), format_lsn(h_lsn), heard, stream_id, epoch],
     ).fetchone()
     return None if row is None else Control.of(row)
 
