@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,6 @@ from tidegate.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -156,6 +156,22 @@ def test_a_missing_folder_and_a_file_of_another_kind_are_named(tmp_path: Path) -
     (tmp_path / "text.db").write_text("no database, but long enough to be looked at\n" * 50)
     with pytest.raises(ClusterDatabaseError, match="not a database"):
         ClusterDatabase.open(f"sqlite:///{tmp_path}/text.db")
+
+
+def open_files(path: Path) -> int:
+    links = Path("/proc/self/fd").iterdir()
+    return sum(str(path) in str(link.readlink()) for link in links if link.is_symlink())
+
+
+def test_closing_leaves_no_connection_behind_not_even_one_in_use(tmp_path: Path) -> None:
+    database = ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db")
+    with database.read(), database.read() as connection:
+        database.close()
+        assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+        assert open_files(tmp_path) > 0
+    assert open_files(tmp_path) == 0
+    with pytest.raises(ClusterDatabaseError, match="has been closed"), database.read():
+        pytest.fail("opened again")
 
 
 WRITER = """

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tidegate.cluster.stores.sqlite import WRITES, SqliteStore
-from tidegate.errors import InvalidArgumentError, TidegateError
+from tidegate.errors import ClusterDatabaseError, InvalidArgumentError, TidegateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,7 @@ class ClusterDatabase:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._local = threading.local()
+        self._closed = threading.Event()
 
     @classmethod
     def open(cls, url: str, *, busy_timeout_s: float = DEFAULT_BUSY_TIMEOUT_S) -> Self:
@@ -140,7 +141,8 @@ class ClusterDatabase:
             return self._store.clock(own)
 
     def close(self) -> None:
-        """Close all idle connections; those in use close when they are given back."""
+        """Close all idle connections and refuse new ones; those in use close when given back."""
+        self._closed.set()
         self._store.engine.dispose()
 
     def __enter__(self) -> Self:
@@ -151,9 +153,20 @@ class ClusterDatabase:
 
     @contextmanager
     def _connection(self, *, writes: bool) -> Iterator[Connection]:
+        if self._closed.is_set():
+            raise ClusterDatabaseError(
+                "the cluster database has been closed", next_step="start the node again"
+            )
+        pool = self._store.engine.pool
         try:
-            connection = self._store.engine.connect().execution_options(**{WRITES: writes})
-        except (DBAPIError, PoolTimeoutError) as error:
-            raise self._store.translated(error) from error
-        with connection:
-            yield connection
+            try:
+                connection = self._store.engine.connect().execution_options(**{WRITES: writes})
+            except (DBAPIError, PoolTimeoutError) as error:
+                raise self._store.translated(error) from error
+            with connection:
+                yield connection
+        finally:
+            if self._closed.is_set():
+                # Given back to a pool that was disposed of meanwhile, it would stay open in there.
+                pool.dispose()
+                self._store.engine.dispose()
