@@ -115,10 +115,19 @@ class SwitchActions:
         """Perform a step; in the pause only while there is time left."""
         if step.in_pause and step.zone is Zone.BEFORE and step.name != switch.DENIED:
             self._left_s()
+        if step.name in {switch.RETURNING, switch.FROZEN}:
+            self.work.locks.confirm()
         self._do[step.name]()
 
     def undo(self, step: PlanStep) -> None:
-        """Take a step back."""
+        """Take a step back.
+
+        Whoever lost the leases may meet the objects of a later switch under the same names: it
+        lifts its own fence, if that is still the latest, and leaves the rest to whoever holds the
+        leases now.
+        """
+        if step.name != switch.DENIED:
+            self.work.locks.confirm()
         self._undo[step.name]()
 
     def point_reached(self) -> bool:
