@@ -192,6 +192,7 @@ class ShardKeyError(TidegateError):
     """A row's sharding columns are NULL or cannot be mapped to a shard."""
 
     code = "TG-STR-004"
+    http_status = 400
 
 
 class CopyError(TidegateError):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from tidegate.cli import settings
+from tidegate.cli.lifetime import AT_END
 from tidegate.cli.output import Column, Json, emit_items, emit_one, out
 from tidegate.errors import InvalidArgumentError
 
@@ -49,7 +50,8 @@ class Common:
         found = settings.resolve(url=self.url, token=self.token, context=self.context)
         assert found.url.value is not None
         verify = found.ca_file.value or True
-        return Client(found.url.value, found.token.value, verify=verify)
+        client = Client(found.url.value, found.token.value, verify=verify)
+        return AT_END.enter_context(client)
 
     def items(self, answer: Json, columns: tuple[Column, ...], name: Any = "name") -> None:
         """Print a list answer."""

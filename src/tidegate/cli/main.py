@@ -11,6 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from tidegate.cli.lifetime import AT_END
 from tidegate.cli.nouns import NOUNS, SUMMARY, root_help
 from tidegate.errors import (
     DetachedError,
@@ -75,6 +76,8 @@ def run(arguments: Sequence[str]) -> int:
         # The reader has seen enough. Nothing more may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitStatus.DONE
+    finally:
+        AT_END.close()
 
 
 def _call(arguments: Sequence[str]) -> int:
