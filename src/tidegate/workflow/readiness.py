@@ -5,9 +5,10 @@ Decides from observations alone whether to refuse. It must not change anything.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from tidegate.dataplane.model import Direction
+from tidegate.dataplane.model import Direction, StreamState
 from tidegate.engines.postgres import table_removal, vdiff_tables
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.names import TableName
@@ -16,6 +17,8 @@ from tidegate.workflow.model import Phase
 from tidegate.workflow.status import require_ready, stream_statuses
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
@@ -23,10 +26,15 @@ if TYPE_CHECKING:
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.requests import SwitchRequest
     from tidegate.workflow.sessions import Sessions
+    from tidegate.workflow.status import StreamStatus
     from tidegate.workflow.work import Work
 
 #: A VDiff older than this proves nothing for a switch.
 VDIFF_MAX_AGE_S = 24 * 3600.0
+
+#: How long a switch waits for the first sign of streams that have just been started.
+BEGIN_WAIT_S = 15.0
+BEGIN_POLL_S = 0.1
 
 
 def require_movable(
@@ -51,12 +59,21 @@ def require_movable(
     if at_target is (direction is Direction.FORWARD):
         return
     keyspace, shards = workflow.keyspaces(direction)[1], workflow.shards(direction)[1]
-    found = sessions.each(keyspace, shards, lambda _s, c: stream_statuses(c, workflow))
-    require_ready(
-        workflow,
-        [status for each in found.values() for status in each],
-        direction,
-        request.max_replication_lag_allowed_s,
+    deadline = time.monotonic() + min(request.timeout_s, BEGIN_WAIT_S)
+    while True:
+        each = sessions.each(keyspace, shards, lambda _s, c: stream_statuses(c, workflow))
+        found = [status for statuses in each.values() for status in statuses]
+        if time.monotonic() >= deadline or not is_beginning(found, direction):
+            break
+        time.sleep(BEGIN_POLL_S)
+    require_ready(workflow, found, direction, request.max_replication_lag_allowed_s)
+
+
+def is_beginning(found: Iterable[StreamStatus], direction: Direction) -> bool:
+    """Some stream runs, but its worker has not been heard of yet: a moment after a switch."""
+    return any(
+        s.direction is direction and s.state == StreamState.RUNNING and s.lag_s is None
+        for s in found
     )
 
 
