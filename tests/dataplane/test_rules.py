@@ -1,0 +1,330 @@
+"""Rules of the data path (docs/internals/datapath.md) that one small history proves, by number.
+
+Every history is written so that leaving the rule out gives other rows, or no complaint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tidegate.dataplane import streams
+from tidegate.dataplane.model import Direction, SpanOptions, StreamState, TableRule
+from tidegate.engines.postgres import publication, slots
+from tidegate.engines.postgres.connection import server_facts
+from tidegate.engines.postgres.position import Position, format_lsn, parse_lsn
+from tidegate.topology.names import TableName
+
+if TYPE_CHECKING:
+    from fix_span import SpanCase, SpanMaker
+    from tidegate.engines.postgres.local import LocalServer
+
+pytestmark = pytest.mark.servers
+
+DOC = """
+CREATE TABLE doc (id int PRIMARY KEY, tenant int NOT NULL DEFAULT 0, note text, body text);
+ALTER TABLE doc ALTER body SET STORAGE EXTERNAL;
+"""
+SEAT = """
+CREATE TABLE seat (id int PRIMARY KEY, place int NOT NULL, body text);
+ALTER TABLE seat ALTER body SET STORAGE EXTERNAL;
+"""
+LARGE = "repeat(chr(97 + i % 26), 3000)"
+FEW_CHUNKS = SpanOptions(chunk_bytes=20_000, copy_threads=1)
+
+
+def fill(table: str, columns: str = f"i, 0, 'n', {LARGE}") -> str:
+    """Forty rows at 10, 20, … 400, so that keys between them are free."""
+    return f"INSERT INTO {table} SELECT {columns} FROM generate_series(10, 400, 10) i"
+
+
+def copied_up_to_one_chunk(case: SpanCase) -> tuple[list[int], list[int]]:
+    """Kill the worker after its first chunk; keys that are copied, and keys that are not."""
+    (table,) = (rule.table for rule in case.spec.tables)
+    process = case.start(crash_at="copy.chunk.committed")
+    case.wait(lambda: process.poll() is not None)
+    keys = [int(row[0]) for row in case.at_source.execute(f"SELECT id FROM {table} ORDER BY id")]
+    there = {int(row[0]) for row in case.at_targets[0].execute(f"SELECT id FROM {table}")}
+    assert 0 < len(there) < len(keys), "the copy is to be caught half-way"
+    return [key for key in keys if key in there], [key for key in keys if key not in there]
+
+
+def finish(case: SpanCase) -> None:
+    case.start()
+    case.wait_running()
+    case.catch_up()
+    case.assert_equal()
+
+
+def test_rule_1_a_large_value_of_a_row_that_slips_between_two_chunks_is_read_again(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    """The row leaves a key not yet copied for one that counts as copied: no chunk has it."""
+    case = make_span(
+        source_server,
+        [("0", target_server)],
+        DOC,
+        [TableRule("doc")],
+        load=fill("doc"),
+        options=FEW_CHUNKS,
+    )
+    copied, missing = copied_up_to_one_chunk(case)
+    at = case.at_source
+    at.execute("UPDATE doc SET id = %s WHERE id = %s", [copied[0] + 1, missing[0]])
+    # The same once more, and another row takes the old key: a donor found there would be wrong.
+    at.execute("UPDATE doc SET id = %s WHERE id = %s", [copied[0] + 2, missing[1]])
+    at.execute("INSERT INTO doc VALUES (%s, 0, 'another', repeat('z', 3000))", [missing[1]])
+    # And a value that is left out of the log by an update of a row that is not there yet.
+    at.execute("UPDATE doc SET note = 'touched' WHERE id = %s", [missing[2]])
+    finish(case)
+    assert case.rows()[0].exact
+    left = case.at_targets[0].execute("SELECT count(*) FROM _tidegate.refetch").fetchone()
+    assert left == (0,)
+
+
+def test_rule_3_a_slot_that_has_passed_a_stream_is_refused(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    case = make_span(
+        source_server, [("0", target_server)], DOC, [TableRule("doc")], load=fill("doc")
+    )
+    case.start()
+    case.wait_running()
+    case.catch_up()
+    case.kill()
+    at = case.at_source
+    at.execute("INSERT INTO doc VALUES (1, 0, 'would be skipped', NULL)")
+    slots.advance(at, case.spec.slot, streams.emit_marker(at, "beyond"))
+    at.execute("INSERT INTO doc VALUES (2, 0, 'would arrive', NULL)")
+    assert case.start().wait(30) == 3
+    (row,) = case.rows()
+    assert row.state is StreamState.ERROR
+    assert "has passed the stream" in row.message
+    arrived = case.at_targets[0].execute("SELECT id FROM doc WHERE id < 10").fetchall()
+    assert arrived == []
+
+
+def test_rule_4_without_the_sharding_column_in_the_log_no_row_stays_on_its_old_shard(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    """`tenant` is no part of the key: the log does not say which shard a row leaves."""
+    case = make_span(
+        source_server,
+        [("-80", target_server), ("80-", target_server)],
+        DOC,
+        [TableRule("doc", ("tenant",), "xxhash")],
+        load=fill("doc", f"i, i / 10, 'n', {LARGE}"),
+    )
+    case.start()
+    case.wait_running()
+    assert all(case.contents(conn, "doc") for conn in case.at_targets), "both shards have rows"
+    at = case.at_source
+    at.execute("UPDATE doc SET tenant = tenant + 1")  # half of them change shard, values left out
+    case.catch_up()
+    case.assert_equal()
+    at.execute("UPDATE doc SET tenant = tenant + 100, id = id + 1 WHERE id <= 200")
+    at.execute("DELETE FROM doc WHERE id > 300")
+    case.catch_up()
+    case.assert_equal()
+
+
+def seats(
+    make_span: SpanMaker, source: LocalServer, target: LocalServer, *, before_h: bool
+) -> SpanCase:
+    case = make_span(
+        source,
+        [("0", target)],
+        SEAT,
+        [TableRule("seat")],
+        source_ddl="ALTER TABLE seat ADD UNIQUE (place) DEFERRABLE;",
+        load=fill("seat", f"i, i, {LARGE}"),
+        options=FEW_CHUNKS if before_h else None,
+    )
+    case.at_targets[0].execute(
+        "INSERT INTO _tidegate.post_copy_action VALUES"
+        " (%s, 'seat', 1, 'after_catchup', 'ALTER TABLE public.seat ADD UNIQUE (place)')",
+        [case.spec.workflow_uuid],
+    )
+    return case
+
+
+def has_unique_constraint(case: SpanCase) -> bool:
+    found = case.at_targets[0].execute(
+        "SELECT EXISTS (SELECT FROM pg_constraint"
+        " WHERE contype = 'u' AND conrelid = 'public.seat'::regclass)"
+    )
+    return found.fetchone() == (True,)
+
+
+def test_rule_10_a_unique_value_that_moves_between_chunks_does_not_stop_the_copy(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    case = seats(make_span, source_server, target_server, before_h=True)
+    copied, missing = copied_up_to_one_chunk(case)
+    case.at_source.execute(
+        "UPDATE seat SET place = CASE id WHEN %(a)s THEN %(b)s::int ELSE %(a)s::int END"
+        " WHERE id IN (%(a)s, %(b)s)",
+        {"a": copied[0], "b": missing[0]},
+    )
+    finish(case)
+    case.wait(lambda: has_unique_constraint(case))
+
+
+def test_rule_10_unique_values_may_be_permuted(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    case = seats(make_span, source_server, target_server, before_h=False)
+    case.start()
+    case.wait_running()
+    case.wait(lambda: has_unique_constraint(case))
+    at = case.at_source
+    at.execute("UPDATE seat SET place = CASE place WHEN 400 THEN 10 ELSE place + 10 END")
+    at.execute("UPDATE seat SET place = 410 - place")
+    case.catch_up()
+    case.assert_equal()
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        ("DELETE FROM doc WHERE id = 50", "UPDATE doc SET note = 'x' WHERE id = 50", "50"),
+        ("DELETE FROM doc WHERE id = 50", "DELETE FROM doc WHERE id = 50", "50"),
+        ("INSERT INTO doc VALUES (55)", "INSERT INTO doc VALUES (55)", "(id)=(55)"),
+    ],
+    ids=["update", "delete", "insert"],
+)
+def test_rule_11_a_change_that_finds_another_row_than_it_should_stops_the_stream(
+    make_span: SpanMaker,
+    source_server: LocalServer,
+    target_server: LocalServer,
+    history: tuple[str, str, str],
+) -> None:
+    harm, change, words = history
+    case = make_span(
+        source_server, [("0", target_server)], DOC, [TableRule("doc")], load=fill("doc")
+    )
+    process = case.start()
+    case.wait_running()
+    case.catch_up()
+    case.at_targets[0].execute(harm)
+    case.at_source.execute(change)
+    assert process.wait(30) == 3
+    (row,) = case.rows()
+    assert row.state is StreamState.ERROR
+    assert "doc" in row.message
+    assert words in row.message
+
+
+def way_back(maker: SpanMaker, there: SpanCase) -> SpanCase:
+    """The mirror of a span, from now on."""
+    name = there.spec.slot.replace("_fwd", "_rev")
+    target = there.targets[0]
+    publication.create(there.at_targets[0], name, [TableName.parse("doc")])
+    slots.create(target.endpoint, name)
+    facts = server_facts(there.at_targets[0])
+    bound = streams.emit_marker(there.at_targets[0], "T")
+    spec = replace(
+        there.spec,
+        direction=Direction.REVERSE,
+        source=target.endpoint,
+        source_keyspace=there.spec.target_keyspace,
+        target_keyspace=there.spec.source_keyspace,
+        slot=name,
+        publication=name,
+    )
+    position = Position(facts.system_identifier, facts.timeline, bound)
+    return maker.add(target, [("-", there.source)], spec, position)
+
+
+def test_rule_15_two_mirrored_streams_do_not_carry_each_others_changes(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    there = make_span(
+        source_server, [("0", target_server)], DOC, [TableRule("doc")], load=fill("doc")
+    )
+    there.start()
+    there.wait_running()
+    back = way_back(make_span, there)
+    back.start()
+    there.at_source.execute("INSERT INTO doc VALUES (1, 0, 'there', NULL)")
+    there.catch_up()
+    back.catch_up()
+    back.at_source.execute("UPDATE doc SET note = 'and back' WHERE id = 1")
+    back.catch_up()
+    there.catch_up()
+    there.at_source.execute("UPDATE doc SET note = 'and there again' WHERE id = 1")
+    there.catch_up()
+    back.catch_up()
+    there.assert_equal()
+    applied = [case.rows()[0].rows_applied for case in (there, back)]
+    assert applied == [2, 1]
+    assert all(case.rows()[0].state is StreamState.RUNNING for case in (there, back))
+
+
+SPELLED = "CREATE TABLE spelled (k numeric PRIMARY KEY, v text);"
+
+SPELLINGS = (
+    "UPDATE spelled SET k = 1.00 WHERE k = 1",
+    "UPDATE spelled SET k = 2.0, v = 'other' WHERE k = 2",
+    "UPDATE spelled SET k = 2.00 WHERE k = 2",
+    "DELETE FROM spelled WHERE k = 3",
+    "INSERT INTO spelled VALUES (3.000, 'again')",
+    "UPDATE spelled SET k = 4.0 WHERE k = 4; DELETE FROM spelled WHERE k = 4",
+)
+
+
+@pytest.mark.parametrize("lenient", [True, False], ids=["before H", "after H"])
+def test_rule_18_keys_that_are_equal_but_spelled_otherwise_arrive_as_they_are(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer, *, lenient: bool
+) -> None:
+    case = make_span(
+        source_server,
+        [("0", target_server)],
+        SPELLED,
+        [TableRule("spelled")],
+        load="INSERT INTO spelled SELECT i, 'v' FROM generate_series(1, 9) i",
+    )
+
+    if lenient:
+        process = case.start(crash_at="copy.h.recorded")
+        case.wait(lambda: process.poll() is not None)
+    else:
+        case.start()
+        case.wait_running()
+    with case.at_source.transaction():
+        for statement in SPELLINGS:
+            case.at_source.execute(statement)
+    if lenient:
+        bound = streams.emit_marker(case.at_source, "a later H")
+        case.at_targets[0].execute(
+            "UPDATE _tidegate.stream SET h_lsn = %s::pg_lsn", [format_lsn(bound)]
+        )
+        case.start()
+        case.wait_running()
+    case.catch_up()
+    case.assert_equal()
+
+
+def test_rule_16_rows_committed_asynchronously_lie_below_a_durable_marker(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    """Their commits may be visible before they are written, for ever on an idle server."""
+    case = make_span(
+        source_server, [("0", target_server)], DOC, [TableRule("doc")], load=fill("doc")
+    )
+    case.start()
+    case.wait_running()
+    at = case.at_source
+    at.execute("SET synchronous_commit = off")
+    for number in range(1, 9):
+        at.execute("INSERT INTO doc VALUES (%s)", [number])
+        bound = streams.emit_marker(at, "here")
+        flushed = at.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
+        assert flushed is not None
+        assert parse_lsn(flushed[0]) >= bound
+    row = streams.wait_position(case.at_targets[0], case.spec.targets[0].stream_id, bound, 10)
+    assert row.lsn is not None
+    arrived = case.at_targets[0].execute("SELECT count(*) FROM doc WHERE id < 9").fetchone()
+    assert arrived == (8,)
