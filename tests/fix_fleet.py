@@ -129,7 +129,8 @@ class Fleet:
             for shard, database in shards.items():
                 snapshot = snapshot.with_shard(Shard(name, shard, serving=serving))
                 endpoint = database.endpoint
-                alias = f"zone1-{100 + len(snapshot.tablets)}"
+                taken = [int(alias.rpartition("-")[2]) for alias in snapshot.tablets]
+                alias = f"zone1-{max(taken, default=99) + 1}"
                 snapshot = snapshot.with_tablet(
                     Tablet(alias, name, shard, ALL, endpoint.conninfo, endpoint.secret)
                 )

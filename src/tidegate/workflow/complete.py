@@ -156,9 +156,8 @@ class CompleteActions:
         def change(snapshot: Snapshot) -> Snapshot:
             if not request.keep_routing_rules:
                 snapshot = traffic.without_rules(snapshot, workflow)
-            if request.keep_data:
-                return snapshot
-            snapshot = traffic.without_denied(snapshot, workflow)
+            if not request.keep_data:
+                snapshot = traffic.without_denied(snapshot, workflow)
             source = snapshot.vschema(workflow.source_keyspace).without_tables(workflow.tables)
             target = snapshot.vschema(workflow.target_keyspace)
             if not target.sharded:
