@@ -95,9 +95,11 @@ def help_of(words: Sequence[str]) -> str:
     """What a command prints for --help, 100 columns wide, without colours."""
     written = StringIO()
     app = build_app()
+    before = app.help_formatter, app.console
     app.help_formatter = "plain"
     app.console = Console(file=written, width=100, no_color=True, legacy_windows=False)
     app([*words, "--help"], exit_on_error=False, result_action="return_value")
+    app.help_formatter, app.console = before
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).strip()
 
 

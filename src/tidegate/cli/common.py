@@ -112,6 +112,26 @@ def seconds(text: str) -> float:
     return float(found["number"]) * _UNITS[found["unit"]]
 
 
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?:(?P<unit>[kmgt])(?:i?b)?|b)?", re.IGNORECASE)
+_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def size_of(text: str | None) -> int | None:
+    """A size such as ``512MiB`` or ``20GB`` (both of 1024), or a number of bytes.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    if text is None:
+        return None
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise InvalidArgumentError(
+            f"{text!r} is not a size", next_step="write 512MiB, 20GiB or a number of bytes"
+        )
+    return int(float(found["number"]) * 1024 ** _POWERS.get((found["unit"] or "").lower(), 0))
+
+
 def names(given: str | None) -> list[str]:
     """A list written with commas."""
     return [name.strip() for name in (given or "").split(",") if name.strip()]

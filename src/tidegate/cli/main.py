@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 from tidegate.cli.lifetime import AT_END
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 
+@cache
 def build_app() -> App:
-    """The whole command tree; nouns are loaded when they are used."""
+    """The whole command tree, one for a process; nouns are loaded when they are used."""
     from cyclopts import App, Group, Parameter  # noqa: PLC0415 - `--help` must not wait for it
 
     import tidegate  # noqa: PLC0415 - same

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from tidegate.cli.common import DEFAULTS, Common, DryRun, Target, Wait, Workflow, names
+from tidegate.cli.common import DEFAULTS, Common, DryRun, Target, Wait, Workflow, names, size_of
 from tidegate.cli.workflow_verbs import add_verbs, created
 
 app = App(name="movetables")
@@ -32,6 +32,7 @@ def create(
     no_routing_rules: bool = False,
     sharded_auto_increment_handling: str = "REMOVE",
     copy_threads: int = 2,
+    log_budget: str | None = None,
     allow: str | None = None,
     wait: Wait = False,
     timeout: str | None = None,
@@ -56,6 +57,8 @@ def create(
         sharded_auto_increment_handling: of columns that number themselves, on a sharded target:
             LEAVE, REMOVE or REPLACE.
         copy_threads: connections that copy at once, for each source shard.
+        log_budget: how much log a source may keep before the streams stop with an alarm: 20GiB;
+            half of the room there is, where that can be known, is a bound in any case.
         allow: ids of preflight findings to accept, with commas.
         timeout: how long --wait follows, such as 10m; it follows without end when not given.
     """
@@ -74,6 +77,7 @@ def create(
         no_routing_rules=no_routing_rules,
         sharded_auto_increment_handling=sharded_auto_increment_handling,
         copy_threads=copy_threads,
+        log_budget_bytes=size_of(log_budget),
         allow=names(allow),
         dry_run=dry_run,
     )

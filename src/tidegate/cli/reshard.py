@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from tidegate.cli.common import DEFAULTS, Common, DryRun, Target, Wait, Workflow, names
+from tidegate.cli.common import DEFAULTS, Common, DryRun, Target, Wait, Workflow, names, size_of
 from tidegate.cli.workflow_verbs import add_verbs, created
 
 app = App(name="reshard")
@@ -28,6 +28,7 @@ def create(
     defer_secondary_keys: Annotated[bool, Parameter(negative="--no-defer-secondary-keys")] = True,
     skip_schema_copy: bool = False,
     copy_threads: int = 2,
+    log_budget: str | None = None,
     allow: str | None = None,
     wait: Wait = False,
     timeout: str | None = None,
@@ -47,6 +48,8 @@ def create(
         defer_secondary_keys: build secondary indexes after the copy.
         skip_schema_copy: the tables are at the target shards already.
         copy_threads: connections that copy at once, for each source shard.
+        log_budget: how much log a source may keep before the streams stop with an alarm: 20GiB;
+            half of the room there is, where that can be known, is a bound in any case.
         allow: ids of preflight findings to accept, with commas.
         timeout: how long --wait follows, such as 10m; it follows without end when not given.
     """
@@ -61,6 +64,7 @@ def create(
         defer_secondary_keys=defer_secondary_keys,
         skip_schema_copy=skip_schema_copy,
         copy_threads=copy_threads,
+        log_budget_bytes=size_of(log_budget),
         allow=names(allow),
         dry_run=dry_run,
     )

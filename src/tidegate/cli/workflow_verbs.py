@@ -21,6 +21,7 @@ from tidegate.cli.common import (
     confirm,
     names,
     seconds,
+    size_of,
 )
 from tidegate.cli.output import Column, Json, duration, note, out, size, table_text
 
@@ -67,10 +68,23 @@ TABLE_COLUMNS = (
     Column("LEFT", lambda t: duration(t["eta_s"])),
 )
 
+_LIMITS = {
+    "budget": "the budget",
+    "max_slot_wal_keep_size": "half of max_slot_wal_keep_size",
+    "disk": "half of the room there was",
+}
+
+
+def limit(count: int | None, source: str) -> str:
+    """How much log may be kept, and why so much, for eyes."""
+    return "-" if count is None else f"{size(count)} ({_LIMITS[source]})"
+
+
 SLOT_COLUMNS = (
     Column("SLOT", "slot"),
     Column("SOURCE", "source"),
     Column("RETAINED", lambda s: size(s["retained_bytes"])),
+    Column("ALARM AT", lambda s: limit(s["limit_bytes"], s["source_of_limit"])),
     Column("DISK LEFT", lambda s: size(s["disk_free_bytes"])),
     Column("ACTIVE", "active"),
 )
@@ -98,6 +112,7 @@ def status_text(status: Json) -> str:
     ):
         if items:
             lines += ["", table_text(items, columns)]
+    lines += [f"alarm at {s['source']}: {s['alarm']}" for s in status["slots"] if s["alarm"]]
     for span in status["spans"]:
         if span["held"]:
             lines.append(f"worker {span['span']} stopped for good; mend the cause, then start it")
@@ -159,10 +174,22 @@ def add_verbs(app: App, noun: str) -> None:
 
     @app.command(help_epilogue=epilogue("start"))
     def start(
-        *, workflow: Workflow, target: Target, dry_run: DryRun = False, common: Common = DEFAULTS
+        *,
+        workflow: Workflow,
+        target: Target,
+        log_budget: str | None = None,
+        dry_run: DryRun = False,
+        common: Common = DEFAULTS,
     ) -> None:
-        """Let stopped or failed streams go on."""
-        report(common, verbs(common).start(workflow, target, dry_run=dry_run), workflow)
+        """Let stopped or failed streams go on.
+
+        Args:
+            log_budget: how much log a source may keep from now on, such as 20GiB.
+        """
+        answer = verbs(common).start(
+            workflow, target, log_budget_bytes=size_of(log_budget), dry_run=dry_run
+        )
+        report(common, answer, workflow)
 
     @app.command(help_epilogue=epilogue("stop"))
     def stop(
