@@ -35,9 +35,9 @@ FENCE_WAIT_S = 20.0
 SETTLE_S = 2.0
 
 
-def run(*, scale: int = 10, keep: bool = False) -> int:
+def run(*, scale: int = 10, keep: bool = False, screen: Screen | None = None) -> int:
     """Play the whole story; returns the exit status."""
-    screen = Screen()
+    screen = screen or Screen()
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir=local_folder()))
     with ExitStack() as stack:
