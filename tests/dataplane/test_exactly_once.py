@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import threading
 from typing import TYPE_CHECKING, Self
 
@@ -215,15 +216,18 @@ def test_rows_stay_equal_while_writers_change_everything(
     case.assert_equal()
 
 
+STOPPED = "stream.stop.recorded"  # reached by a stop only; see test_faults
 STEPS = [
     step.name
     for step in steps.declared()
-    if step.runs_in == "worker" and step.plan in {"copy", "stream"}
+    if step.runs_in == "worker" and step.plan in {"copy", "stream"} and step.name != STOPPED
 ]
+#: Steps in the middle of which much is under way.
+LATER = ["copy.chunk.committed#7", "stream.batch.committed#9", "stream.refetch.committed#2"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [f"{name}{nth}" for name in STEPS for nth in ("", "#4")])
+@pytest.mark.parametrize("step", STEPS + LATER)
 def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
     make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer, step: str
 ) -> None:
@@ -237,6 +241,7 @@ def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
             ),
             60,
         )
+        assert first.poll() == -signal.SIGKILL or step in LATER
         case.kill()
         case.start()
         case.wait_running(60)
