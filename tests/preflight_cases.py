@@ -30,6 +30,7 @@ from make_facts import (
     typed,
 )
 from tidegate.engines.postgres.abilities import Abilities, MissingAbility
+from tidegate.engines.postgres.capacity import Capacity
 from tidegate.engines.postgres.catalog import Trigger
 from tidegate.engines.postgres.survey import (
     Need,
@@ -42,7 +43,6 @@ from tidegate.topology.names import TableName
 from tidegate.topology.records import Shard
 from tidegate.topology.vschema import TableSpec, VindexSpec, VSchema
 from tidegate.workflow.preflight.facts import (
-    Capacity,
     Facts,
     PreflightRequest,
 )
@@ -312,14 +312,26 @@ SERVER_CASES: list[Case] = [
     (
         "TG-PF-312",
         request(),
-        source(table(bytes=2**30), server=server(slot_wal_limit_bytes=2**20)),
+        source(
+            table(bytes=2**30),
+            capacity=Capacity(limit_bytes=2**19, source_of_limit="max_slot_wal_keep_size"),
+        ),
         "max_slot_wal_keep_size is 1 MiB",
     ),
     (
         "TG-PF-312",
         request(),
-        source(table(bytes=2**30), capacity=Capacity(wal_free_bytes=2**30)),
+        source(
+            table(bytes=2**30),
+            capacity=Capacity(free_bytes=2**30, limit_bytes=2**29, source_of_limit="disk"),
+        ),
         "1024 MiB are free",
+    ),
+    (
+        "TG-PF-312",
+        request(log_budget_bytes=2**25),
+        source(table(bytes=2**30), capacity=Capacity(limit_bytes=2**25, source_of_limit="budget")),
+        "the budget for the log is 32 MiB",
     ),
     (
         "TG-PF-313",

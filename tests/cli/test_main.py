@@ -95,6 +95,7 @@ def test_durations(text: str, value: float) -> None:
 def test_words_that_cannot_be_read_are_refused() -> None:
     for action in (
         lambda: common.seconds("soon"),
+        lambda: common.size_of("much"),
         lambda: common.shard_of("customer"),
         lambda: common.pairs(["novalue"]),
         lambda: common.read_json("/nowhere.json"),
@@ -103,6 +104,8 @@ def test_words_that_cannot_be_read_are_refused() -> None:
         with pytest.raises(InvalidArgumentError):
             action()
     assert common.pairs(["a=1,b=2", "c=x=y"]) == {"a": "1", "b": "2", "c": "x=y"}
+    assert common.size_of("1.5GiB") == 3 * 2**29
+    assert common.size_of(None) is None
     common.confirm("remove x", "x", yes=True, dry_run=False)
     common.confirm("remove x", "x", yes=False, dry_run=True)
 

@@ -32,12 +32,12 @@ from make_facts import (
     typed,
 )
 from preflight_cases import CASES, MOOD
+from tidegate.engines.postgres.capacity import Capacity
 from tidegate.engines.postgres.survey import Need, OtherSession
 from tidegate.topology.vschema import TableKind, TableSpec, VSchema
 from tidegate.workflow.preflight.check import Severity
 from tidegate.workflow.preflight.facts import (
     ActiveWorkflow,
-    Capacity,
     Facts,
     PreflightRequest,
 )

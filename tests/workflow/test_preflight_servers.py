@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -261,6 +263,70 @@ def test_a_plain_move_between_two_servers_has_no_errors(
     found = preflight(request(), snapshot)
     assert [str(f) for f in found if f.severity is not Severity.INFO] == []
     assert [f.id for f in preflight(request("t"), snapshot)] == [f.id for f in found]
+
+
+def test_a_small_budget_for_the_log_is_a_warning(
+    source_server: LocalServer,
+    target_server: LocalServer,
+    new_database: Callable[[LocalServer], str],
+) -> None:
+    source, target = new_database(source_server), new_database(target_server)
+    run(
+        source_server,
+        source,
+        "CREATE TABLE t (id bigint PRIMARY KEY, v text);"
+        " INSERT INTO t SELECT n, repeat('x', 900) FROM generate_series(1, 3000) AS n",
+    )
+    snapshot = topology(
+        ("commerce", "0", source_server, source), ("customer", "0", target_server, target)
+    )
+    tight = replace(request("t"), log_budget_bytes=1 << 20)
+    (found,) = [f for f in preflight(tight, snapshot) if f.id == "TG-PF-312"]
+    assert found.severity is Severity.WARNING
+    assert found.object == "commerce/0"
+    assert "the budget for the log is 1 MiB" in found.message
+    assert found.details["source_of_limit"] == "budget"
+    roomy = replace(request("t"), log_budget_bytes=1 << 30)
+    assert "TG-PF-312" not in {f.id for f in preflight(roomy, snapshot)}
+
+
+def test_tables_larger_than_the_disks_are_found_at_both_ends(
+    source_server: LocalServer,
+    target_server: LocalServer,
+    new_database: Callable[[LocalServer], str],
+) -> None:
+    source, target = new_database(source_server), new_database(target_server)
+    run(source_server, source, "CREATE TABLE t (id bigint PRIMARY KEY, v text)")
+    snapshot = topology(
+        ("commerce", "0", source_server, source), ("customer", "0", target_server, target)
+    )
+    assert not {"TG-PF-312", "TG-PF-417"} & {f.id for f in preflight(request("t"), snapshot)}
+    grow_beyond_the_disk(source_server, source, "t")
+    found = {f.id: f for f in preflight(request("t"), snapshot)}
+    assert found["TG-PF-312"].object == "commerce/0"
+    assert "MiB are free for the log" in found["TG-PF-312"].message
+    assert found["TG-PF-312"].details["source_of_limit"] == "disk"
+    assert found["TG-PF-417"].object == "customer/0"
+    assert found["TG-PF-417"].severity is Severity.ERROR
+
+
+def grow_beyond_the_disk(server: LocalServer, database: str, table: str) -> None:
+    """Give a table more bytes than any disk here has free, in files without blocks.
+
+    The server adds up the sizes of a table's files; those after the first are read by nobody while
+    the first one is short.
+    """
+    with psycopg.connect(server.conninfo(database), password=server.password) as connection:
+        row = connection.execute("SELECT pg_relation_filepath(%s)", [table]).fetchone()
+    assert row is not None
+    first = server.data / row[0]
+    space = os.statvfs(first)
+    wanted, piece, owner = 2 * space.f_bavail * space.f_frsize, 1 << 40, first.stat()
+    for number in range(1, 2 + wanted // piece):
+        path = first.with_name(f"{first.name}.{number}")
+        path.touch(mode=0o600)
+        os.truncate(path, piece)
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def test_a_target_that_is_the_source_is_refused_however_it_is_reached(

@@ -151,6 +151,14 @@ def add_verbs(app: App, noun: str) -> None:
     def epilogue(verb: str, more: str = "") -> str:
         return f"Example:  tidegate {noun} {verb} {example}{more}"
 
+    _add_looks(app, verbs, epilogue)
+    _add_runs(app, verbs, epilogue)
+    _add_switch(app, verbs, epilogue)
+    _add_reverse(app, verbs, epilogue)
+    _add_ends(app, verbs, epilogue)
+
+
+def _add_looks(app: App, verbs: Any, epilogue: Any) -> None:
     @app.command(alias="describe", help_epilogue=epilogue("show"))
     def show(*, workflow: Workflow, target: Target, common: Common = DEFAULTS) -> None:
         """Show a workflow's record, its traffic, and what has been done for it."""
@@ -172,6 +180,8 @@ def add_verbs(app: App, noun: str) -> None:
         answer = verbs(common).status(workflow, target)
         common.one(answer, [], workflow, more=status_text(answer))
 
+
+def _add_runs(app: App, verbs: Any, epilogue: Any) -> None:
     @app.command(help_epilogue=epilogue("start"))
     def start(
         *,
@@ -198,11 +208,8 @@ def add_verbs(app: App, noun: str) -> None:
         """Stop the streams where they are; when it returns nothing more is applied."""
         report(common, verbs(common).stop(workflow, target, dry_run=dry_run), workflow)
 
-    _add_switches(app, verbs, epilogue)
-    _add_ends(app, verbs, epilogue)
 
-
-def _add_switches(app: App, verbs: Any, epilogue: Any) -> None:
+def _add_switch(app: App, verbs: Any, epilogue: Any) -> None:
     @app.command(
         name="switchtraffic", alias="switch", help_epilogue=epilogue("switchtraffic", " --dry-run")
     )
@@ -246,6 +253,8 @@ def _add_switches(app: App, verbs: Any, epilogue: Any) -> None:
         )
         report(common, answer, workflow)
 
+
+def _add_reverse(app: App, verbs: Any, epilogue: Any) -> None:
     @app.command(
         name="reversetraffic",
         alias="reverse",

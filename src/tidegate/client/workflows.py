@@ -33,10 +33,17 @@ class WorkflowVerbs(Noun):
         return self._call("GET", path_of("workflows", keyspace, workflow, "status"))
 
     def start(
-        self, workflow: str, keyspace: str, *, dry_run: bool = False, version: int | None = None
+        self,
+        workflow: str,
+        keyspace: str,
+        *,
+        log_budget_bytes: int | None = None,
+        dry_run: bool = False,
+        version: int | None = None,
     ) -> Json:
-        """Let stopped or failed streams go on."""
-        return self._verb("start", workflow, keyspace, {"dry_run": dry_run}, version)
+        """Let stopped or failed streams go on; from now on with another log budget, if given."""
+        body = {"dry_run": dry_run, "log_budget_bytes": log_budget_bytes}
+        return self._verb("start", workflow, keyspace, body, version)
 
     def stop(
         self, workflow: str, keyspace: str, *, dry_run: bool = False, version: int | None = None
@@ -90,7 +97,7 @@ class MoveTables(WorkflowVerbs):
             target_keyspace: where the tables go.
             source_keyspace: where they are.
             **options: tables or all_tables, exclude_tables, on_ddl, auto_start, stop_after_copy,
-                dry_run and more, as in the request ``MoveTablesCreate``.
+                log_budget_bytes, dry_run and more, as in the request ``MoveTablesCreate``.
         """
         body = {
             "workflow": workflow,
@@ -120,7 +127,8 @@ class Reshard(WorkflowVerbs):
             keyspace: whose shards.
             source_shards: those that serve.
             target_shards: those that will.
-            **options: on_ddl, auto_start, stop_after_copy, skip_schema_copy, dry_run and more.
+            **options: on_ddl, auto_start, stop_after_copy, skip_schema_copy, log_budget_bytes,
+                dry_run and more.
         """
         body = {
             "workflow": workflow,

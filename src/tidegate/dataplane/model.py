@@ -97,6 +97,7 @@ class SpanOptions:
     on_ddl: str = OnDDL.STOP
     stop_after_copy: bool = False
     max_retry_s: float = 0.0  # same transient error for longer: Error; 0 = retry for ever
+    log_budget_bytes: int | None = None  # log the source may keep before the alarm
 
 
 @dataclass(frozen=True)

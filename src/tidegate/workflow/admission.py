@@ -105,6 +105,7 @@ def preflight_request(request: CreateRequest, snapshot: Snapshot) -> PreflightRe
             target_shards=request.target_shards,
             skip_schema_copy=request.skip_schema_copy,
             accepted=frozenset(request.allow),
+            log_budget_bytes=request.log_budget_bytes,
         )
     return PreflightRequest(
         workflow=request.workflow,
@@ -118,6 +119,7 @@ def preflight_request(request: CreateRequest, snapshot: Snapshot) -> PreflightRe
         skip_schema_copy=request.skip_schema_copy,
         auto_increment=AutoIncrementHandling(request.sharded_auto_increment_handling),
         accepted=frozenset(request.allow),
+        log_budget_bytes=request.log_budget_bytes,
     )
 
 
@@ -178,6 +180,7 @@ def _record(
                 moved.sharded_auto_increment_handling if moved else AutoIncrementHandling.LEAVE
             ),
             copy_threads=request.copy_threads,
+            log_budget_bytes=request.log_budget_bytes,
         ),
         added_vschema=added,
         created_at=created_at,

@@ -51,6 +51,7 @@ class WorkflowOptions:
     skip_schema_copy: bool = False
     sharded_auto_increment_handling: str = AutoIncrementHandling.REMOVE
     copy_threads: int = 2
+    log_budget_bytes: int | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

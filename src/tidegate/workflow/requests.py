@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ALL_TYPES: Final = ("PRIMARY", "REPLICA", "RDONLY")
 TIMEOUT_MIN_S: Final = 1.0
+LOG_BUDGET_MIN: Final = 1 << 20
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}")
 
 
@@ -36,6 +37,19 @@ def checked_name(name: str) -> str:
             next_step="use up to 63 letters, digits, _ and -, not ending in _reverse",
         )
     return name
+
+
+def checked_log_budget(count: int | None) -> int | None:
+    """How much log a source may keep for a stream before the alarm; None: no bound of its own.
+
+    Raises:
+        InvalidArgumentError: it is too little for any stream to run.
+    """
+    if count is not None and count < LOG_BUDGET_MIN:
+        raise InvalidArgumentError(
+            f"a log budget of {count} bytes is too small", next_step="use at least 1MiB"
+        )
+    return count
 
 
 def _types(given: tuple[str, ...]) -> tuple[str, ...]:
@@ -55,6 +69,7 @@ class CreateCommon:
     stop_after_copy: bool = False
     skip_schema_copy: bool = False
     copy_threads: int = 2
+    log_budget_bytes: int | None = None
     allow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -71,6 +86,7 @@ class CreateCommon:
             raise InvalidArgumentError(
                 f"{self.copy_threads} copy threads are out of bounds", next_step="use 1 to 64"
             )
+        checked_log_budget(self.log_budget_bytes)
 
     def to_json(self) -> dict[str, Any]:
         """As recorded."""

@@ -41,6 +41,7 @@ from tidegate.workflow.readiness import (
     require_verified,
     verified_age_s,
 )
+from tidegate.workflow.requests import checked_log_budget
 from tidegate.workflow.sessions import Sessions
 from tidegate.workflow.status import WorkflowStatus, read_status
 from tidegate.workflow.store import WorkflowStore
@@ -140,8 +141,13 @@ class WorkflowService:
         """What has been done for a workflow, oldest first."""
         return self._cluster.store.history(self.show(keyspace, name).uuid)
 
-    def status(self, keyspace: str, name: str) -> WorkflowStatus:
+    def status(self, keyspace: str, name: str, *, room: bool = True) -> WorkflowStatus:
         """Streams, copy, lag, slots and traffic of a workflow.
+
+        Args:
+            keyspace: the target keyspace.
+            name: the workflow.
+            room: ask the sources how much disk is left, which starts a program there.
 
         Raises:
             NotFoundError: there is none.
@@ -153,11 +159,22 @@ class WorkflowService:
                 age = verified_age_s(sessions, workflow)
             except TidegateError:
                 age = None  # the shard that is away is named in the answer
-            return read_status(snapshot, workflow, sessions, vdiff_age_s=age)
+            return read_status(snapshot, workflow, sessions, vdiff_age_s=age, room=room)
 
     def desired_spans(self) -> Sequence[SpanSpec]:
         """Every span that should have a worker now."""
         return spans.desired_spans(self._cluster.topology.read(), self._cluster.store.all())
+
+    def spans(self, keyspace: str, name: str) -> Sequence[SpanSpec]:
+        """The spans of the direction that carries rows now, running or not: what a VDiff compares.
+
+        Raises:
+            NotFoundError: there is no such workflow.
+        """
+        workflow, snapshot = self.show(keyspace, name), self._cluster.topology.read()
+        switched = traffic.observed_state(snapshot, workflow).writes_switched
+        direction = Direction.REVERSE if switched else Direction.FORWARD
+        return spans.direction_spans(snapshot, workflow, direction)
 
     # -- create
 
@@ -203,19 +220,38 @@ class WorkflowService:
 
     # -- streams
 
-    def start(self, keyspace: str, name: str, *, dry_run: bool = False) -> Outcome:
+    def start(
+        self,
+        keyspace: str,
+        name: str,
+        *,
+        dry_run: bool = False,
+        log_budget_bytes: int | None = None,
+    ) -> Outcome:
         """Let stopped or failed streams go on, in the direction traffic needs.
 
+        Args:
+            keyspace: the target keyspace.
+            name: the workflow's.
+            dry_run: only say what would be done.
+            log_budget_bytes: from now on a source may keep so much log; None: as before.
+
         Raises:
+            InvalidArgumentError: the budget is too small.
             FailedPreconditionError: the workflow is frozen that way, or busy.
         """
         with self._work(keyspace, name, look=dry_run) as work:
+            budget = checked_log_budget(log_budget_bytes)
             direction = self._direction_now(work)
             refs = work.workflow.streams_of(direction)
             lines = tuple(
                 f"start {direction} stream {ref.source_shard} to {ref.target_shard}" for ref in refs
             )
             if not dry_run:
+                if budget is not None:
+                    work.save(
+                        lambda w: replace(w, options=replace(w.options, log_budget_bytes=budget))
+                    )
                 objects.start_streams(work, direction)
             return self._outcome(work, f"{direction} streams started", lines=lines, dry_run=dry_run)
 

@@ -147,19 +147,28 @@ def span_spec(
         epoch=0,
         options=SpanOptions(
             copy_threads=workflow.options.copy_threads,
+            log_budget_bytes=workflow.options.log_budget_bytes,
             on_ddl=workflow.options.on_ddl,
             stop_after_copy=workflow.options.stop_after_copy,
         ),
     )
 
 
+def direction_spans(
+    snapshot: Snapshot, workflow: Workflow, direction: Direction
+) -> tuple[SpanSpec, ...]:
+    """Every span of one direction of a workflow, by source shard."""
+    shards = sorted({s.source_shard for s in workflow.streams_of(direction)})
+    return tuple(span_spec(snapshot, workflow, direction, shard) for shard in shards)
+
+
 def desired_spans(snapshot: Snapshot, workflows: Iterable[Workflow]) -> list[SpanSpec]:
     """Every span that should have a worker now, by span id."""
     found = [
-        span_spec(snapshot, workflow, direction, shard)
+        span
         for workflow in workflows
         if workflow.phase is Phase.ACTIVE
         for direction in workflow.wanted
-        for shard in sorted({s.source_shard for s in workflow.streams_of(direction)})
+        for span in direction_spans(snapshot, workflow, direction)
     ]
     return sorted(found, key=lambda span: span.span_id)

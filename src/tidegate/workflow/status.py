@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
 from tidegate.engines.postgres import slots
+from tidegate.engines.postgres.capacity import Capacity, read_capacity, retention_alarm
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.errors import FailedPreconditionError, TidegateError
 from tidegate.workflow import traffic
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from tidegate.dataplane.streams import StreamRow
+    from tidegate.engines.postgres.capacity import LimitSource
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.sessions import Sessions
@@ -82,13 +84,24 @@ class TableCopy:
 
 @dataclass(frozen=True)
 class SlotStatus:
-    """The log a source keeps for one span; ``disk_free_bytes`` None where nobody may know."""
+    """The log a source keeps for one span, and the room for it.
+
+    Attributes:
+        disk_free_bytes: free where the log is; None where nobody may know.
+        limit_bytes: when so much is kept the streams stop with an alarm; None: no bound is known.
+        source_of_limit: ``budget``, ``max_slot_wal_keep_size``, ``disk`` or ``unknown``.
+        alarm: why they stop, or have stopped; empty while there is room.
+    """
 
     source: str
     slot: str
+    direction: Direction
     active: bool
     retained_bytes: int
     disk_free_bytes: int | None
+    limit_bytes: int | None
+    source_of_limit: LimitSource
+    alarm: str
     lost: bool
 
 
@@ -151,8 +164,17 @@ def read_status(
     sessions: Sessions,
     *,
     vdiff_age_s: float | None = None,
+    room: bool = False,
 ) -> WorkflowStatus:
-    """Look at everything; never raises for a server that is away."""
+    """Look at everything; never raises for a server that is away.
+
+    Args:
+        snapshot: the topology.
+        workflow: its record.
+        sessions: to its shards.
+        vdiff_age_s: how old the proof of equality is.
+        room: ask the sources how much disk is left, which starts a program there.
+    """
     found: list[StreamStatus] = []
     tables: list[TableCopy] = []
     kept: list[SlotStatus] = []
@@ -162,7 +184,7 @@ def read_status(
             session = sessions.get(keyspace, shard)
             found += stream_statuses(session, workflow)
             tables += _table_copies(session, workflow)
-            kept += _slots(session, workflow, keyspace, shard)
+            kept += _slots(session, workflow, keyspace, shard, room=room)
         except TidegateError as error:
             unreachable[f"{keyspace}/{shard}"] = error.message
     return WorkflowStatus(
@@ -296,7 +318,7 @@ def merged_copies(copies: Iterable[TableCopy]) -> tuple[TableCopy, ...]:
 
 
 def _slots(
-    session: Connection[TupleRow], workflow: Workflow, keyspace: str, shard: str
+    session: Connection[TupleRow], workflow: Workflow, keyspace: str, shard: str, *, room: bool
 ) -> list[SlotStatus]:
     found = []
     for direction in Direction:
@@ -304,17 +326,26 @@ def _slots(
         if source_keyspace != keyspace or shard not in workflow.shards(direction)[0]:
             continue
         slot = slots.info(session, replication_name(workflow, direction, shard))
-        if slot is not None:
-            found.append(
-                SlotStatus(
-                    source=f"{keyspace}/{shard}",
-                    slot=slot.name,
-                    active=slot.active_pid is not None,
-                    retained_bytes=slot.retained_bytes,
-                    disk_free_bytes=None,
-                    lost=slot.lost,
-                )
+        if slot is None:
+            continue
+        known = Capacity(slot.retained_bytes)
+        if room:
+            budget = workflow.options.log_budget_bytes
+            known = read_capacity(session, [slot.name], budget_bytes=budget)
+        found.append(
+            SlotStatus(
+                source=f"{keyspace}/{shard}",
+                slot=slot.name,
+                direction=direction,
+                active=slot.active_pid is not None,
+                retained_bytes=known.retained_bytes,
+                disk_free_bytes=known.free_bytes,
+                limit_bytes=known.limit_bytes,
+                source_of_limit=known.source_of_limit,
+                alarm=str(retention_alarm(known) or ""),
+                lost=slot.lost,
             )
+        )
     return found
 
 

@@ -5,7 +5,8 @@ source's disk, and a full disk stops the source. So a stream is stopped with an 
 is as much room left as the log already takes: half of what there was (:func:`retention_alarm`).
 
 PostgreSQL does not say how full its disk is. Where our role may run programs on the server
-(superuser, or ``pg_execute_server_program``) ``df`` is asked; elsewhere the operator's budget or
+(superuser, or ``pg_execute_server_program``) ``df`` is asked, through a temporary table in a
+transaction that is always rolled back; elsewhere the operator's budget or
 ``max_slot_wal_keep_size`` is the only bound known, and where there is none of them the answer is
 "unknown", never a guess.
 """
@@ -44,11 +45,11 @@ class Capacity:
         source_of_limit: where that number comes from.
     """
 
-    retained_bytes: int
-    free_bytes: int | None
-    data_free_bytes: int | None
-    limit_bytes: int | None
-    source_of_limit: LimitSource
+    retained_bytes: int = 0
+    free_bytes: int | None = None
+    data_free_bytes: int | None = None
+    limit_bytes: int | None = None
+    source_of_limit: LimitSource = "unknown"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def read_capacity(
     *,
     budget_bytes: int | None = None,
 ) -> Capacity:
-    """What is kept for the named slots, and the room there is; makes a temporary table for ``df``.
+    """What is kept for the named slots, and the room there is; nothing of the look remains.
 
     Args:
         connection: a session in autocommit mode.
@@ -118,8 +119,10 @@ def read_capacity(
         budget_bytes: how much log the operator allows to be kept.
     """
     row = connection.execute(
-        "SELECT coalesce((SELECT max(greatest(pg_wal_lsn_diff(pg_current_wal_insert_lsn(),"
-        "   restart_lsn), 0)) FROM pg_replication_slots WHERE slot_name = ANY(%s)), 0)::int8,"
+        "SELECT coalesce((SELECT max(greatest(pg_wal_lsn_diff("
+        "   CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()"
+        "        ELSE pg_current_wal_insert_lsn() END, restart_lsn), 0))"
+        "   FROM pg_replication_slots WHERE slot_name = ANY(%s)), 0)::int8,"
         " (SELECT nullif(setting::int8, -1) * 1024 * 1024 FROM pg_settings"
         "   WHERE name = 'max_slot_wal_keep_size')",
         [list(slots)],
@@ -148,18 +151,20 @@ def _free(connection: Connection[TupleRow]) -> tuple[int | None, int | None]:
 def _df(connection: Connection[TupleRow], path: str) -> int | None:
     command = f"df -Pk {shlex.quote(path)}"
     try:
-        with connection.transaction(), connection.cursor() as cursor:
+        with connection.transaction(force_rollback=True), connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL statement_timeout = {round(DF_TIMEOUT_S * 1000)}")
             cursor.execute("SET LOCAL client_min_messages = warning")
-            cursor.execute(
-                "CREATE TEMPORARY TABLE IF NOT EXISTS tidegate_df (line text) ON COMMIT DELETE ROWS"
-            )
+            cursor.execute("CREATE TEMPORARY TABLE tidegate_df (line text)")
             quoted = command.replace("'", "''")
             cursor.execute(f"COPY pg_temp.tidegate_df FROM PROGRAM '{quoted}'")
             lines = cursor.execute("SELECT line FROM pg_temp.tidegate_df").fetchall()
+    except psycopg.errors.DiskFull:
+        return 0
     except (psycopg.errors.ExternalRoutineException, psycopg.errors.QueryCanceled):
         return None
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.DataException):
+        return None
+    except psycopg.errors.ReadOnlySqlTransaction:  # a standby, or a session made read-only
         return None
     return available(line for (line,) in lines)
 

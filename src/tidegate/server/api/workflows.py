@@ -56,6 +56,12 @@ class DryRunBody(Body):
     dry_run: bool = False
 
 
+class StartBody(DryRunBody):
+    """Start streams; ``log_budget_bytes`` replaces the budget given when the workflow was made."""
+
+    log_budget_bytes: int | None = None
+
+
 class _Create(DryRunBody):
     """The options that both kinds of create have; meanings in the command line's reference."""
 
@@ -68,6 +74,7 @@ class _Create(DryRunBody):
     stop_after_copy: bool = False
     skip_schema_copy: bool = False
     copy_threads: int = 2
+    log_budget_bytes: int | None = None
     allow: tuple[str, ...] = ()
 
 
@@ -162,9 +169,16 @@ def show_status(node: Node, keyspace: str, name: str, response: Response) -> Jso
 
 
 @verbs.post("/start")
-def start_workflow(at: Seen, body: DryRunBody) -> Json:
+def start_workflow(at: Seen, body: StartBody) -> Json:
     """Let stopped or failed streams go on."""
-    return at.answer(at.service.start(at.keyspace, at.name, dry_run=body.dry_run))
+    return at.answer(
+        at.service.start(
+            at.keyspace,
+            at.name,
+            dry_run=body.dry_run,
+            log_budget_bytes=body.log_budget_bytes,
+        )
+    )
 
 
 @verbs.post("/stop")

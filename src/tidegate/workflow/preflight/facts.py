@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tidegate.engines.postgres.abilities import Abilities
+from tidegate.engines.postgres.capacity import Capacity
 from tidegate.engines.postgres.survey import Survey
 from tidegate.topology.vschema import TableKind
 from tidegate.workflow.state import AutoIncrementHandling, WorkflowType
@@ -39,6 +40,7 @@ class PreflightRequest:
         source_shards, target_shards: by name; for MoveTables usually all of each keyspace.
         skip_schema_copy: the tables are expected at the target already.
         accepted: ids of waivable checks whose errors the user takes as warnings.
+        log_budget_bytes: how much log the operator allows a source to keep; None: no such bound.
     """
 
     workflow: str
@@ -52,19 +54,12 @@ class PreflightRequest:
     skip_schema_copy: bool = False
     auto_increment: AutoIncrementHandling = AutoIncrementHandling.REMOVE
     accepted: frozenset[str] = frozenset()
+    log_budget_bytes: int | None = None
 
     @property
     def reshards(self) -> bool:
         """Source and target are shards of one keyspace."""
         return self.workflow_type is WorkflowType.RESHARD
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """Room on a server, in bytes; None where nobody can know."""
-
-    data_free_bytes: int | None = None
-    wal_free_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +69,7 @@ class DatabaseFacts:
     Attributes:
         tables: of a source all that were named or found, of a target those of the same names.
         abilities: what our role may do there, and what it lacks.
+        capacity: the room there; of a source also how much log may be kept before the alarm.
     """
 
     keyspace: str

@@ -1,8 +1,9 @@
 """Reads the facts of a preflight from the servers: the only part of it that looks at the world.
 
 Every statement only looks; nothing is created, locked beyond ACCESS SHARE, or changed on either
-side. What cannot be looked at at all (an unknown keyspace, a server that is down, a wrong password)
-is an error here, since there would be nothing to check.
+side (the free room is asked for in a transaction that is rolled back). What cannot be looked at at
+all (an unknown keyspace, a server that is down, a wrong password) is an error here, since there
+would be nothing to check.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.engines.postgres.abilities import read_abilities
+from tidegate.engines.postgres.capacity import read_capacity
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.survey import survey
@@ -76,7 +78,14 @@ def gather(
     models = tuple(
         next(found[name] for found in tables.values() if name in found) for name in wanted
     )
-    sources = _databases(sessions, snapshot, request.source_keyspace, tables, wanted)
+    sources = _databases(
+        sessions,
+        snapshot,
+        request.source_keyspace,
+        tables,
+        wanted,
+        log_budget_bytes=request.log_budget_bytes,
+    )
     targets = _databases(
         sessions, snapshot, request.target_keyspace, there, wanted, to_be_made=models
     )
@@ -98,6 +107,7 @@ def _databases(
     wanted: tuple[TableName, ...],
     *,
     to_be_made: tuple[Table, ...] = (),
+    log_budget_bytes: int | None = None,
 ) -> tuple[DatabaseFacts, ...]:
     """The facts of each shard of one side, in the order of ``tables``.
 
@@ -122,6 +132,7 @@ def _databases(
             abilities=read_abilities(
                 connection, (*chosen, *to_be_made), makes_tables=bool(to_be_made)
             ),
+            capacity=read_capacity(connection, budget_bytes=log_budget_bytes),
         )
 
     return tuple(sessions.each(keyspace, tables, read).values())

@@ -10,26 +10,39 @@ from tidegate.workflow.preflight.shape import MIB
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tidegate.engines.postgres.capacity import Capacity
     from tidegate.workflow.preflight.facts import Facts, PreflightRequest
 
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
-    """Sources whose limit for a slot's log, or whose free room, is small beside the tables."""
+    """Sources whose limit for the log of a slot is smaller than the tables."""
     for database in facts.sources:
         size = sum(database.tables[name].bytes for name in facts.wanted if name in database.tables)
-        limit = database.server.slot_wal_limit_bytes
+        limit = database.capacity.limit_bytes
         if limit is not None and limit < size:
             yield Problem(
                 database.label,
-                f"max_slot_wal_keep_size is {limit // MIB} MiB, the tables have {size // MIB} MiB",
+                f"{_bound(database.capacity, limit)}, the tables have {_mib(size)};"
+                f" streams stop when {_mib(limit)} of log are kept",
+                details={
+                    "limit_bytes": limit,
+                    "source_of_limit": database.capacity.source_of_limit,
+                    "tables_bytes": size,
+                },
             )
-        free = database.capacity.wal_free_bytes
-        if free is not None and free // 2 < size:
-            yield Problem(
-                database.label,
-                f"{free // MIB} MiB are free for the log, the tables have {size // MIB} MiB;"
-                " streams stop when half of the room is used",
-            )
+
+
+def _bound(capacity: Capacity, limit: int) -> str:
+    """Where the limit comes from, in the operator's own figures."""
+    if capacity.source_of_limit == "budget":
+        return f"the budget for the log is {_mib(limit)}"
+    if capacity.source_of_limit == "max_slot_wal_keep_size":
+        return f"max_slot_wal_keep_size is {_mib(2 * limit)}"
+    return f"{_mib(capacity.free_bytes or 0)} are free for the log"
+
+
+def _mib(count: int) -> str:
+    return f"{count / MIB:.1f} MiB" if count < MIB else f"{count // MIB} MiB"
 
 
 CHECK = Check(
@@ -40,6 +53,6 @@ CHECK = Check(
         "The slot keeps the source's log from the start of the copy until it is caught up; "
         "when the room for it ends, the slot is lost or the disk is full."
     ),
-    remedy="make room, or raise max_slot_wal_keep_size for the time of the copy",
+    remedy="make room, or raise max_slot_wal_keep_size or --log-budget for the time of the copy",
     find=find,
 )
