@@ -232,7 +232,7 @@ class Fleet:
         """Wait until every active stream runs and nothing is pending."""
         deadline = time.monotonic() + timeout_s
         while True:
-            status = self.service.status(keyspace, name)
+            status = self.service.status(keyspace, name, room=False)
             active = [s for s in status.streams if s.direction in status.workflow.wanted]
             if active and all(
                 s.state == "Running" and not s.pending and s.lag_s is not None and s.lag_s < 5

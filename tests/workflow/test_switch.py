@@ -24,6 +24,7 @@ from tidegate.workflow import switch_steps
 from tidegate.workflow.executor import UndoFailedError
 from tidegate.workflow.service import WorkflowService
 from tidegate.workflow.switch_steps import SwitchActions
+from tidegate.workflow.vdiff.service import VDiffService
 from tidegate.workflow.work import Locks
 
 if TYPE_CHECKING:
@@ -242,6 +243,21 @@ def test_a_switch_needs_a_proof_and_streams_in_step(running: Fleet) -> None:
     unproven = switch_request(tablet_types=WRITES, allow_unverified=False)
     with pytest.raises(FailedPreconditionError, match="VDiff of the last 24 hours"):
         running.service.switch_traffic(unproven)
+    vdiffs = VDiffService()
+    spans = running.service.spans("shop", "move")
+    report = vdiffs.wait(spans, vdiffs.create(spans), 60.0)
+    assert report["HasMismatch"] is False
+    vdiffs.close()
+    running.wait_running("shop", "move")
+    dry = running.service.switch_traffic(unproven, dry_run=True)
+    assert dry.lines
+    status = running.service.status("shop", "move")
+    assert status.vdiff_age_s is not None
+    assert status.vdiff_age_s < 3600
+    (slot,) = status.slots
+    assert slot.active
+    assert slot.disk_free_bytes
+    assert status.tables[0].percent == 100.0
     running.service.stop("shop", "move")
     with pytest.raises(FailedPreconditionError, match="Stopped"):
         running.service.switch_traffic(switch_request())
