@@ -40,8 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 #: Modules of topology that do no I/O: all that the router may use.
 PURE_TOPOLOGY = {"topology.store", "topology.service"}
 
-#: The command line loads these only when `serve`, `demo` or `debug` is called.
-CLI_LAZY = {"server", "demo", "steps", "workflow", "dataplane", "engines"}
+#: The command line loads these only when the verb that needs them is called.
+CLI_LAZY = {"topology", "server", "demo", "steps", "workflow", "dataplane", "engines"}
 
 #: Files that may pass 500 lines. The list only shrinks.
 LARGE_FILES: set[str] = set()

@@ -52,12 +52,18 @@ def map_(
     Args:
         value: as JSON has it, or plain text; a list for several columns.
     """
-    client, given = common.client(), pairs(params)
+    given = pairs(params)
+
+    def mapped(values: list[Any]) -> list[dict[str, Any]]:
+        if keyspace is None:
+            return _here(type, given, values)
+        answer = common.client().vindex.map(type, values, params=given, keyspace=keyspace)
+        return list(answer["items"])
+
     if value is not None:
-        answer = client.vindex.map(type, [_value(value)], params=given, keyspace=keyspace)
-        item = answer["items"][0]
+        item = mapped([_value(value)])[0]
         if common.output in {"json", "yaml"}:
-            common.one({"schema_version": answer["schema_version"], **item}, [], "")
+            common.one({"schema_version": 1, **item}, [], "")
         elif common.output == "name":
             out(item["keyspace_id"])
         else:
@@ -65,8 +71,15 @@ def map_(
             common.one(item, [(column.title.lower(), column.of(item)) for column in shown], "")
         return
     for batch in _batches():
-        for item in client.vindex.map(type, batch, params=given, keyspace=keyspace)["items"]:
+        for item in mapped(batch):
             out(json.dumps(item))
+
+
+def _here(vindex_type: str, params: dict[str, str], values: list[Any]) -> list[dict[str, Any]]:
+    """Without a keyspace no node is asked: the same code answers in this process."""
+    from tidegate.topology.vindexes.mapping import map_values  # noqa: PLC0415 - heavy, rarely used
+
+    return map_values(vindex_type, params, values)
 
 
 def _value(text: str) -> Any:

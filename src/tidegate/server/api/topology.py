@@ -8,11 +8,10 @@ from pydantic import Field
 from tidegate.engines.postgres.connection import connect, server_facts
 from tidegate.errors import InvalidArgumentError, NotFoundError
 from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
-from tidegate.topology import vindexes
 from tidegate.topology.connections import Endpoint
-from tidegate.topology.destinations import KeyspaceId
 from tidegate.topology.model import Snapshot
 from tidegate.topology.records import Shard, Tablet
+from tidegate.topology.vindexes.mapping import map_values as map_values_of
 
 router = APIRouter(prefix="/v1", tags=["topology"])
 
@@ -252,12 +251,6 @@ def apply_routing_rules(
 @router.post("/vindex/map")
 def map_values(node: Node, body: MapBody) -> Json:
     """The keyspace id of each value and, given a keyspace, the shard it belongs to."""
-    vindex = vindexes.create(body.type, body.type, body.params)
-    if vindex.unknown_params:
-        raise InvalidArgumentError(
-            f"vindex {body.type} does not know: {', '.join(vindex.unknown_params)}",
-            next_step=f"it takes: {', '.join(vindex.known_params) or 'no parameters'}",
-        )
     snapshot = node.store.read() if body.keyspace else None
     serving = snapshot.serving_shards(body.keyspace) if snapshot and body.keyspace else ()
     if body.keyspace and not serving:
@@ -265,20 +258,7 @@ def map_values(node: Node, body: MapBody) -> Json:
             f"keyspace {body.keyspace} has no serving shard",
             next_step=f"tidegate shard add {body.keyspace} NAME",
         )
-    items = []
-    for value in body.values:
-        given = tuple(value) if isinstance(value, list) else value
-        # A vindex refuses by name what it cannot map; `map` alone would answer "nowhere".
-        keyspace_id = vindex.map_many([given])[0]
-        item: Json = {
-            "value": value,
-            "keyspace_id": keyspace_id.hex(),
-            "destination": str(KeyspaceId(keyspace_id)),
-        }
-        if serving:
-            item["shard"] = next(s.name for s in serving if s.key_range.contains(keyspace_id))
-        items.append(item)
-    return many(items)
+    return many(map_values_of(body.type, body.params, body.values, serving))
 
 
 def _keyspace(snapshot: Snapshot, name: str) -> Json:
