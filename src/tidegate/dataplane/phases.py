@@ -42,26 +42,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 import psycopg
 
 from tidegate import steps
-from tidegate.dataplane import post_copy, retention, source_tables, streams
+from tidegate.dataplane import post_copy, source_tables, streams
 from tidegate.dataplane.copy import run_copy
 from tidegate.dataplane.model import StreamState
 from tidegate.dataplane.session import Outcome, Session, check_slot
 from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.connection import connect, server_facts
 from tidegate.engines.postgres.position import format_lsn
-from tidegate.errors import (
-    CancelledError,
-    FailedPreconditionError,
-    LogRetentionError,
-    SlotPassedError,
-)
+from tidegate.errors import CancelledError, FailedPreconditionError, SlotPassedError
 
 if TYPE_CHECKING:
     from tidegate.dataplane.model import SpanSpec
@@ -164,9 +158,7 @@ class Span:
             try:
                 summary = run_copy(self._spec, stop=guard.halt, on_progress=self._progress.copying)
             except CancelledError:
-                guard.raise_alarm()
                 return
-        guard.raise_alarm()
         if not summary.finished or guard.halt.is_set():
             return
         with ThreadPoolExecutor(len(self._spec.targets)) as pool:
@@ -274,8 +266,6 @@ class _Guard:
 
     def __init__(self, spec: SpanSpec, stop: threading.Event) -> None:
         self.halt = threading.Event()
-        self._alarm: LogRetentionError | None = None
-        self._checked_at = 0.0
         self._spec, self._stop = spec, stop
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="copy-guard", daemon=True)
@@ -288,22 +278,6 @@ class _Guard:
         self._done.set()
         self._thread.join()
 
-    def raise_alarm(self) -> None:
-        """Raise what ended the copy, if it was the log it keeps."""
-        if self._alarm is not None:
-            raise self._alarm
-
-    def _look_at_room(self, source: psycopg.Connection) -> None:
-        now = time.monotonic()
-        if now - self._checked_at < retention.CHECK_INTERVAL_S:
-            return
-        self._checked_at = now
-        try:
-            retention.check(source, self._spec)
-        except LogRetentionError as alarm:
-            self._alarm = alarm
-            self.halt.set()
-
     def _watch(self) -> None:
         with contextlib.ExitStack() as stack:
             try:
@@ -311,9 +285,7 @@ class _Guard:
                     stack.enter_context(connect(t.endpoint, purpose="guard", lock_timeout_s=0.2))
                     for t in self._spec.targets
                 ]
-                source = stack.enter_context(connect(self._spec.source, purpose="guard"))
                 while True:
-                    self._look_at_room(source)
                     for conn, target in zip(conns, self._spec.targets, strict=True):
                         self._look(conn, target.stream_id)
                     if self._done.wait(GUARD_INTERVAL_S) or self._stop.is_set():

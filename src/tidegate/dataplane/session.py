@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from tidegate.dataplane import post_copy, retention, source_tables, streams
+from tidegate.dataplane import post_copy, source_tables, streams
 from tidegate.dataplane.apply import Source, StreamStoppedError, TargetApplier
 from tidegate.dataplane.reader import Inbox, Reader
 from tidegate.dataplane.refetch import Refetcher
@@ -92,7 +92,7 @@ class Session:
         self._appliers: dict[int, TargetApplier] = {}
         self._watched: dict[int, psycopg.Connection] = {}
         self._altered: tuple[int, str] | None = None
-        self._probed_at = self._observed_at = self._room_at = 0.0
+        self._probed_at = self._observed_at = 0.0
 
     def run(self) -> Outcome:
         """Stream until something changes.
@@ -261,9 +261,6 @@ class Session:
             assert row is not None
             self._probe.lsn, self._probe.at = parse_lsn(row[0]), now
             self._progress.source(self._source, self._spec)
-        if now - self._room_at >= retention.CHECK_INTERVAL_S:
-            self._room_at = now
-            retention.check(self._source, self._spec)
         if now - self._observed_at >= OBSERVE_INTERVAL_S:
             self._observed_at = now
             self._look_for_ddl()

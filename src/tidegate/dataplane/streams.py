@@ -187,6 +187,27 @@ def log_entries(
     return [LogEntry(*row) for row in rows]
 
 
+def say(
+    conn: psycopg.Connection,
+    stream_id: int,
+    epoch: int,
+    message: str,
+    *,
+    state: StreamState | None = None,
+) -> None:
+    """Put what a worker met into the row of an active stream that no newer worker has."""
+    with conn.transaction():
+        found = conn.execute(
+            "UPDATE _tidegate.stream SET message = %s, state = coalesce(%s, state)"
+            " WHERE id = %s AND epoch <= %s AND state IN ('Init', 'Copying', 'Running')"
+            " RETURNING state",
+            [message, None if state is None else str(state), stream_id, epoch],
+        ).fetchone()
+        if found is not None:
+            log(conn, stream_id, found[0], message)
+            notify(conn, stream_id)
+
+
 def set_state(
     conn: psycopg.Connection, stream_id: int, state: StreamState, message: str = ""
 ) -> StreamRow:

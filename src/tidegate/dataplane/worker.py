@@ -28,6 +28,7 @@ from tidegate.dataplane import streams
 from tidegate.dataplane.model import SpanSpec, StreamState
 from tidegate.dataplane.phases import Span
 from tidegate.dataplane.progress import Progress
+from tidegate.dataplane.retention import RetentionWatch
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import EpochLostError, SchemaChangedError, TidegateError
 from tidegate.topology.connections import redacted
@@ -98,6 +99,15 @@ class Worker:
     def run(self) -> int:
         """The process's exit status."""
         self._progress.event("started", epoch=self._spec.epoch, pid=os.getpid())
+        with RetentionWatch(self._spec, self.stop) as watch:
+            status = self._work()
+        if watch.alarm is None or status == EXIT_EPOCH_LOST:
+            return status
+        self._progress.event("error", message=watch.message, kind="fatal")
+        return EXIT_FATAL
+
+    def _work(self) -> int:
+        """Try until there is nothing left to do, or to be tried."""
         patience = _Patience(self._spec.options.max_retry_s)
         while not self.stop.is_set():
             began = time.monotonic()
@@ -138,22 +148,8 @@ class Worker:
             with (
                 contextlib.suppress(TidegateError, psycopg.Error, OSError),
                 connect(target.endpoint, purpose="control", lock_timeout_s=10) as conn,
-                conn.transaction(),
             ):
-                found = conn.execute(
-                    "UPDATE _tidegate.stream SET message = %s, state = coalesce(%s, state)"
-                    " WHERE id = %s AND epoch = %s AND state IN ('Init', 'Copying', 'Running')"
-                    " RETURNING state",
-                    [
-                        message,
-                        None if state is None else str(state),
-                        target.stream_id,
-                        self._spec.epoch,
-                    ],
-                ).fetchone()
-                if found is not None:
-                    streams.log(conn, target.stream_id, found[0], message)
-                    streams.notify(conn, target.stream_id)
+                streams.say(conn, target.stream_id, self._spec.epoch, message, state=state)
 
 
 def main() -> int:
