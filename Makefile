@@ -3,6 +3,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+# Tests mostly wait for servers: more processes than cores pay.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
 .PHONY: help setup demo test check lint types conformance bench docs clean
 
@@ -19,10 +21,10 @@ demo: $(STAMP) ## move, verify, switch and split a live database on this machine
 	@$(BIN)/tidegate demo $(if $(KEEP),--keep)
 
 test: $(STAMP) lint types ## everything that must hold before a change ships
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 check: $(STAMP) lint types ## the quick half of `make test`
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 lint: $(STAMP) ## style
 	@$(BIN)/ruff check -q .
