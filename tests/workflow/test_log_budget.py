@@ -1,0 +1,96 @@
+"""The log kept for a workflow, from its creation to the alarm and on, as its user sees it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fix_fleet import move_tables, switch_request
+from tidegate.cli.workflow_verbs import status_text
+from tidegate.errors import InvalidArgumentError
+from tidegate.workflow.requests import CancelRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fix_fleet import Fleet
+    from tidegate.workflow.status import WorkflowStatus
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+MIB = 1 << 20
+BUDGET = 32 * MIB
+#: About 50 MiB of log.
+MUCH = (
+    "INSERT INTO public.orders (customer_id, amount, mark, note)"
+    " SELECT 1, 0, 'much-' || n, repeat('x', 900) FROM generate_series(1, 50000) AS n"
+)
+
+
+def wait_status(
+    fleet: Fleet, holds: Callable[[WorkflowStatus], bool], timeout_s: float = 60
+) -> WorkflowStatus:
+    deadline = time.monotonic() + timeout_s
+    while not holds(status := fleet.service.status("shop", "move")):
+        assert time.monotonic() < deadline, f"{status.to_json()}\n{fleet.worker_logs()}"
+    return status
+
+
+def for_eyes(status: WorkflowStatus) -> str:
+    return status_text({**status.to_json(), "spans": []})
+
+
+def test_a_workflow_beyond_its_budget_stops_and_goes_on_with_a_larger_one(moving: Fleet) -> None:
+    moving.start_workers()
+    moving.service.create(move_tables(log_budget_bytes=BUDGET))
+    moving.wait_running("shop", "move")
+    before = moving.service.status("shop", "move")
+    (slot,) = before.slots
+    assert (slot.source, slot.limit_bytes, slot.source_of_limit) == ("commerce/0", BUDGET, "budget")
+    assert slot.disk_free_bytes is not None
+    assert not slot.alarm
+    assert "32.0 MiB (the budget)" in for_eyes(before)
+
+    holder = moving.shards["shop", "0"].admin()
+    with holder.transaction(force_rollback=True):
+        holder.execute("LOCK TABLE public.orders IN EXCLUSIVE MODE")
+        moving.query(
+            "commerce", "0", f"WITH made AS ({MUCH} RETURNING 1) SELECT count(*) FROM made"
+        )
+        stopped = wait_status(moving, lambda s: s.phase == "error")
+    (stream,) = stopped.streams
+    assert "TG-STR-005" in stream.message
+    (slot,) = stopped.slots
+    assert slot.retained_bytes > BUDGET
+    assert "the budget for it is 32.0 MiB" in slot.alarm
+    assert "alarm at commerce/0: the source keeps" in for_eyes(stopped)
+
+    with pytest.raises(InvalidArgumentError):
+        moving.service.start("shop", "move", log_budget_bytes=1)
+    moving.service.start("shop", "move", log_budget_bytes=1024 * MIB)
+    moving.wait_running("shop", "move")
+    moving.wait_equal("commerce", "shop", 60)
+    flow = moving.service.show("shop", "move")
+    assert flow.options.log_budget_bytes == 1024 * MIB
+    assert {span.options.log_budget_bytes for span in moving.service.desired_spans()} == {
+        1024 * MIB
+    }
+    moving.service.cancel(CancelRequest(keyspace="shop", workflow="move"))
+    assert moving.own_objects() == {}
+
+
+def test_slots_of_both_directions_show_what_they_keep(moving: Fleet) -> None:
+    moving.start_workers()
+    moving.service.create(move_tables())
+    moving.wait_running("shop", "move")
+    moving.service.switch_traffic(switch_request())
+    status = moving.service.status("shop", "move")
+    assert {(str(s.direction), s.source) for s in status.slots} >= {("reverse", "shop/0")}
+    for slot in status.slots:
+        assert slot.source_of_limit == "disk"
+        assert slot.limit_bytes is not None
+        assert slot.disk_free_bytes is not None
+        assert slot.retained_bytes < slot.limit_bytes
+    assert "(half of the room there was)" in for_eyes(status)
