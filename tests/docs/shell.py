@@ -63,6 +63,9 @@ _VARIABLE = (
     (r"\b(\d+ h )?(\d+ min )?\d+(\.\d+)? (ms|s|min)\b", "DURATION"),
     (r"\d+(\.\d+)?", "N"),
     (r"[ \t]+", " "),
+    # A stream that has just been started may not have been heard of yet.
+    (r"(?m)(_ID_(?:fwd|rev)\b.*) (?:yes|no) *$", r"\1 ACTIVE"),
+    (r"\bRunning (?:DURATION|-)", "Running LAG"),
 )
 
 
