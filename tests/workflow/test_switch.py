@@ -21,7 +21,7 @@ from tidegate.errors import (
     WaitTimeoutError,
 )
 from tidegate.workflow import switch_steps
-from tidegate.workflow.executor import UndoFailedError
+from tidegate.workflow.executor import UndoFailedError, UnfinishedError
 from tidegate.workflow.service import WorkflowService
 from tidegate.workflow.switch_steps import SwitchActions
 from tidegate.workflow.vdiff.service import VDiffService
@@ -155,10 +155,12 @@ def test_a_pause_that_grows_too_long_is_taken_back(
         patched.setattr(SwitchActions, "_hold", hold)
         with pytest.raises(TidegateError):
             running.service.switch_traffic(switch_request(max_pause_s=1.0, tablet_types=WRITES))
+        app.wait_for_progress()  # although the worker still stands, perhaps inside a transaction
     os.kill(worker, signal.SIGCONT)
-    app.wait_for_progress()
+    running.service.recover()
     assert_untouched(running)
     app.finish()
+    assert app.slowest_s < 4
     running.wait_equal("shop", "commerce")
     app.check(running, "commerce")
 
@@ -237,6 +239,30 @@ def test_a_source_that_dies_in_the_pause_is_opened_when_it_is_back(
         source_server.start()
     assert running.service.recover() == {"shop.move": "switch_writes taken back"}
     assert_untouched(running)
+
+
+def test_a_source_that_dies_after_the_journal_keeps_nobody_waiting(
+    running: Fleet, monkeypatch: pytest.MonkeyPatch, source_server: LocalServer
+) -> None:
+    real = SwitchActions._open
+
+    def opened(actions: SwitchActions) -> None:
+        source_server.stop("immediate")
+        real(actions)
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(SwitchActions, "_open", opened)
+            with pytest.raises(UnfinishedError, match=r"switch\.way_back\.started"):
+                running.service.switch_traffic(switch_request())
+        assert running.service.status("shop", "move").traffic == AT_TARGET
+        running.start_application().wait_for_progress()
+    finally:
+        source_server.start()
+    assert running.service.recover() == {"shop.move": "switch_writes finished"}
+    running.wait_running("shop", "move")
+    running.applications[0].finish()
+    running.wait_equal("shop", "commerce")
 
 
 def test_a_switch_needs_a_proof_and_streams_in_step(running: Fleet) -> None:

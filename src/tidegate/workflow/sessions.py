@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 import psycopg
 
 from tidegate.engines.postgres.connection import connect
-from tidegate.errors import ConnectError, TidegateError
+from tidegate.errors import ConnectError, TidegateError, WaitTimeoutError
 from tidegate.topology.connections import Endpoint, redacted
 
 if TYPE_CHECKING:
@@ -87,6 +87,12 @@ class Sessions:
         def one(shard: str) -> T:
             try:
                 return work(shard, self.get(keyspace, shard))
+            except psycopg.errors.LockNotAvailable as error:
+                raise WaitTimeoutError(
+                    f"a lock on {keyspace}/{shard} was not to be had in time:"
+                    f" {redacted(str(error)).strip()}",
+                    next_step="see who holds it in pg_locks there, then repeat the command",
+                ) from error
             except psycopg.OperationalError as error:
                 raise ConnectError(
                     f"the session on {keyspace}/{shard} failed: {redacted(str(error)).strip()}",

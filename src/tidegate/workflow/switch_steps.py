@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
 from tidegate.engines.postgres import fence, holders, journal, publication, sequences, slots
-from tidegate.engines.postgres.connection import server_facts
+from tidegate.engines.postgres.connection import LOCK_TIMEOUT_S, server_facts
 from tidegate.engines.postgres.position import Position, format_lsn
 from tidegate.errors import FailedPreconditionError, NotFoundError, WaitTimeoutError
 from tidegate.topology.names import TableName
-from tidegate.workflow import spans, switch, traffic
+from tidegate.workflow import spans, switch, switch_journal, traffic
 from tidegate.workflow.model import StreamRef, opposite, replication_name
 from tidegate.workflow.plan import PlanStep, Zone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
@@ -131,9 +130,10 @@ class SwitchActions:
         self._undo[step.name]()
 
     def point_reached(self) -> bool:
-        """Close every source, so that nobody can write the journal any more; then look."""
-        found = self._at_closing(lambda _s, session: journal.close(session, self.key))
-        self.decided = any(found.values())
+        """Whether a journal of this switch is on any source; after this nobody else writes one."""
+        self.decided = switch_journal.close_all(
+            self.work.sessions, self.closing_keyspace, self.closing, self.key
+        )
         return self.decided
 
     # -- before the pause
@@ -235,13 +235,29 @@ class SwitchActions:
             time.sleep(HOLDER_POLL_S)
 
     def _hold(self) -> None:
+        """A worker that stands still inside a transaction must not make writers wait with it."""
         self._mark("fence")
-        for shard, refs in self._streams_by_target().items():
-            session = self.work.sessions.get(self.opening_keyspace, shard)
-            for ref in refs:
-                bound = self.markers[ref.source_shard]
-                streams.hold_at(session, [ref.stream_id], bound, HOLD_S)
+        refs = self._streams_by_target()
+
+        def hold(shard: str, session: Connection[TupleRow]) -> None:
+            with self._hurried(session):
+                for ref in refs[shard]:
+                    bound = self.markers[ref.source_shard]
+                    streams.hold_at(session, [ref.stream_id], bound, HOLD_S)
+
+        self.work.sessions.each(self.opening_keyspace, refs, hold)
         self._wait_streams(lambda: min(self._left_s(), self.request.timeout_s))
+
+    @contextmanager
+    def _hurried(self, session: Connection[TupleRow]) -> Iterator[None]:
+        """Locks are waited for as long as the pause may last."""
+        query = "SELECT set_config('lock_timeout', %s, false)"
+        session.execute(query, [str(max(1, round(self._left_s() * 1000)))])
+        try:
+            yield
+        finally:
+            if not session.broken:
+                session.execute(query, [str(round(LOCK_TIMEOUT_S * 1000))])
 
     def _raise_sequences(self) -> None:
         """T comes after the last row of the streams and before the first of the application."""
@@ -281,18 +297,21 @@ class SwitchActions:
         if not self.decided:
             self._left_s()
             self.work.locks.prove()
-        token = None if self.decided else self.token
-        body = self._journal_body()
-        for index, shard in enumerate(sorted(self.closing)):
-            session = self.work.sessions.get(self.closing_keyspace, shard)
-            journal.write(session, self.key, body, token)
-            if index == 0:
-                steps.reached(switch.FIRST_JOURNALED)
+        switch_journal.write_all(
+            self.work.sessions,
+            self.closing_keyspace,
+            self.closing,
+            self.key,
+            body=self._journal_body(),
+            token=None if self.decided else self.token,
+        )
 
     def _journal_body(self) -> dict[str, Any]:
         """What the switch was; taken from the first journal when another process wrote it."""
         if self.decided:
-            return self._found_journal()
+            return switch_journal.found_body(
+                self.work.sessions, self.closing_keyspace, self.closing, self.key
+            )
         return {
             "workflow": self.work.workflow.name,
             "keyspace": self.work.workflow.target_keyspace,
@@ -305,35 +324,23 @@ class SwitchActions:
             "way_back": self.request.enable_reverse_replication,
         }
 
-    def _found_journal(self) -> dict[str, Any]:
-        for shard in sorted(self.closing):
-            session = self.work.sessions.get(self.closing_keyspace, shard)
-            for entry in journal.entries(session, self.uuid):
-                if (entry.direction, entry.ordinal) == (self.key.direction, self.key.ordinal):
-                    return entry.body
-        raise FailedPreconditionError(
-            f"the journal of switch {self.key.ordinal} is on no source any more",
-            next_step="do not delete rows of _tidegate.journal; restore it, or open an issue",
-        )
-
     # -- after the journal
 
     def _open(self) -> None:
         self._at_opening(lambda _s, session: self._lift(session, self.opening_side))
 
     def _route(self) -> None:
+        """The closing side is not asked: were it gone now, the application must not wait for it."""
         to_target = self.direction is Direction.FORWARD
-        refs = self._way_back_refs()
 
         def change(snapshot: Snapshot) -> Snapshot:
             return traffic.with_writes_switched(snapshot, self.work.workflow, to_target=to_target)
 
         def record(workflow: Workflow) -> Workflow:
-            changed = workflow.with_streams(self.back, refs)
             if self.pause_started is None:
-                return changed
+                return workflow
             pause_ms = (time.monotonic() - self.pause_started) * 1000.0
-            return replace(changed, last_pause_ms=round(pause_ms, 1))
+            return replace(workflow, last_pause_ms=round(pause_ms, 1))
 
         self.work.change_topology(change, record)
 
@@ -351,10 +358,13 @@ class SwitchActions:
         )
 
     def _start_way_back(self) -> None:
-        for ref in self.work.workflow.streams_of(self.back):
+        refs = self._way_back_refs()
+        for ref in refs:
             session = self.work.sessions.get(self.closing_keyspace, ref.target_shard)
             streams.start(session, ref.stream_id)
-        self.work.save(lambda w: w.with_wanted(self.back, wanted=True))
+        self.work.save(
+            lambda w: w.with_streams(self.back, refs).with_wanted(self.back, wanted=True)
+        )
 
     def _freeze(self) -> None:
         for shard, refs in self._streams_by_target().items():

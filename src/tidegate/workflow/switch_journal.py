@@ -1,0 +1,87 @@
+"""The journal of a switch over all its sources: written everywhere, or the door closed everywhere.
+
+Decides when the point of no return is reached: with the first journal, on any source. How one
+source keeps a journal is :mod:`tidegate.engines.postgres.journal`'s business.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from tidegate import steps
+from tidegate.engines.postgres import journal
+from tidegate.errors import ConnectError, FailedPreconditionError, TidegateError
+from tidegate.topology.connections import redacted
+from tidegate.workflow import switch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tidegate.workflow.sessions import Sessions
+
+
+def close_all(
+    sessions: Sessions, keyspace: str, shards: Iterable[str], key: journal.SwitchKey
+) -> bool:
+    """Close every source, so that nobody else can write the journal any more; then look.
+
+    One journal decides, also when other sources cannot be seen.
+
+    Raises:
+        TidegateError: none was found, and a source could not be seen.
+    """
+    found: list[bool] = []
+    away: TidegateError | None = None
+    for shard in sorted(shards):
+        try:
+            found.append(journal.close(sessions.get(keyspace, shard), key))
+        except TidegateError as error:
+            away = away or error
+        except psycopg.OperationalError as error:
+            away = away or ConnectError(
+                f"the session on {keyspace}/{shard} failed: {redacted(str(error)).strip()}",
+                next_step="check that the server runs",
+            )
+    if away is not None and not any(found):
+        raise away
+    return any(found)
+
+
+def write_all(
+    sessions: Sessions,
+    keyspace: str,
+    shards: Iterable[str],
+    key: journal.SwitchKey,
+    *,
+    body: dict[str, Any],
+    token: str | None,
+) -> None:
+    """Write the journal on every source; arguments as :func:`journal.write`.
+
+    Raises:
+        ConflictError: somebody else has decided about this switch.
+    """
+    for index, shard in enumerate(sorted(shards)):
+        journal.write(sessions.get(keyspace, shard), key, body, token)
+        if index == 0:
+            steps.reached(switch.FIRST_JOURNALED)
+
+
+def found_body(
+    sessions: Sessions, keyspace: str, shards: Iterable[str], key: journal.SwitchKey
+) -> dict[str, Any]:
+    """What the journal says that another process wrote.
+
+    Raises:
+        FailedPreconditionError: it is on no source any more.
+    """
+    for shard in sorted(shards):
+        for entry in journal.entries(sessions.get(keyspace, shard), key.workflow_uuid):
+            if (entry.direction, entry.ordinal) == (key.direction, key.ordinal):
+                return entry.body
+    raise FailedPreconditionError(
+        f"the journal of switch {key.ordinal} is on no source any more",
+        next_step="do not delete rows of _tidegate.journal; restore it, or open an issue",
+    )
