@@ -145,6 +145,9 @@ def test_waiting_for_a_position_ends_in_time_and_tells_why(conn: psycopg.Connect
     with pytest.raises(WaitTimeoutError, match="has not begun"):
         streams.wait_position(conn, stream, 5, 0.05)
     conn.execute("UPDATE _tidegate.stream SET lsn = %s", [format_lsn(5)])
+    with pytest.raises(WaitTimeoutError, match="is copying"):
+        streams.wait_position(conn, stream, 5, 0.05)
+    conn.execute("UPDATE _tidegate.stream SET h_lsn = %s", [format_lsn(5)])
     assert streams.wait_position(conn, stream, 5, 0.05).lsn == 5
     streams.stop(conn, stream)
     with pytest.raises(FailedPreconditionError, match="cannot reach 0/6"):
