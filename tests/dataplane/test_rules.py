@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fix_span import session
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, SpanOptions, StreamState, TableRule
-from tidegate.engines.postgres import publication, slots
+from tidegate.engines.postgres import publication, sidecar, slots
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.position import Position, format_lsn, parse_lsn
 from tidegate.topology.names import TableName
@@ -215,6 +216,48 @@ def test_rule_11_a_change_that_finds_another_row_than_it_should_stops_the_stream
     assert row.state is StreamState.ERROR
     assert "doc" in row.message
     assert words in row.message
+
+
+KEYED = "CREATE TABLE keyed (k text PRIMARY KEY, v text);"
+HALF = (
+    "INSERT INTO keyed SELECT 'k' || i, 'v' FROM generate_series(1, 60) i"
+    " WHERE (get_byte(decode(md5('k' || i), 'hex'), 0) < 128) = {}"
+)
+
+
+def merged(maker: SpanMaker, source: LocalServer, target: LocalServer) -> tuple[SpanCase, SpanCase]:
+    """Two source shards that flow into one target."""
+    rules = [TableRule("keyed", ("k",), "binary_md5")]
+    low = maker(source, [("0", target)], KEYED, rules, load=HALF.format("true"))
+    low.spec = replace(low.spec, source_shard="-80")
+    low.at_targets[0].execute("UPDATE _tidegate.stream SET source_shard = '-80'")
+    other = maker.make_database(source)
+    at, name = session(other), low.spec.slot.replace("_fwd", "_fwd_1")
+    at.execute(KEYED + HALF.format("false"))
+    sidecar.install(at)
+    publication.create(at, name, [TableName.parse("keyed")])
+    slots.create(other.endpoint, name)
+    spec = replace(
+        low.spec, source=other.endpoint, source_shard="80-", slot=name, publication=name, targets=()
+    )
+    return low, maker.add(other, [("0", low.targets[0])], spec)
+
+
+def test_rule_13_a_truncate_takes_the_rows_of_its_own_source_only(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    low, high = merged(make_span, source_server, target_server)
+    for case in (low, high):
+        case.start()
+        case.wait_running()
+    low.at_source.execute("TRUNCATE keyed")
+    low.at_source.execute("INSERT INTO keyed VALUES ('k2', 'again')")
+    low.catch_up()
+    high.catch_up()
+    found = low.contents(low.at_targets[0], "keyed")
+    kept = low.contents(low.at_source, "keyed") + high.contents(high.at_source, "keyed")
+    assert len(kept) > 10
+    assert found == sorted(kept, key=str.encode)
 
 
 def way_back(maker: SpanMaker, there: SpanCase) -> SpanCase:
