@@ -12,6 +12,7 @@ import pytest
 from fix_span import session
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import SpanOptions, StreamState, TableRule
+from tidegate.dataplane.reader import BATCH_CHANGES
 from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.topology.connections import Endpoint
@@ -212,6 +213,29 @@ def test_a_stop_position_stops_for_good_and_nothing_beyond_is_applied(case: Span
     case.start()
     case.catch_up()
     case.assert_equal()
+
+
+def test_a_transaction_of_any_size_is_applied_whole_and_nothing_after_a_stop(
+    case: SpanCase,
+) -> None:
+    """It arrives in parts; its end may arrive with nothing else, or with what comes after."""
+    case.start()
+    case.wait_running()
+    conn, stream = case.at_targets[0], case.rows()[0].id
+    for count in (BATCH_CHANGES, 2 * BATCH_CHANGES, 2 * BATCH_CHANGES + 5):
+        streams.hold(conn, [stream], 60)
+        case.at_source.execute(
+            "INSERT INTO item (n) SELECT i FROM generate_series(1, %s) i", [count]
+        )
+        bound = streams.emit_marker(case.at_source, "large")
+        before = case.at_source.execute("SELECT count(*), sum(n) FROM item").fetchone()
+        add(case, 3)
+        streams.hold_at(conn, [stream], bound, 60)
+        assert streams.wait_position(conn, stream, bound, 60).lsn == bound
+        assert conn.execute("SELECT count(*), sum(n) FROM item").fetchone() == before
+        streams.release(conn, [stream])
+        case.catch_up()
+        case.assert_equal()
 
 
 def test_a_stopped_stream_applies_nothing_and_goes_on_when_started(case: SpanCase) -> None:

@@ -293,6 +293,8 @@ class TargetApplier(threading.Thread):
         while not self._halt.is_set():
             batch = self._inbox.take()
             if batch is not None:
+                if len(batch.ends) > 1:  # what follows is not part of it
+                    batch, self._rest = split(batch, 1)
                 return batch
             with self._inbox.changed:
                 if self._inbox.empty():

@@ -66,6 +66,8 @@ class Inbox:
 
     def __init__(self, start_lsn: int) -> None:
         self.start_lsn = start_lsn
+        #: a part of a transaction was put, its end was not
+        self.in_parts = False
         #: a marker was read up to here: the position is to be recorded at once
         self.urgent_lsn = 0
         self.changed = threading.Condition()
@@ -79,6 +81,7 @@ class Inbox:
                 return False
             self._batches.append(batch)
             self._size += batch.size
+            self.in_parts = batch.open
             self.changed.notify_all()
             return True
 
@@ -270,7 +273,7 @@ class Reader(threading.Thread):
         self.counters.bytes += batch.size
         for inbox, part in zip(self._inboxes, self._parts(batch), strict=True):
             rest = after(inbox.start_lsn, part)
-            if not rest.changes:
+            if not rest.changes and (batch.open or not inbox.in_parts):
                 continue
             while not inbox.put(rest, WAIT_S) and not self._halt.is_set():
                 log.tell(self.durable())
