@@ -144,7 +144,6 @@ def server(**changes: Any) -> ServerFacts:
         max_wal_senders=20,
         free_wal_senders=20,
         max_prepared_transactions=0,
-        slot_wal_limit_bytes=None,
         synchronous_standby_names="",
         track_commit_timestamp=False,
     )

@@ -72,7 +72,6 @@ def test_facts_describe_the_server(source_server: LocalServer, old_server: Local
     assert facts.wal_level == "logical"
     assert facts.is_superuser
     assert 0 < facts.free_slots <= facts.max_slots
-    assert facts.slot_wal_limit_bytes is None
     with connect(Endpoint(old_server.conninfo(), old_server.secret), purpose="test") as connection:
         assert server_facts(connection).major == 16
 

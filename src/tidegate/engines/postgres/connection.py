@@ -97,7 +97,6 @@ class ServerFacts:
     max_wal_senders: int
     free_wal_senders: int
     max_prepared_transactions: int
-    slot_wal_limit_bytes: int | None
     synchronous_standby_names: str
     track_commit_timestamp: bool
 
@@ -236,8 +235,6 @@ SELECT (SELECT system_identifier::text FROM pg_control_system()),
        current_setting('max_wal_senders')::int
          - (SELECT count(*) FROM pg_stat_get_wal_senders()),
        current_setting('max_prepared_transactions')::int,
-       (SELECT nullif(setting::bigint, -1) * 1024 * 1024 FROM pg_settings
-         WHERE name = 'max_slot_wal_keep_size'),
        current_setting('synchronous_standby_names'),
        current_setting('track_commit_timestamp')::bool
   FROM pg_database d, pg_roles r
