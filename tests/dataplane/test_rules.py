@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fix_span import SpanCase, SpanMaker
     from tidegate.engines.postgres.local import LocalServer
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 DOC = """
 CREATE TABLE doc (id int PRIMARY KEY, tenant int NOT NULL DEFAULT 0, note text, body text);

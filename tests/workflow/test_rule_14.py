@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fix_fleet import Fleet
     from tidegate.engines.postgres.local import LocalServer
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 
 def test_rule_14_a_writer_elsewhere_at_the_target_delays_the_switch_and_no_application(
