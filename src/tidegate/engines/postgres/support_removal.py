@@ -55,7 +55,7 @@ def remove(connection: Connection[TupleRow], made: Iterable[tuple[str, str]]) ->
             name = sql.Identifier(identity).as_string(connection)
         statement = f"DROP {kind} IF EXISTS {name} RESTRICT"
         try:
-            connection.execute(sql.SQL(statement))  # type: ignore[arg-type] # catalogue's own name
+            connection.execute(sql.SQL(statement))
         except (
             psycopg.errors.DependentObjectsStillExist,
             psycopg.errors.UndefinedObject,
