@@ -8,6 +8,7 @@ shard that cannot be reached is shown as such; the rest is shown all the same.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tidegate.dataplane import streams
@@ -16,12 +17,13 @@ from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.capacity import Capacity, read_capacity, retention_alarm
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.errors import FailedPreconditionError, TidegateError
+from tidegate.topology.vschema import TableKind
 from tidegate.workflow import traffic
 from tidegate.workflow.model import replication_name
 from tidegate.workflow.state import TableCopyPhase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from psycopg import Connection
@@ -183,7 +185,7 @@ def read_status(
         try:
             session = sessions.get(keyspace, shard)
             found += stream_statuses(session, workflow)
-            tables += _table_copies(session, workflow)
+            tables += _table_copies(session, workflow, partial(_share, snapshot, workflow))
             kept += _slots(session, workflow, keyspace, shard, room=room)
         except TidegateError as error:
             unreachable[f"{keyspace}/{shard}"] = error.message
@@ -260,13 +262,25 @@ def _pending(session: Connection[TupleRow], workflow: Workflow) -> dict[int, int
     return {row[0]: row[1] for row in rows}
 
 
-def _table_copies(session: Connection[TupleRow], workflow: Workflow) -> list[TableCopy]:
+def _share(snapshot: Snapshot, workflow: Workflow, table: str, source_shard: str) -> int:
+    """Over how many targets the rows of a table at one source are spread."""
+    vschema = snapshot.vschema(workflow.target_keyspace)
+    spec = vschema.tables.get(table)
+    if not vschema.sharded or spec is None or spec.kind is TableKind.REFERENCE:
+        return 1
+    forward = workflow.streams_of(Direction.FORWARD)
+    return max(1, sum(ref.source_shard == source_shard for ref in forward))
+
+
+def _table_copies(
+    session: Connection[TupleRow], workflow: Workflow, share: Callable[[str, str], int]
+) -> list[TableCopy]:
     if not _installed(session):
         return []
     rows = session.execute(
         "SELECT t.table_name, t.phase, t.est_rows, t.est_bytes, coalesce(c.rows, 0),"
         " coalesce(c.bytes, 0), t.done_at IS NOT NULL,"
-        " extract(epoch FROM clock_timestamp() - c.first)::float8"
+        " extract(epoch FROM clock_timestamp() - c.first)::float8, s.source_shard"
         " FROM _tidegate.table_copy AS t JOIN _tidegate.stream AS s ON s.id = t.stream_id"
         " LEFT JOIN LATERAL (SELECT sum(rows)::bigint AS rows, sum(bytes)::bigint AS bytes,"
         "   min(done_at) AS first FROM _tidegate.copy_state AS x"
@@ -274,11 +288,13 @@ def _table_copies(session: Connection[TupleRow], workflow: Workflow) -> list[Tab
         " WHERE s.workflow_uuid = %s ORDER BY t.table_name, s.id",
         [workflow.uuid],
     ).fetchall()
-    return [_table_copy(row) for row in rows]
+    return [_table_copy(row[:-1], share(row[0], row[-1])) for row in rows]
 
 
-def _table_copy(row: TupleRow) -> TableCopy:
+def _table_copy(row: TupleRow, share: int) -> TableCopy:
+    """One table at one target; the source's sizes count by the target's ``share`` of them."""
     (table, phase, rows_total, bytes_total, rows, size, done, since_s) = row
+    rows_total, bytes_total = rows_total // share, bytes_total // share
     left, eta = max(0, bytes_total - size), None
     if not done and since_s and size:
         eta = min(ETA_MAX_S, left / (size / since_s))
