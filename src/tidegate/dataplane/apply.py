@@ -301,36 +301,39 @@ class TargetApplier(threading.Thread):
                     self._inbox.changed.wait(WAIT_S)
         raise StreamStoppedError
 
+    def _emptied(self, route: Route, truncate: bool) -> sql.Composable | None:
+        """Asked only when there was a TRUNCATE: with several sources it may be refused."""
+        return self._emptying(route) if truncate else None
+
     def _changes(self, changes: list[Change], *, lenient: bool) -> int:
         """Apply changes table by table; says how many rows."""
-        compactors: dict[str, tuple[Route, Strict | Lenient]] = {}
-        again = {c[1].extra.table for c in changes if c[0] == REFETCH}
-        for kind, relation, old, new in changes:
-            route: Route = relation.extra
-            known = compactors.get(route.table)
-            if known is None:
-                softly = lenient or route.loose or route.table in again
-                compactor = (
-                    Lenient(route.key_places, self._refetcher.donor(route))
-                    if softly
-                    else Strict(route.key_places, route.table)
-                )
-                known = compactors[route.table] = (route, compactor)
-            known[1].add(kind, old, new)
+        by_route: dict[Route, list[Change]] = {}
+        again: set[Route] = set()
+        last, append = None, None
+        for change in changes:
+            relation = change[1]
+            if relation is not last or append is None:
+                last = relation
+                append = by_route.setdefault(relation.extra, []).append
+            append(change)
+            if change[0] == REFETCH:
+                again.add(relation.extra)
         rows = 0
-        for table, (route, compactor) in compactors.items():
-            applier = self._tables[table]
-            if isinstance(compactor, Strict):
-                strict = compactor.sets()
-                rows += apply_strict(
-                    applier, strict, self._emptying(route) if strict.truncate else None
-                )
+        for route, own in by_route.items():
+            applier = self._tables[route.table]
+            if not (lenient or route.loose or route in again):
+                strict = Strict(route.key_places, route.table)
+                strict.add_all(own)
+                exact = strict.sets()
+                condition = self._emptying(route) if exact.truncate else None
+                rows += apply_strict(applier, exact, condition)
                 continue
-            sets = compactor.sets()
-            count, keys = apply_lenient(
-                applier, sets, self._emptying(route) if sets.truncate else None
-            )
-            self._refetcher.note(self._conn, applier, table, sets, keys)
+            soft = Lenient(route.key_places, self._refetcher.donor(route))
+            soft.add_all(own)
+            sets = soft.sets()
+            condition = self._emptying(route) if sets.truncate else None
+            count, keys = apply_lenient(applier, sets, condition)
+            self._refetcher.note(self._conn, applier, route.table, sets, keys)
             rows += count
         return rows
 
