@@ -301,10 +301,6 @@ class TargetApplier(threading.Thread):
                     self._inbox.changed.wait(WAIT_S)
         raise StreamStoppedError
 
-    def _emptied(self, route: Route, truncate: bool) -> sql.Composable | None:
-        """Asked only when there was a TRUNCATE: with several sources it may be refused."""
-        return self._emptying(route) if truncate else None
-
     def _changes(self, changes: list[Change], *, lenient: bool) -> int:
         """Apply changes table by table; says how many rows."""
         by_route: dict[Route, list[Change]] = {}
