@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.dataplane.compaction import REFETCH, Lenient, Strict
-from tidegate.engines.postgres.pgoutput import DELETE, INSERT, TRUNCATE, UPDATE
+from tidegate.engines.postgres.pgoutput import DELETE, INSERT, TRUNCATE, UPDATE, unpacked
 from tidegate.errors import DivergenceError
 
 type Row = list[bytes | None]
@@ -84,6 +84,10 @@ def start(present: set[bytes]) -> Table:
     return {k: [k, b"a" + k, b"b" + k] for k in present}
 
 
+def cut(moved: list[tuple[Any, Any]]) -> list[tuple[Any, Row]]:
+    return [(origin, unpacked(row)) for origin, row in moved]
+
+
 def merged(row: Row, donor: Row) -> Row:
     return [old if new is None else new for new, old in zip(row, donor, strict=True)]
 
@@ -96,23 +100,23 @@ def apply_strict(table: Table, compactor: Strict) -> Table:
         del table[gone]
     donors = {}
     for moved in sets.moves.values():
-        for origin, row in moved:
+        for origin, row in cut(moved):
             donors[row[0]] = table.pop(origin)
     for present, rows in sets.updates.items():
-        for row in rows:
+        for row in map(unpacked, rows):
             assert row[0] in table, "an update in place finds its row"
             table[row[0]] = [
                 new if i in present else old
                 for i, (new, old) in enumerate(zip(row, table[row[0]], strict=True))
             ]
     for moved in sets.moves.values():
-        for _, row in moved:
+        for _, row in cut(moved):
             assert row[0] not in table
             donor = donors[row[0]]
             table[row[0]] = [
                 old if new is None else new for new, old in zip(row, donor, strict=True)
             ]
-    for row in sets.inserts:
+    for row in map(unpacked, sets.inserts):
         assert row[0] not in table, "an insert finds its key free"
         assert None not in row
         table[row[0]] = row
@@ -157,18 +161,18 @@ def apply_lenient(  # noqa: C901, PLR0912 - the model of one long order of state
     table = {} if sets.truncate else dict(table)
     taken: Table = {}
     for moved in sets.moves.values():
-        for origin, row in moved:
+        for origin, row in cut(moved):
             assert row[0] is not None
             if origin in table:
                 taken[row[0]] = table.pop(origin)
-    upserted = {row[0] for row in sets.upserts}
-    targets = {row[0] for moved in sets.moves.values() for _, row in moved}
+    upserted = {row[0] for row in map(unpacked, sets.upserts)}
+    targets = {row[0] for moved in sets.moves.values() for _, row in cut(moved)}
     for gone in {*sets.deletes, *sets.refetch, *upserted, *targets}:
         table.pop(gone, None)
     again -= {*sets.deletes, *upserted}
     again |= set(sets.refetch)
     for present, rows in sets.updates.items():
-        for row in rows:
+        for row in map(unpacked, rows):
             if row[0] in table:
                 table[row[0]] = [
                     new if i in present else old
@@ -177,13 +181,13 @@ def apply_lenient(  # noqa: C901, PLR0912 - the model of one long order of state
             else:
                 again.add(row[0])
     for moved in sets.moves.values():
-        for _, row in moved:
+        for _, row in cut(moved):
             if row[0] in taken:
                 donor = taken[row[0]]
                 table[row[0]] = merged(row, donor)
             else:
                 again.add(row[0])
-    for row in sets.upserts:
+    for row in map(unpacked, sets.upserts):
         table[row[0]] = row
     return table
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.engines.postgres.pgoutput import DELETE, INSERT, TRUNCATE, UPDATE
+from tidegate.engines.postgres.pgoutput import DELETE, INSERT, TRUNCATE, UPDATE, unpacked
 from tidegate.engines.postgres.rowsets import (
     Key,
     LenientSets,
@@ -37,17 +37,19 @@ from tidegate.engines.postgres.rowsets import (
 from tidegate.errors import DivergenceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from tidegate.engines.postgres.pgoutput import Row
+    from tidegate.engines.postgres.pgoutput import AnyRow, Change
 
 #: Kind of a change that says: this key must be read again (its new tuple holds the key columns).
 REFETCH = ord("F")
 
 
-def _merge(new: Row, old: Row) -> Row:
+def _merge(new: AnyRow, old: AnyRow) -> AnyRow:
     """``new``, with values it leaves out taken from ``old``."""
-    return [b if a is None else a for a, b in zip(new, old, strict=True)]
+    if None not in new:
+        return new
+    return [b if a is None else a for a, b in zip(unpacked(new), unpacked(old), strict=True)]
 
 
 class Strict:
@@ -58,11 +60,11 @@ class Strict:
         self._name = name
         self._truncate = False
         #: key now → (key at the beginning or None when inserted, row with None for unknown values)
-        self._live: dict[Key, tuple[Key | None, Row]] = {}
+        self._live: dict[Key, tuple[Key | None, AnyRow]] = {}
         #: keys whose row of the beginning was deleted or moved
         self._gone: set[Key] = set()
 
-    def add(self, kind: int, old: Row | None, new: Row | None) -> None:
+    def add(self, kind: int, old: AnyRow | None, new: AnyRow | None) -> None:
         """One change.
 
         Raises:
@@ -91,15 +93,38 @@ class Strict:
             self._live.clear()
             self._gone.clear()
 
-    def _update(self, key: Key, new: Row) -> None:
+    def add_all(self, changes: Iterable[Change]) -> None:
+        """Many changes; the two commonest, whole rows in place and inserts, in a tight loop.
+
+        Raises:
+            DivergenceError: as :meth:`add`.
+        """
+        live, gone, key_of = self._live, self._gone, self._key
+        for kind, _, old, new in changes:
+            if old is not None or new is None or isinstance(new, list):
+                self.add(kind, old, new)
+                continue
+            known_key = new[0].key
+            key = key_of(new) if known_key is None else known_key(new[1])
+            known = live.get(key)
+            if kind == INSERT and known is None:
+                live[key] = (None, new)
+            elif kind == UPDATE and known is not None:
+                live[key] = (known[0], new)
+            elif kind == UPDATE and key not in gone and not self._truncate:
+                live[key] = (key, new)
+            else:
+                self.add(kind, old, new)
+
+    def _update(self, key: Key, new: AnyRow) -> None:
         known = self._live.get(key)
         if known is None:
             self._must_be_there(key, "updates")
             self._live[key] = (key, new)
         else:
-            self._live[key] = (known[0], _merge(new, known[1]) if None in new else new)
+            self._live[key] = (known[0], _merge(new, known[1]))
 
-    def _move(self, before: Key, key: Key, new: Row) -> None:
+    def _move(self, before: Key, key: Key, new: AnyRow) -> None:
         known = self._live.pop(before, None)
         if key in self._live:
             raise self._contradiction("moves a row onto one that is there", key)
@@ -111,7 +136,7 @@ class Strict:
         origin, row = known
         if origin == before:
             self._gone.add(before)
-        self._live[key] = (origin, _merge(new, row) if None in new else new)
+        self._live[key] = (origin, _merge(new, row))
 
     def _delete(self, key: Key) -> None:
         known = self._live.pop(key, None)
@@ -136,17 +161,24 @@ class Strict:
         """The sets that have the effect of all changes added."""
         result = StrictSets(truncate=self._truncate)
         gone = self._gone
+        whole: list[AnyRow] = []
         for key, (origin, row) in self._live.items():
             if origin is None:
                 result.inserts.append(row)
             elif origin == key:
-                gone.discard(key)
-                result.updates[_present(row)].append(row)
+                if key in gone:
+                    gone.discard(key)
+                if isinstance(row, tuple):
+                    whole.append(row)
+                else:
+                    result.updates[_present(row)].append(row)
             elif None in row:
                 gone.discard(origin)
-                result.moves[present_columns(row)].append((origin, row))
+                result.moves[_present(row)].append((origin, row))
             else:
                 result.inserts.append(row)
+        if whole:
+            result.updates[_present(whole[0])] += whole
         result.deletes = list(gone)
         return result
 
@@ -154,12 +186,16 @@ class Strict:
 _FULL: dict[int, Present] = {}
 
 
-def _present(row: Row) -> Present:
-    if None in row:
+def _present(row: AnyRow) -> Present:
+    if isinstance(row, tuple):
+        width = len(row[0].cuts)
+    elif None in row:
         return present_columns(row)
-    full = _FULL.get(len(row))
+    else:
+        width = len(row)
+    full = _FULL.get(width)
     if full is None:
-        full = _FULL[len(row)] = tuple(range(len(row)))
+        full = _FULL[width] = tuple(range(width))
     return full
 
 
@@ -179,9 +215,9 @@ class Lenient:
         self._donor = donor
         self._truncate = False
         #: key → what it is in the end, the row as far as known, the key it was moved from
-        self._last: dict[Key, tuple[int, Row | None, Key]] = {}
+        self._last: dict[Key, tuple[int, AnyRow | None, Key]] = {}
 
-    def add(self, kind: int, old: Row | None, new: Row | None) -> None:
+    def add(self, kind: int, old: AnyRow | None, new: AnyRow | None) -> None:
         """One change; nothing here is impossible, because the target may be newer than the log."""
         if kind == DELETE:
             assert old is not None
@@ -193,10 +229,15 @@ class Lenient:
             assert new is not None
             self._write(kind, old, new)
 
-    def _write(self, kind: int, old: Row | None, new: Row) -> None:
+    def add_all(self, changes: Iterable[Change]) -> None:
+        """Many changes."""
+        for kind, _, old, new in changes:
+            self.add(kind, old, new)
+
+    def _write(self, kind: int, old: AnyRow | None, new: AnyRow) -> None:
         key = self._key(new)
         before = key if old is None else self._key(old)
-        found: tuple[int, Row | None, Key]
+        found: tuple[int, AnyRow | None, Key]
         if kind == REFETCH:
             found = (self._REFETCH, None, None)
         elif kind == INSERT or None not in new:
@@ -207,7 +248,7 @@ class Lenient:
             self._last[before] = (self._ABSENT, None, None)
         self._last[key] = found
 
-    def _partial(self, before: Key, key: Key, new: Row) -> tuple[int, Row | None, Key]:
+    def _partial(self, before: Key, key: Key, new: AnyRow) -> tuple[int, AnyRow | None, Key]:
         """What an update that leaves values out makes of what is known of its row."""
         kind, row, origin = self._last.get(before, (self._PARTIAL, None, before))
         if kind in {self._ABSENT, self._REFETCH}:
@@ -233,7 +274,7 @@ class Lenient:
             elif kind == self._FULL:
                 result.upserts.append(row)
             elif kind == self._PARTIAL:
-                result.updates[present_columns(row)].append(row)
+                result.updates[_present(row)].append(row)
             else:
-                result.moves[present_columns(row)].append((origin, row))
+                result.moves[_present(row)].append((origin, row))
         return result

@@ -15,10 +15,18 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tidegate.dataplane.compaction import REFETCH
-from tidegate.engines.postgres.pgoutput import DELETE, INSERT, NULL, TRUNCATE, Relation
+from tidegate.engines.postgres.pgoutput import (
+    DELETE,
+    INSERT,
+    NULL,
+    TRUNCATE,
+    Relation,
+    field_of,
+)
 from tidegate.errors import ShardKeyError
 from tidegate.topology import vindexes
 from tidegate.topology.keyrange import normalize
@@ -26,7 +34,7 @@ from tidegate.topology.keyrange import normalize
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tidegate.engines.postgres.pgoutput import Change, Row
+    from tidegate.engines.postgres.pgoutput import AnyRow, Change
     from tidegate.engines.postgres.split import Routing, ShardColumn
     from tidegate.topology.vindexes import Value, Vindex
 
@@ -47,7 +55,7 @@ class Route:
     loose: bool = False
     locator: Locator | None = None
 
-    @property
+    @cached_property
     def key_places(self) -> tuple[int, ...]:
         """Places of the key columns."""
         return tuple(self.columns.index(name) for name in self.key)
@@ -76,14 +84,14 @@ class Locator:
             locator.places.append(place)
         return locator
 
-    def values(self, rows: Iterable[Row], shard: Sequence[int], *, binary: bool) -> list[Any]:
+    def values(self, rows: Iterable[AnyRow], shard: Sequence[int], *, binary: bool) -> list[Any]:
         """The sharding values of rows."""
         columns = list(zip(shard, self.columns, strict=True))
         if not self.vindex.multi_column:
             place, column = columns[0]
-            return [_value(column, row[place], binary=binary) for row in rows]
+            return [_value(column, field_of(row, place), binary=binary) for row in rows]
         return [
-            tuple(_value(column, row[place], binary=binary) for place, column in columns)
+            tuple(_value(column, field_of(row, place), binary=binary) for place, column in columns)
             for row in rows
         ]
 
@@ -194,7 +202,7 @@ type _Places = tuple[int | None, int | None]
 
 def _places(changes: Sequence[Change]) -> dict[int, _Places]:
     """For each change of a sharded table: the place of its old and of its new row, if known."""
-    wanted: dict[Relation, list[tuple[int, bool, Row]]] = {}
+    wanted: dict[Relation, list[tuple[int, bool, AnyRow]]] = {}
     for index, (kind, relation, old, new) in enumerate(changes):
         route: Route = relation.extra
         if route.locator is None or kind == TRUNCATE:
@@ -216,14 +224,18 @@ def _places(changes: Sequence[Change]) -> dict[int, _Places]:
     return placed
 
 
-def _located(route: Route, rows: Sequence[tuple[int, bool, Row]]) -> list[int]:
+def _located(route: Route, rows: Sequence[tuple[int, bool, AnyRow]]) -> list[int]:
     assert route.locator is not None
     try:
         values = route.locator.values([r for _, _, r in rows], route.shard, binary=route.binary)
         return route.locator.locate(values)
     except ShardKeyError as error:
         index = error.details.get("index")
-        key = "" if index is None else f", key {[rows[index][2][k] for k in route.key_places]}"
+        key = (
+            ""
+            if index is None
+            else f", key {[field_of(rows[index][2], k) for k in route.key_places]}"
+        )
         raise ShardKeyError(
             f"table {route.table}: {error.message}{key}",
             next_step=error.next_step,

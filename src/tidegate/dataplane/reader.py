@@ -39,6 +39,7 @@ QUEUE_BATCHES = 10_000
 WAIT_S = 0.25
 _PREFIX = MESSAGE_PREFIX
 _MARKER = b"marker:"
+_ROWS = frozenset({pgoutput.INSERT, pgoutput.UPDATE, pgoutput.DELETE})
 
 
 class End(NamedTuple):
@@ -175,23 +176,32 @@ class Reader(threading.Thread):
             pgoutput.TRUNCATE: self._on_truncate,
         }
         ignored = {pgoutput.ORIGIN, pgoutput.TYPE}
-        change = self._decoder.change
+        change, read, is_halted = self._decoder.change, log.read, self._halt.is_set
         pending = self._pending
-        while not self._halt.is_set():
-            data = log.read()
+        while not is_halted():
+            data = read()
             if data is None:
                 self._drained(log)
                 continue
             kind = data[HEADER_BYTES]
-            handler = handlers.get(kind)
-            if handler is not None:
-                self._digest(log, handler, data)
-            elif kind not in ignored and not self._dropping:
+            if kind in _ROWS:
+                if self._dropping:
+                    continue
                 found = change(data)
-                if found[1].extra is not None:
-                    pending.changes.append(found)
-                    pending.size += len(data)
-            if pending.full():
+                if found[1].extra is None:
+                    continue
+                pending.changes.append(found)
+                pending.size += len(data)
+            elif kind in handlers:
+                self._digest(log, handlers[kind], data)
+            else:
+                assert kind in ignored, f"unexpected message {chr(kind)!r}"
+                continue
+            if (
+                pending.size >= BATCH_BYTES
+                or len(pending.changes) >= BATCH_CHANGES
+                or len(pending.ends) >= BATCH_CHANGES
+            ):
                 self._hand_over(log)
 
     def _digest(self, log: LogStream, handler: Callable[[bytes], None], data: bytes) -> None:

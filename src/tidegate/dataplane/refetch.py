@@ -152,7 +152,7 @@ class Refetcher:
         if self._newer is not None:
             self._newer.setdefault(table, set()).update(map(key_getter(route.key_places), own))
         self._begin(conn, origin, epoch)
-        apply_lenient(applier, LenientSets(upserts=own), None)
+        apply_lenient(applier, LenientSets(upserts=list(own)), None)
         refetch.forget(conn, self._stream_id, table, keys)
         stream_row.set_h(conn, self._stream_id, H_UNKNOWN)
         conn.execute("COMMIT")

@@ -18,14 +18,15 @@ import psycopg
 from psycopg import sql
 
 from tidegate.engines.postgres import rows
-from tidegate.engines.postgres.rowsets import key_fields
+from tidegate.engines.postgres.pgoutput import unpacked
+from tidegate.engines.postgres.rowsets import key_fields, key_getter
 from tidegate.errors import DivergenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from tidegate.engines.postgres.apply_tables import TargetTable
-    from tidegate.engines.postgres.pgoutput import Row
+    from tidegate.engines.postgres.pgoutput import AnyRow
     from tidegate.engines.postgres.rowsets import LenientSets, Present, StrictSets
 
 type KeyFields = tuple[bytes, ...]
@@ -47,6 +48,7 @@ class TableApplier:
         self._binary = binary
         self._format = sql.SQL("(FORMAT {})").format(sql.SQL("binary" if binary else "text"))
         self._all = tuple(range(len(table.columns)))
+        self._key = key_getter(table.key)
         self._groups = 0
         self._staged = False
 
@@ -112,22 +114,27 @@ class TableApplier:
     # changing rows
 
     def stage_rows(
-        self, present: Present, changed: Sequence[Row], origins: Sequence[KeyFields] | None = None
+        self,
+        present: Present,
+        changed: Sequence[AnyRow],
+        origins: Sequence[KeyFields] | None = None,
     ) -> int:
         """Put rows on the row stage as a group of their own; returns the group's number."""
         self._staged = True
         self._groups += 1
-        mark = rows.integer_field(self._groups, binary=self._binary)
-        names = ["g", *(f"c{i}" for i in present)]
-        values: Iterable[Sequence[Any]]
-        if len(present) == len(self._all):
-            values = ((mark, *row) for row in changed)
+        names = [f"c{i}" for i in present]
+        whole = len(present) == len(self._all)
+        if whole and origins is None and self._groups == 1:  # the stage's default for ``g``
+            data = rows.encode_full(changed, len(names), binary=self._binary)
         else:
-            values = ((mark, *(row[i] for i in present)) for row in changed)
-        if origins is not None:
-            names += [f"o{n}" for n in range(len(self._table.key))]
-            values = ((*row, *key) for row, key in zip(values, origins, strict=True))
-        data = self._encode(values, len(names))
+            mark = rows.integer_field(self._groups, binary=self._binary)
+            names.append("g")
+            cut = map(unpacked, changed)
+            values: Iterable[Sequence[Any]] = ((*(row[i] for i in present), mark) for row in cut)
+            if origins is not None:
+                names += [f"o{n}" for n in range(len(self._table.key))]
+                values = ((*row, *key) for row, key in zip(values, origins, strict=True))
+            data = self._encode(values, len(names))
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         self._copy(self._table.row_stage, columns, data)
         return self._groups
@@ -202,8 +209,8 @@ class TableApplier:
 
     def change(
         self,
-        updates: Mapping[Present, Sequence[Row]],
-        moves: Mapping[Present, Sequence[tuple[KeyFields, Row]]],
+        updates: Mapping[Present, Sequence[AnyRow]],
+        moves: Mapping[Present, Sequence[tuple[KeyFields, AnyRow]]],
     ) -> dict[int, tuple[int, int]]:
         """Apply updates and moves of a table together.
 
@@ -230,7 +237,7 @@ class TableApplier:
         return {group: (named[group][2], touched[group]) for group in named}
 
     def stage_moves(
-        self, moves: Mapping[Present, Sequence[tuple[KeyFields, Row]]]
+        self, moves: Mapping[Present, Sequence[tuple[KeyFields, AnyRow]]]
     ) -> dict[int, tuple[Present, int]]:
         """Take out the rows that move, as far as they are there; group → columns, rows named."""
         groups = {}
@@ -268,13 +275,13 @@ class TableApplier:
         )
         return [row[0] for row in self._conn.execute(query)]
 
-    def insert(self, new: Sequence[Row]) -> None:
+    def insert(self, new: Sequence[AnyRow]) -> None:
         """Insert full rows by COPY.
 
         Raises:
             DivergenceError: one is there already, or another unique value is taken.
         """
-        data = self._encode(new, len(self._all))
+        data = rows.encode_full(new, len(self._all), binary=self._binary)
         try:
             self._copy(self._table.relation, self._table.names(self._all), data)
         except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
@@ -288,12 +295,9 @@ class TableApplier:
 
     # telling
 
-    def keys_of(self, items: Iterable[Any]) -> list[KeyFields]:
-        """Keys of rows, or of (origin key, row) pairs."""
-        key = self._table.key
-        return [
-            item[0] if isinstance(item, tuple) else tuple(item[i] for i in key) for item in items
-        ]
+    def keys_of(self, changed: Iterable[AnyRow]) -> list[KeyFields]:
+        """Keys of rows."""
+        return [key_fields(self._key(row)) for row in changed]
 
     def key_texts(self, keys: Sequence[KeyFields]) -> list[list[str]]:
         """Keys as the database writes them; for messages and for what is kept about keys."""
@@ -360,10 +364,14 @@ def apply_strict(applier: TableApplier, sets: StrictSets, empty: sql.Composable 
     if sets.updates or sets.moves:
         moves = {p: [(key_fields(k), r) for k, r in m] for p, m in sets.moves.items()}
         touched = applier.change(sets.updates, moves)
-        groups: list[Sequence[Any]] = [*sets.updates.values(), *moves.values()]
-        for (named, count), group in zip(touched.values(), groups, strict=True):
+        for (named, count), rows_of in zip(touched.values(), sets.updates.values(), strict=False):
             if count != named:
-                raise MismatchError(applier, "update", applier.keys_of(group), count)
+                raise MismatchError(applier, "update", applier.keys_of(rows_of), count)
+        for (named, count), moved in zip(
+            list(touched.values())[len(sets.updates) :], moves.values(), strict=True
+        ):
+            if count != named:
+                raise MismatchError(applier, "update", [key for key, _ in moved], count)
     if sets.inserts:
         applier.insert(sets.inserts)
     changed = sum(map(len, sets.updates.values())) + sum(map(len, sets.moves.values()))

@@ -208,7 +208,7 @@ class TargetTable:
         values = [self._definition(i, f"c{i}") for i in range(len(self.columns))]
         wanted = (
             (self.key_stage, keys),
-            (self.row_stage, [sql.SQL("g int"), *origin, *values]),
+            (self.row_stage, [sql.SQL("g int DEFAULT 1"), *origin, *values]),
             (self.donor_stage, [sql.SQL("at tid"), *values]),
         )
         return [

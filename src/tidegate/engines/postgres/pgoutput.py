@@ -1,14 +1,17 @@
 """Decodes what PostgreSQL's ``pgoutput`` plugin sends; pure, and the hottest code in the house.
 
-Two ideas keep it fast. A column is kept as the slice of the message that holds its length and
-bytes: exactly a field of the COPY binary format, so a row is written by joining slices. And rows
-whose message is as long as an earlier one usually have the same *shape* (lengths of all columns),
-which two calls of ``itemgetter`` verify and cut instead of a loop over the columns.
+Three ideas keep it fast. A column is kept as the slice of the message that holds its length and
+bytes: exactly a field of the COPY binary format. Messages as long as an earlier one usually have
+the same *shape* (relation, kind, lengths of all columns), which one masked comparison of the whole
+message verifies. And a row of a known shape is not cut at all: it stays *packed*, message and
+shape, until somebody needs a column; whole blocks of them become COPY rows by deleting the same
+places of each (see :mod:`tidegate.engines.postgres.rows`).
 
-A tuple is a list of such slices, with ``NULL`` for null and ``None`` for a value the log left out
-because it did not change (TOAST). Nothing here interprets a value. The format is described in
-PostgreSQL's documentation, "Logical Replication Message Formats"; in-progress transactions and
-two-phase commit are never requested, so their messages are errors.
+A row that is not packed is a list of fields, with ``NULL`` for null and ``None`` for a value the
+log left out because it did not change (TOAST). A packed row has all its values. Nothing here
+interprets a value. The format is described in PostgreSQL's documentation, "Logical Replication
+Message Formats"; in-progress transactions and two-phase commit are never requested, so their
+messages are errors.
 """
 
 from __future__ import annotations
@@ -21,13 +24,16 @@ from typing import TYPE_CHECKING, Any
 from tidegate.errors import SchemaChangedError, TidegateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 type Field = bytes | None
 type Row = list[Field]
 
+type Packed = tuple[Shape, bytes]
+type AnyRow = Row | Packed
+
 #: One change: kind (``INSERT`` ...), relation, old tuple (of an update or delete), new tuple.
-type Change = tuple[int, Relation, Row | None, Row | None]
+type Change = tuple[int, Relation, AnyRow | None, AnyRow | None]
 
 INSERT, UPDATE, DELETE, TRUNCATE = ord("I"), ord("U"), ord("D"), ord("T")
 BEGIN, COMMIT, MESSAGE, RELATION = ord("B"), ord("C"), ord("M"), ord("R")
@@ -38,6 +44,8 @@ _BINARY, _TEXT, _NULL, _UNCHANGED = ord("b"), ord("t"), ord("n"), ord("u")
 
 NULL = b"\xff\xff\xff\xff"
 SHAPES_MAX = 512
+#: Longer messages are cut at once: comparing them costs more than a loop over the columns.
+PACKED_BYTES_MAX = 2048
 
 _u16 = Struct("!H").unpack_from
 _u32 = Struct("!I").unpack_from
@@ -102,18 +110,49 @@ class Relation:
     type_oids: tuple[int, ...]
     typmods: tuple[int, ...]
     identity: tuple[int, ...]  # which columns an old tuple carries
-    shapes: dict[int, Shape]
     shapes_left: int = SHAPES_MAX  # making one costs as much as ten rows
     extra: Any = None  # the reader's own notes
 
 
 @dataclass(eq=False, slots=True)
 class Shape:
-    """Where the columns of rows of one length lie, and how to verify that they do."""
+    """Messages of one length whose columns lie at the same places, and how to know them.
 
-    heads: Callable[[bytes], tuple[bytes, ...]]
-    expected: tuple[bytes, ...]
-    fields: Callable[[bytes], tuple[bytes, ...]]
+    Attributes:
+        kind: of the change.
+        relation: its relation.
+        mask: of the message as a number; with it every message of this shape is ``expected``.
+        expected: see ``mask``.
+        tail: where the tuple starts, with its number of columns.
+        cuts: each column's field; ``None`` for null.
+        key: the fields by which a row is known; set when the relation's key is known.
+        heads: places of the columns' kinds from ``tail``, backwards; ``None`` with nulls.
+    """
+
+    kind: int
+    relation: Relation
+    mask: int
+    expected: int
+    tail: int
+    cuts: tuple[slice | None, ...]
+    key: Callable[[bytes], Any] | None
+    heads: tuple[int, ...] | None
+
+
+def unpacked(row: AnyRow) -> Row:
+    """The row as a list of fields."""
+    if isinstance(row, list):
+        return row
+    shape, data = row
+    return [NULL if cut is None else data[cut] for cut in shape.cuts]
+
+
+def field_of(row: AnyRow, index: int) -> Field:
+    """One column."""
+    if isinstance(row, list):
+        return row[index]
+    cut = row[0].cuts[index]
+    return NULL if cut is None else row[1][cut]
 
 
 class Decoder:
@@ -124,6 +163,8 @@ class Decoder:
 
     def __init__(self, *, binary: bool, offset: int = 0) -> None:
         self.relations: dict[int, Relation] = {}
+        #: the last shape met of each length of messages
+        self.shapes: dict[int, Shape] = {}
         self._kind = _BINARY if binary else _TEXT
         self._offset = offset
 
@@ -133,6 +174,14 @@ class Decoder:
         Raises:
             ProtocolError: the message is something else, or a relation was not announced.
         """
+        shape = self.shapes.get(len(data))
+        if shape is not None and int.from_bytes(data) & shape.mask == shape.expected:
+            if shape.kind == DELETE:
+                return (DELETE, shape.relation, (shape, data), None)
+            return (shape.kind, shape.relation, None, (shape, data))
+        return self._cut(data)
+
+    def _cut(self, data: bytes) -> Change:
         at = self._offset
         kind = data[at]
         try:
@@ -140,31 +189,21 @@ class Decoder:
         except KeyError:
             raise ProtocolError("a change of an unknown relation") from None
         at += 5
-        if kind == INSERT:
-            return (INSERT, relation, None, self._last_row(data, at + 1, relation))
-        if kind == UPDATE:
-            marker = data[at]
-            if marker == _NEW:
-                return (UPDATE, relation, None, self._last_row(data, at + 1, relation))
-            old, at = self._row(data, at + 1)
-            new, _ = self._row(data, at + 1)
+        marker = data[at]
+        row, end = self._row(data, at + 1)
+        if kind == UPDATE and marker != _NEW:
+            new, _ = self._row(data, end + 1)
             if None in new:
-                _fill(relation, marker == _OLD, old, new)
-            return (UPDATE, relation, old, new)
-        if kind == DELETE:
-            return (DELETE, relation, self._row(data, at + 1)[0], None)
-        raise ProtocolError(f"unexpected message {chr(kind)!r}")
-
-    def _last_row(self, data: bytes, at: int, relation: Relation) -> Row:
-        """The tuple that ends a message, by its remembered shape where there is one."""
-        shape = relation.shapes.get(len(data))
-        if shape is not None and shape.heads(data) == shape.expected:
-            return list(shape.fields(data))
-        row, _ = self._row(data, at)
-        if relation.shapes_left and None not in row:
+                _fill(relation, marker == _OLD, row, new)
+            return (UPDATE, relation, row, new)
+        if relation.shapes_left and len(data) <= PACKED_BYTES_MAX and None not in row:
             relation.shapes_left -= 1
-            relation.shapes[len(data)] = _shape(data, at, row)
-        return row
+            self.shapes[len(data)] = _shape(relation, data, self._offset, row)
+        if kind == DELETE:
+            return (DELETE, relation, row, None)
+        if kind in {INSERT, UPDATE}:
+            return (kind, relation, None, row)
+        raise ProtocolError(f"unexpected message {chr(kind)!r}")
 
     def _row(self, data: bytes, at: int) -> tuple[Row, int]:
         row: Row = []
@@ -242,9 +281,9 @@ class Decoder:
             tuple(types),
             tuple(typmods),
             tuple(keys),
-            {},
         )
         self.relations[oid] = found
+        self.shapes = {n: s for n, s in self.shapes.items() if s.relation.oid != oid}
         return found
 
 
@@ -256,35 +295,43 @@ def _fill(relation: Relation, full: bool, old: Row, new: Row) -> None:
             new[index] = old[index]
 
 
-def _shape(data: bytes, at: int, row: Row) -> Shape:
-    heads, expected = [slice(at, at + 2)], [data[at : at + 2]]
-    fields: list[slice | None] = []
+def _shape(relation: Relation, data: bytes, start: int, row: Row) -> Shape:
+    """The shape of a message whose only tuple starts behind kind, relation and marker."""
+    at = tail = start + 6
+    mask = bytearray(len(data))
+    mask[0:1] = b"\xff"  # a keepalive is not a row
+    mask[start : at + 2] = b"\xff" * (at + 2 - start)
     at += 2
+    cuts: list[slice | None] = []
+    heads: list[int] = []
     for field in row:
         assert field is not None
+        heads.append(at - tail)
         if data[at] == _NULL:
-            # the kind alone stands for the column; its place yields the kind byte, mapped below
-            heads.append(slice(at, at + 1))
-            expected.append(data[at : at + 1])
-            fields.append(None)
+            mask[at] = 0xFF
+            cuts.append(None)
             at += 1
         else:
-            heads.append(slice(at, at + 5))
-            expected.append(data[at : at + 5])
-            fields.append(slice(at + 1, at + 1 + len(field)))
+            mask[at : at + 5] = b"\xff" * 5
+            cuts.append(slice(at + 1, at + 1 + len(field)))
             at += 1 + len(field)
-    return Shape(itemgetter(*heads), tuple(expected), _cutter(fields))
+    number = int.from_bytes(mask)
+    places = relation.extra.key_places if relation.extra is not None else None
+    return Shape(
+        data[start],
+        relation,
+        number,
+        int.from_bytes(data) & number,
+        tail,
+        tuple(cuts),
+        None if places is None else _key(cuts, places),
+        None if None in cuts else tuple(reversed(heads)),
+    )
 
 
-def _cutter(fields: list[slice | None]) -> Callable[[bytes], tuple[bytes, ...]]:
-    present = [cut for cut in fields if cut is not None]
-    if len(present) == len(fields):
-        return itemgetter(*present)
-
-    def cut(data: bytes) -> tuple[bytes, ...]:
-        return tuple(NULL if place is None else data[place] for place in fields)
-
-    return cut
+def _key(cuts: Sequence[slice | None], places: Sequence[int]) -> Callable[[bytes], Any] | None:
+    found = [cut for cut in (cuts[place] for place in places) if cut is not None]
+    return itemgetter(*found) if len(found) == len(places) else None
 
 
 def _text(data: bytes, at: int) -> tuple[str, int]:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from tidegate.engines.postgres.pgoutput import unpacked
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tidegate.engines.postgres.pgoutput import Row
+    from tidegate.engines.postgres.pgoutput import AnyRow, Row
 
 #: A key: the field of a single key column, a tuple of fields otherwise.
 type Key = Any
@@ -29,9 +31,11 @@ class StrictSets:
 
     truncate: bool = False
     deletes: list[Key] = field(default_factory=list)
-    updates: dict[Present, list[Row]] = field(default_factory=lambda: defaultdict(list))
-    moves: dict[Present, list[tuple[Key, Row]]] = field(default_factory=lambda: defaultdict(list))
-    inserts: list[Row] = field(default_factory=list)
+    updates: dict[Present, list[AnyRow]] = field(default_factory=lambda: defaultdict(list))
+    moves: dict[Present, list[tuple[Key, AnyRow]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    inserts: list[AnyRow] = field(default_factory=list)
 
 
 @dataclass
@@ -40,17 +44,26 @@ class LenientSets:
 
     truncate: bool = False
     deletes: list[Key] = field(default_factory=list)  # if there; upserted keys are not among them
-    upserts: list[Row] = field(default_factory=list)
-    updates: dict[Present, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    upserts: list[AnyRow] = field(default_factory=list)
+    updates: dict[Present, list[AnyRow]] = field(default_factory=lambda: defaultdict(list))
     #: rows that lack values their donor has, if it is there; what is at their new key goes
-    moves: dict[Present, list[tuple[Key, Row]]] = field(default_factory=lambda: defaultdict(list))
+    moves: dict[Present, list[tuple[Key, AnyRow]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     refetch: list[Key] = field(default_factory=list)  # delete if there, and enter
 
 
-def key_getter(columns: Sequence[int]) -> Callable[[Row], Key]:
+def key_getter(columns: Sequence[int]) -> Callable[[AnyRow], Key]:
     """How a key is taken from a row."""
-    getter: Callable[[Row], Key] = itemgetter(*columns)
-    return getter
+    getter = itemgetter(*columns)
+
+    def key(row: AnyRow) -> Key:
+        if isinstance(row, list):
+            return getter(row)
+        shape, data = row
+        return getter(unpacked(row)) if shape.key is None else shape.key(data)
+
+    return key
 
 
 def key_fields(key: Key) -> tuple[bytes, ...]:
