@@ -35,9 +35,7 @@ class Site:
 
     def move(self) -> None:
         """Create the workflow and wait until it runs and has caught up."""
-        self.client.movetables.create(
-            WORKFLOW, TARGET, source_keyspace=SOURCE, all_tables=True, allow_warnings=True
-        )
+        self.client.movetables.create(WORKFLOW, TARGET, source_keyspace=SOURCE, all_tables=True)
         self.wait_in_step()
 
     def wait_in_step(self) -> None:

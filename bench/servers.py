@@ -21,7 +21,7 @@ SETTINGS = {
     "checkpoint_timeout": "30min",
     "max_worker_processes": "16",
 }
-ROWS = 1_000_000
+ROWS = 3_000_000
 COLUMNS = "id, a, b, c, payload, stamp"
 TABLE = (
     "CREATE TABLE public.rows (id bigint PRIMARY KEY, a integer, b bigint, c text,"

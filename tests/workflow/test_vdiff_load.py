@@ -109,7 +109,9 @@ def assert_streams_run(case: SpanCase) -> None:
     case.assert_equal("items")
 
 
-def test_rule_8_no_difference_is_reported_that_is_none(span: SpanCase, vdiffs: VDiffService) -> None:
+def test_rule_8_no_difference_is_reported_that_is_none(
+    span: SpanCase, vdiffs: VDiffService
+) -> None:
     over = threading.Event()
     writers = [Worker(lambda seed=seed: write(span, seed, over)) for seed in range(3)]  # type: ignore[misc]
     try:
