@@ -14,6 +14,7 @@ has read ``delivered`` and then finds its queue empty has applied everything up 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,6 +38,11 @@ BATCH_BYTES = 8 * 1024 * 1024
 QUEUE_BYTES = 4 * BATCH_BYTES
 QUEUE_BATCHES = 10_000
 WAIT_S = 0.25
+#: More messages than this since the last look at the socket mean that the source is busy ...
+BUSY_MESSAGES = 8
+#: ... and that the next look is put off for so long, unless this much has arrived.
+COALESCE_S = 0.001
+WORTH_BYTES = 8192
 _PREFIX = MESSAGE_PREFIX
 _MARKER = b"marker:"
 _ROWS = frozenset({pgoutput.INSERT, pgoutput.UPDATE, pgoutput.DELETE})
@@ -177,12 +183,14 @@ class Reader(threading.Thread):
         }
         ignored = {pgoutput.ORIGIN, pgoutput.TYPE}
         change, read, is_halted = self._decoder.change, log.read, self._halt.is_set
-        pending = self._pending
+        pending, count = self._pending, 0
         while not is_halted():
             data = read()
             if data is None:
-                self._drained(log)
+                self._drained(log, busy=count > BUSY_MESSAGES)
+                count = 0
                 continue
+            count += 1
             kind = data[HEADER_BYTES]
             if kind in _ROWS:
                 if self._dropping:
@@ -211,9 +219,14 @@ class Reader(threading.Thread):
             self._hand_over(log)  # what came before the change still counts
             raise
 
-    def _drained(self, log: LogStream) -> None:
-        """Nothing more has arrived: hand over what is whole, and wait."""
+    def _drained(self, log: LogStream, *, busy: bool) -> None:
+        """Nothing more has arrived: hand over what is whole, and wait.
+
+        While much arrives, a moment's wait lets it come in pieces that are worth a system call.
+        """
         log.tell(self.durable(), now=self._marked)
+        if busy and not self._marked and log.arrived_bytes() < WORTH_BYTES:
+            time.sleep(COALESCE_S)
         if log.more(0):
             return
         self._hand_over(log)

@@ -12,8 +12,11 @@ asked for, so that an idle source tells how far its log is (design: idle sources
 
 from __future__ import annotations
 
+import array
+import fcntl
 import select
 import struct
+import termios
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -45,6 +48,7 @@ class LogStream:
         self._wire = conn.pgconn
         self._acknowledged = acknowledged
         self._told_at = 0.0
+        self._arrived = array.array("i", [0])
         self._poller = select.poll()
         self._poller.register(self._wire.socket, select.POLLIN)
         #: the walsender has sent everything that commits at or below this
@@ -124,9 +128,10 @@ class LogStream:
         self._wire.consume_input()
         return True
 
-    def fileno(self) -> int:
-        """For waiting on this and other things together."""
-        return self._wire.socket
+    def arrived_bytes(self) -> int:
+        """What the operating system holds for the next :meth:`more`."""
+        fcntl.ioctl(self._wire.socket, termios.FIONREAD, self._arrived)
+        return self._arrived[0]
 
     def tell(self, durable_lsn: int, *, now: bool = False) -> None:
         """Acknowledge ``durable_lsn`` if a second has passed, or at once, and ask for a reply."""
