@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.pgoutput import Change, Commit, Relation
 
 #: A batch is handed over when it holds this much; a transaction larger than it arrives in parts.
-BATCH_CHANGES = 20_000
-BATCH_BYTES = 8 * 1024 * 1024
+BATCH_CHANGES = 30_000
+BATCH_BYTES = 16 * 1024 * 1024
 #: A target's queue takes no more when it holds this much.
-QUEUE_BYTES = 4 * BATCH_BYTES
+QUEUE_BYTES = 3 * BATCH_BYTES
 QUEUE_BATCHES = 10_000
 WAIT_S = 0.25
 #: More messages than this since the last look at the socket mean that the source is busy ...

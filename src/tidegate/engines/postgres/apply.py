@@ -50,7 +50,7 @@ class TableApplier:
         self._all = tuple(range(len(table.columns)))
         self._key = key_getter(table.key)
         self._groups = 0
-        self._staged = False
+        self._staged: dict[str, sql.Identifier] = {}  # stages this transaction has filled
 
     def prepare(self) -> None:
         """Make the stage tables; outside of a transaction."""
@@ -60,14 +60,14 @@ class TableApplier:
     def begin(self) -> None:
         """A new part of a transaction: stages filled by an earlier part are emptied."""
         if self._staged:
-            stages = (self._table.key_stage, self._table.row_stage, self._table.donor_stage)
-            self._conn.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(stages)))
+            stages = sql.SQL(", ").join(self._staged.values())
+            self._conn.execute(sql.SQL("TRUNCATE {}").format(stages))
         self._groups = 0
-        self._staged = False
+        self._staged.clear()
 
     def committed(self) -> None:
         """The transaction is over, and with it what the stages held."""
-        self._staged = False
+        self._staged.clear()
 
     def _copy(self, target: sql.Composable, columns: sql.Composable, data: bytes) -> int:
         statement = sql.SQL("COPY {} ({}) FROM STDIN {}").format(target, columns, self._format)
@@ -98,7 +98,7 @@ class TableApplier:
 
     def stage_keys(self, keys: Sequence[KeyFields]) -> None:
         """Put keys on the stage that :meth:`delete_staged` works on."""
-        self._staged = True
+        self._staged["key"] = self._table.key_stage
         names = [sql.Identifier(f"k{n}") for n in range(len(self._table.key))]
         data = self._encode(keys, len(self._table.key))
         self._copy(self._table.key_stage, sql.SQL(", ").join(names), data)
@@ -120,7 +120,7 @@ class TableApplier:
         origins: Sequence[KeyFields] | None = None,
     ) -> int:
         """Put rows on the row stage as a group of their own; returns the group's number."""
-        self._staged = True
+        self._staged["row"] = self._table.row_stage
         self._groups += 1
         names = [f"c{i}" for i in present]
         whole = len(present) == len(self._all)
@@ -165,6 +165,7 @@ class TableApplier:
             donors=table.donor_stage,
             names=sql.SQL(", ").join(map(sql.Identifier, names)),
         )
+        self._staged["donor"] = table.donor_stage
         return self._conn.execute(query).rowcount
 
     def update(self, group: int, present: Present) -> int:
