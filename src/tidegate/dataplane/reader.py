@@ -165,6 +165,7 @@ class Reader(threading.Thread):
             log = self._open_log()
             try:
                 self._read(log)
+                log.tell(self.durable(), now=True)  # so that the next session reads nothing twice
             finally:
                 log.close()
         except BaseException as error:  # noqa: BLE001 - handed to the session's thread

@@ -17,7 +17,7 @@ import threading
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tidegate.dataplane import post_copy, source_tables, streams
 from tidegate.dataplane.apply import Source, StreamStoppedError, TargetApplier
@@ -34,7 +34,7 @@ from tidegate.errors import SchemaChangedError, SlotPassedError
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     import psycopg
     from psycopg import sql
@@ -309,11 +309,13 @@ class Session:
             self._pause()
 
     def _close(self) -> None:
-        threads: Sequence[Any] = (self._reader, *self._appliers.values())
-        for thread in threads:
-            thread.halt()
-        for thread in threads:
-            thread.join(JOIN_TIMEOUT_S)
+        """The reader last: it acknowledges what the appliers have done until the end."""
+        for applier in self._appliers.values():
+            applier.halt()
+        for applier in self._appliers.values():
+            applier.join(JOIN_TIMEOUT_S)
+        self._reader.halt()
+        self._reader.join(JOIN_TIMEOUT_S)
 
 
 def _position(row: StreamRow) -> int:
