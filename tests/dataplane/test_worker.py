@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fix_span import session
 from tidegate.dataplane.model import StreamState, TableRule
+from tidegate.engines.postgres import publication, sidecar, slots
+from tidegate.topology import vindexes
+from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
     from fix_span import SpanMaker
@@ -48,3 +53,59 @@ def test_rows_are_copied_and_every_kind_of_change_follows(
     process.terminate()
     assert process.wait(20) == 143
     assert case.rows()[0].state is StreamState.RUNNING
+
+
+def test_the_last_of_two_merged_streams_builds_what_waited_for_both(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    """Rule 10, and a TRUNCATE at one source spares the rows of the other (rule 13)."""
+    keys = range(1, 200)
+    ids = vindexes.create("binary_md5", "v").map_many(list(keys))
+    low = [key for key, keyspace_id in zip(keys, ids, strict=True) if keyspace_id < b"\x80"]
+    high = sorted(set(keys) - set(low))
+    one = make_span(
+        source_server,
+        [("-", target_server)],
+        "CREATE TABLE item (id bigint PRIMARY KEY, name text)",
+        [TableRule("item", ("id",), "binary_md5")],
+        load=f"INSERT INTO item SELECT i, 'low' || i FROM unnest(ARRAY{low}) i",
+    )
+    conn = one.at_targets[0]
+    conn.execute("UPDATE _tidegate.stream SET source_shard = '-80'")
+    one.spec = replace(one.spec, source_shard="-80")
+    uuid = one.spec.workflow_uuid
+    conn.execute(
+        "INSERT INTO _tidegate.post_copy_action VALUES"
+        " (%(uuid)s, 'item', 1, 'after_copy', 'CREATE INDEX by_name ON public.item (name)'),"
+        " (%(uuid)s, 'item', 2, 'after_catchup', 'ALTER TABLE public.item ADD UNIQUE (name)')",
+        {"uuid": uuid},
+    )
+    source = make_span.make_database(source_server)
+    at = session(source)
+    at.execute("CREATE TABLE item (id bigint PRIMARY KEY, name text)")
+    at.execute(f"INSERT INTO item SELECT i, 'high' || i FROM unnest(ARRAY{high}) i")
+    sidecar.install(at)
+    name = one.spec.slot.replace("_fwd", "_fwd_2")
+    publication.create(at, name, [TableName.parse("item")])
+    slots.create(source.endpoint, name)
+    spec = replace(
+        one.spec, source_shard="80-", source=source.endpoint, slot=name, publication=name
+    )
+    two = make_span.add(source, [("-", one.targets[0])], spec)
+    one.start()
+    two.start()
+    one.wait_running()
+    two.wait_running()
+
+    def built() -> bool:
+        query = "SELECT count(*) FROM pg_indexes WHERE tablename = 'item'"
+        return conn.execute(query).fetchone() == (3,)
+
+    one.wait(built)
+    at.execute("TRUNCATE item")
+    at.execute("INSERT INTO item VALUES (%s, 'again')", [high[0]])
+    one.at_source.execute("UPDATE item SET name = 'changed' WHERE id = %s", [low[0]])
+    one.catch_up()
+    two.catch_up()
+    here = sorted(one.contents(one.at_source, "item") + one.contents(at, "item"), key=str.encode)
+    assert one.contents(conn, "item") == here

@@ -64,6 +64,8 @@ STOPPED_AT = steps.declare(
 #: As many changes as are merged into one target transaction.
 MERGE_CHANGES = 20_000
 ADVANCE_INTERVAL_S = 1.0
+#: How often it is tried again while another stream into the same tables has not passed H.
+SETTLE_INTERVAL_S = 1.0
 WAIT_S = 0.5
 RETRIES_MAX = 5
 _EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
@@ -97,7 +99,7 @@ class TargetApplier(threading.Thread):
         origin: str,
         control: Control,
         emptying: Callable[[Route], sql.Composable | None],
-        on_exact: Callable[[psycopg.Connection], None],
+        on_exact: Callable[[psycopg.Connection], bool],
         on_end: Callable[[], None],
     ) -> None:
         super().__init__(name=f"apply-{stream_id}", daemon=True)
@@ -115,7 +117,8 @@ class TargetApplier(threading.Thread):
         self._looked = threading.Event()
         self._rest: Batch | None = None
         self._advanced_at = 0.0
-        self._made_exact = False
+        self._settled = False  # what waited for H has happened
+        self._tried_at = 0.0
 
     def halt(self) -> None:
         """Ask the thread to end at the next batch boundary."""
@@ -342,10 +345,11 @@ class TargetApplier(threading.Thread):
                 self._h_lsn = self._refetcher.round(
                     self._conn, self._tables, origin=self._origin, epoch=self._epoch
                 )
-        elif self.position >= self._h_lsn and not self._made_exact:
-            self._made_exact = True
+        elif self.position >= self._h_lsn and not self._settled:
             self._refetcher.passed_h()
-            self._on_exact(self._conn)
+            if time.monotonic() - self._tried_at >= SETTLE_INTERVAL_S:
+                self._tried_at = time.monotonic()
+                self._settled = self._on_exact(self._conn)
 
     def _advance(self) -> bool:
         """Record how far the source is known to have nothing for us; says whether it did."""

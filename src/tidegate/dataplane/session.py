@@ -203,10 +203,12 @@ class Session:
         count = len(streams.read_streams(conn, self._spec.workflow_uuid, self._spec.direction))
         return lambda route: source_tables.emptying(route, self._spec, streams=count)
 
-    def _exact(self, conn: psycopg.Connection, target: TargetSpec) -> None:
+    def _exact(self, conn: psycopg.Connection, target: TargetSpec) -> bool:
         """In the applier's thread, between transactions: the stream has passed H."""
         done = post_copy.run(conn, self._spec, "after_catchup")
-        self._progress.event("exact", shard=target.shard, constraints=done)
+        if done:
+            self._progress.event("exact", shard=target.shard)
+        return done
 
     def _durable(self) -> int:
         """What every target has, stopped ones included."""
