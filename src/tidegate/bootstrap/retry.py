@@ -1,0 +1,54 @@
+"""When something that failed is tried again; a decision from values, for all of bootstrap.
+
+The pause doubles (by default) from attempt to attempt up to a longest one, and is shortened by a
+random part, so that a thousand that failed together do not come back together. Whoever asks decides
+whether to try again at all, keeps the attempts and hands in the time and the chance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_DOUBLINGS_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait between attempts.
+
+    ``jitter`` is the part of each pause, between 0 and 1, that chance may take away.
+    """
+
+    first_s: float = 10.0
+    factor: float = 2.0
+    longest_s: float = 600.0
+    jitter: float = 0.5
+
+    def __post_init__(self) -> None:
+        assert 0 < self.first_s <= self.longest_s, "a pause grows from the first to the longest"
+        assert self.factor >= 1.0, "a pause never shrinks"
+        assert 0.0 <= self.jitter <= 1.0, "chance takes a part away"
+
+
+def pause_s(backoff: Backoff, attempts: int, chance: float) -> float:
+    """Seconds to wait after so many failed attempts.
+
+    Args:
+        backoff: the rule.
+        attempts: made so far; at least 1.
+        chance: between 0 and 1.
+    """
+    assert attempts >= 1, "nothing has failed yet"
+    assert 0.0 <= chance <= 1.0, chance
+    grown = backoff.first_s * backoff.factor ** min(attempts - 1, _DOUBLINGS_MAX)
+    return min(grown, backoff.longest_s) * (1.0 - backoff.jitter * chance)
+
+
+def next_attempt(backoff: Backoff, attempts: int, now: datetime, chance: float) -> datetime:
+    """When to try again after so many failed attempts."""
+    return now + timedelta(seconds=pause_s(backoff, attempts, chance))
