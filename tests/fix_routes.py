@@ -12,7 +12,8 @@ import uvicorn
 from fastapi import FastAPI, Header, Response
 from fastapi.sse import EventSourceResponse
 
-from tidegate.server.feed import RouteFeed, RouterReports
+from tidegate.server.feed import RouteFeed
+from tidegate.topology.followers import RouterReports
 from tidegate.topology.records import Cell, Keyspace, Shard, Tablet, TabletType
 from tidegate.topology.vschema import VSchema
 
@@ -66,22 +67,29 @@ class HttpNode:
 
     store: TopologyStore
     port: int = 0
-    reports: RouterReports = field(default_factory=RouterReports)
     refuse_reports: bool = False
+    reports: RouterReports = field(init=False)
     _server: uvicorn.Server | None = None
     _thread: threading.Thread | None = None
     _feed: RouteFeed | None = None
 
+    def __post_init__(self) -> None:
+        self.reports = RouterReports(self.store._database)
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def reported(self) -> dict[str, int]:
+        """The revision each router says it serves."""
+        return {router.name: router.revision for router in self.reports.heard().routers}
 
     def start(self) -> Self:
         listening = socket.socket()
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self.port))
         self.port = listening.getsockname()[1]
-        self._feed = RouteFeed(self.store)
+        self._feed = RouteFeed(self.store, self.reports)
         self._feed.start()
         config = uvicorn.Config(
             self._app(self._feed), log_level="error", timeout_graceful_shutdown=1, lifespan="off"
@@ -103,17 +111,24 @@ class HttpNode:
         app = FastAPI()
 
         @app.get("/v1/routes")
-        def routes(authorization: Annotated[str, Header()] = "", *, watch: bool) -> Response:
+        def routes(
+            authorization: Annotated[str, Header()] = "", *, watch: bool, router: str | None = None
+        ) -> Response:
             if authorization != f"Bearer {TOKEN}":
                 return Response(status_code=401)
             assert watch
-            return EventSourceResponse(feed.follow(None))
+            return EventSourceResponse(feed.follow(None, router))
 
         @app.post("/v1/routers/{name}")
         def report(name: str, body: dict[str, int]) -> Response:
             if self.refuse_reports:
                 return Response(status_code=500)
             self.reports.report(name, body["revision"])
+            return Response("{}")
+
+        @app.delete("/v1/routers/{name}")
+        def goodbye(name: str) -> Response:
+            self.reports.goodbye(name)
             return Response("{}")
 
         return app

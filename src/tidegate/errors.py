@@ -134,6 +134,17 @@ class DeniedTableError(FailedPreconditionError):
     retryable = True
 
 
+class RoutersBehindError(FailedPreconditionError):
+    """Routers that were heard lately are silent or serve old routes; writes stay where they are."""
+
+    code = "TG-RTR-001"
+    retryable = True
+    default_next_step = (
+        "see `tidegate router list`; wait, stop them, remove one that died with `tidegate router"
+        " delete NAME`, or use --ignore-routers"
+    )
+
+
 class NoStreamsError(NotFoundError):
     """No target stream of the workflow exists in the target keyspace."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -99,8 +101,8 @@ def test_a_change_is_followed_over_http_within_100_ms(
             assert router.revision == revision
         assert sorted(delays)[len(delays) // 2] < 0.1, delays
         assert router.is_following
-        until(lambda: [r["revision"] for r in node.reports.list()] == [router.revision])
-        assert [r["router"] for r in node.reports.list()] == ["app-1.2"]
+        until(lambda: node.reported() == {"app-1.2": router.revision})
+    assert node.reported() == {}, "it said goodbye"
 
 
 def test_the_last_routes_are_served_while_no_node_answers(
@@ -128,10 +130,44 @@ def test_reports_that_fail_do_not_get_in_the_way(
         for _ in range(3):
             revision = bump(store)
             until(lambda: router.revision == revision)  # noqa: B023 - waited for right here
-        assert node.reports.list() == []
+        assert node.reported() == {}
         node.refuse_reports = False
         revision = bump(store)
-        until(lambda: [r["revision"] for r in node.reports.list()] == [revision])
+        until(lambda: list(node.reported().values()) == [revision])
+
+
+def test_a_process_that_ends_without_closing_its_router_says_goodbye(
+    node: HttpNode, token: str
+) -> None:
+    program = """
+import sys
+from tidegate.router import HttpSource, Router
+router = Router(HttpSource(sys.argv[1], token=sys.argv[2]), router_id="script")
+router.resolve("orders", 1)
+sys.stdin.readline()
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, node.url, token], stdin=subprocess.PIPE
+    )
+    until(lambda: "script" in node.reported())
+    child.communicate(b"end\n", timeout=20)
+    assert child.returncode == 0
+    assert node.reported() == {}
+
+
+def test_a_follower_that_gives_its_name_answers_while_it_listens(
+    node: HttpNode, store: TopologyStore
+) -> None:
+    request = (
+        "GET /v1/routes?watch=true&router=proxy HTTP/1.1\r\nHost: node\r\n"
+        f"Authorization: Bearer {TOKEN}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", node.port)) as listener:
+        listener.sendall(request.encode())
+        until(lambda: node.reported() == {"proxy": store.revision()})
+        revision = bump(store)
+        until(lambda: node.reported() == {"proxy": revision})
+    until(lambda: node.reported() == {})
 
 
 def test_another_node_is_asked_when_one_is_down(node: HttpNode, token: str) -> None:

@@ -214,6 +214,14 @@ def test_the_router_library_follows_this_node_and_reports(
             return bool(known.get("mine") == client.routes.show()["revision"])
 
         until(reported)
+        assert {r["state"] for r in client.router.list()["items"]} == {"following"}
+        assert client.router.delete("mine", dry_run=True)["dry_run"]
+        assert client.router.list()["items"]
+    assert client.router.list()["items"] == []
+    client.router.report("dead", 0)
+    assert [r["state"] for r in client.router.list()["items"]] == ["behind"]
+    client.router.delete("dead")
+    assert client.router.list()["items"] == []
     client.cell.delete("later")
     client.keyspace.delete("followed", recursive=True)
 

@@ -79,6 +79,7 @@ def test_a_dry_run_of_a_switch_prints_its_steps_and_changes_nothing(running: Fle
         "arm the fence on commerce/0 for customers, orders",
         "announce the switch on commerce/0",
         "wait until the streams have caught up (30 s)",
+        "test that every router answers and serves the routes of now",
         "refuse writes to customers, orders on commerce/0",
         "wait for open writes on commerce/0",
         "write a marker on commerce/0",

@@ -123,6 +123,16 @@ def status_text(status: Json) -> str:
     return "\n".join(lines)
 
 
+def routers_text(routers: list[Json]) -> str:
+    """Who follows a change of the routes."""
+    after = [router["followed_after_ms"] for router in routers if router["follows"]]
+    text = f"{len(after)} of {len(routers)} routers follow"
+    if after:
+        text += f", the last after {max(after):.0f} ms"
+    waiting = [router["router"] for router in routers if not router["follows"]]
+    return f"{text}; not yet: {', '.join(waiting)}" if waiting else text
+
+
 def report(common: Common, answer: Json, name: str) -> None:
     """Print what a verb did, or would do."""
     for finding in answer.get("findings", ()):
@@ -138,6 +148,8 @@ def report(common: Common, answer: Json, name: str) -> None:
         out(answer["current_state"])
     if answer["pause_ms"] is not None:
         out(f"writes paused for {answer['pause_ms']:.0f} ms")
+    if answer["routers"]:
+        out(routers_text(answer["routers"]))
 
 
 def add_verbs(app: App, noun: str) -> None:
@@ -226,6 +238,7 @@ def _add_switch(app: App, verbs: Any, epilogue: Any) -> None:
             bool, Parameter(negative="--no-enable-reverse-replication")
         ] = True,
         allow_unverified: bool = False,
+        ignore_routers: bool = False,
         dry_run: DryRun = False,
         common: Common = DEFAULTS,
     ) -> None:
@@ -238,6 +251,7 @@ def _add_switch(app: App, verbs: Any, epilogue: Any) -> None:
             max_replication_lag_allowed: a stream that lags more is not switched.
             enable_reverse_replication: keep the source in step afterwards, so one can go back.
             allow_unverified: switch writes without an equal VDiff of the last 24 hours.
+            ignore_routers: switch writes although routers are silent or serve old routes.
         """
         answer = verbs(common).switch_traffic(
             workflow,
@@ -249,6 +263,7 @@ def _add_switch(app: App, verbs: Any, epilogue: Any) -> None:
             max_replication_lag_allowed_s=seconds(max_replication_lag_allowed),
             enable_reverse_replication=enable_reverse_replication,
             allow_unverified=allow_unverified,
+            ignore_routers=ignore_routers,
             dry_run=dry_run,
         )
         report(common, answer, workflow)
@@ -269,6 +284,7 @@ def _add_reverse(app: App, verbs: Any, epilogue: Any) -> None:
         timeout: Timeout = "30s",
         max_pause: str = "5s",
         max_replication_lag_allowed: str = "30s",
+        ignore_routers: bool = False,
         dry_run: DryRun = False,
         common: Common = DEFAULTS,
     ) -> None:
@@ -279,6 +295,7 @@ def _add_reverse(app: App, verbs: Any, epilogue: Any) -> None:
             cells: where to send reads back; everywhere when not given.
             max_pause: how long writes may be refused; longer, and it is taken back.
             max_replication_lag_allowed: a stream that lags more is not switched.
+            ignore_routers: send writes back although routers are silent or serve old routes.
         """
         answer = verbs(common).reverse_traffic(
             workflow,
@@ -288,6 +305,7 @@ def _add_reverse(app: App, verbs: Any, epilogue: Any) -> None:
             timeout_s=seconds(timeout),
             max_pause_s=seconds(max_pause),
             max_replication_lag_allowed_s=seconds(max_replication_lag_allowed),
+            ignore_routers=ignore_routers,
             dry_run=dry_run,
         )
         report(common, answer, workflow)

@@ -209,6 +209,10 @@ class Routers(Noun):
         """Say which revision a router serves."""
         return self._call("POST", path_of("routers", router), {"revision": revision})
 
+    def delete(self, router: str, *, dry_run: bool = False) -> Json:
+        """Say that a router has ended, so that no switch asks it any more."""
+        return self._call("DELETE", path_of("routers", router), query={"dry_run": dry_run})
+
 
 class Node(Noun):
     """The node itself."""

@@ -61,7 +61,7 @@ class WorkflowVerbs(Noun):
             keyspace: the target keyspace.
             version: of the workflow the caller saw.
             **options: cells, tablet_types, timeout_s, max_pause_s, max_replication_lag_allowed_s,
-                enable_reverse_replication, allow_unverified, dry_run.
+                enable_reverse_replication, allow_unverified, ignore_routers, dry_run.
         """
         return self._verb("switchtraffic", workflow, keyspace, options, version)
 

@@ -6,11 +6,14 @@ source that is lost is tried again with a bounded back-off while the last routes
 that is safe, because the databases' own fence refuses a write that goes astray.
 
 The router reports the revision it serves after each change and every few seconds. A report that
-fails is forgotten: reporting never gets in the way of routing.
+fails is forgotten: reporting never gets in the way of routing. A switch of traffic asks the routers
+that reported lately, so one that ends says goodbye, when it is closed or when the process ends in
+order; one that is killed is forgotten after a minute.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import random
@@ -141,6 +144,7 @@ class Router:
         self._is_following = False
         self._stop = threading.Event()
         self._report_now = threading.Event()
+        self._reporting_pid: int | None = None
         self._threads = [
             threading.Thread(target=work, name=f"tidegate-router-{name}", daemon=True)
             for name, work in (("follow", self._follow), ("report", self._report))
@@ -248,6 +252,7 @@ class Router:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=MAX_PAUSE_S * 2)
+        self._say_goodbye()
         while self._closers:
             self._closers.pop()()
 
@@ -296,8 +301,23 @@ class Router:
             self._report_now.clear()
             if self._stop.is_set() or self._routes is None:
                 continue
+            if self._reporting_pid is None:
+                self._reporting_pid = os.getpid()
+                atexit.register(self._say_goodbye)
             try:
                 self._source.report(self.router_id, self.revision)
             except Exception as error:  # noqa: BLE001 - reporting never gets in the way of routing
                 _log.debug("reporting the revision failed: %s", error)
             self._stop.wait(FIRST_PAUSE_S)
+
+    def _say_goodbye(self) -> None:
+        """Once, by the process that reported: a fork of it goes on under the same name."""
+        if self._reporting_pid != os.getpid():
+            return
+        self._reporting_pid = None
+        self._stop.set()
+        atexit.unregister(self._say_goodbye)
+        try:
+            self._source.goodbye(self.router_id)
+        except Exception as error:  # noqa: BLE001 - the node forgets a silent router by itself
+            _log.debug("saying goodbye failed: %s", error)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 5.0
 IDLE_TIMEOUT_S: Final = 15.0
+GOODBYE_TIMEOUT_S: Final = 1.0
+"""An application that ends does not wait longer for a node that is away."""
 MAX_EVENT_BYTES: Final = 256 * 1024 * 1024
 
 
@@ -77,6 +79,12 @@ class HttpSource:
         with self._request("POST", path, CONNECT_TIMEOUT_S, body, keep=False) as response:
             response.read(65536)
 
+    def goodbye(self, router_id: str) -> None:
+        """See :class:`tidegate.router.sources.RouteSource`."""
+        path = f"/v1/routers/{quote(router_id, safe='')}"
+        with self._request("DELETE", path, GOODBYE_TIMEOUT_S, keep=False) as response:
+            response.read(65536)
+
     def close(self) -> None:
         """Cut the stream, which ends a read that blocks."""
         with self._lock:
@@ -97,7 +105,7 @@ class HttpSource:
         keep: bool = True,
     ) -> Iterator[http.client.HTTPResponse]:
         scheme, host, port, prefix = self._nodes[self._at]
-        connection = self._connection(scheme, host, port)
+        connection = self._connection(scheme, host, port, min(timeout_s, CONNECT_TIMEOUT_S))
         headers = {"Accept": "text/event-stream" if keep else "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -124,11 +132,13 @@ class HttpSource:
                     self._open = None
             connection.close()
 
-    def _connection(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+    def _connection(
+        self, scheme: str, host: str, port: int | None, timeout_s: float
+    ) -> http.client.HTTPConnection:
         if scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
+            return http.client.HTTPConnection(host, port, timeout=timeout_s)
         trust = ssl.create_default_context(cafile=self._ca_file)
-        return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=trust)
+        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=trust)
 
     def _remember(self, connection: http.client.HTTPConnection) -> None:
         with self._lock:

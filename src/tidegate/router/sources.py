@@ -32,6 +32,9 @@ class RouteSource(Protocol):
     def report(self, router_id: str, revision: int) -> None:
         """Tell the node which revision this router serves; may raise anything."""
 
+    def goodbye(self, router_id: str) -> None:
+        """Tell the node that this router ends, so that no switch asks it; may raise anything."""
+
     def close(self) -> None:
         """Interrupt whatever blocks, and free what is held; may be called from any thread."""
 
@@ -52,13 +55,18 @@ class StoreSource:
     Args:
         store: the topology's store.
         on_report: called with the router's id and the revision it serves.
+        on_goodbye: called with the router's id when it ends.
     """
 
     def __init__(
-        self, store: Topology, on_report: Callable[[str, int], None] | None = None
+        self,
+        store: Topology,
+        on_report: Callable[[str, int], None] | None = None,
+        on_goodbye: Callable[[str], None] | None = None,
     ) -> None:
         self._store = store
         self._on_report = on_report
+        self._on_goodbye = on_goodbye
 
     def changes(self, stop: threading.Event) -> Iterator[Snapshot]:
         """See :class:`RouteSource`."""
@@ -74,6 +82,11 @@ class StoreSource:
         """See :class:`RouteSource`."""
         if self._on_report is not None:
             self._on_report(router_id, revision)
+
+    def goodbye(self, router_id: str) -> None:
+        """See :class:`RouteSource`."""
+        if self._on_goodbye is not None:
+            self._on_goodbye(router_id)
 
     def close(self) -> None:
         """Nothing is held; a wait ends by itself within half a second."""

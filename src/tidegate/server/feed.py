@@ -1,7 +1,9 @@
 """The routes as every follower of this node gets them: one reading of the topology serves all.
 
 Decides when the routes are read and written out (once a change) and how followers wait. Followers
-hold sockets, so they wait in the event loop; the topology is watched by one thread.
+hold sockets, so they wait in the event loop; the topology is watched by one thread. A follower that
+gives its name counts as a router: it answers as long as it takes what is sent, and serves what it
+took last.
 """
 
 from __future__ import annotations
@@ -9,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -22,12 +23,11 @@ from tidegate.topology.routes import routes_to_json
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tidegate.topology.followers import RouterReports
     from tidegate.topology.store import TopologyStore
 
 WATCH_S: Final = 1.0
 KEEPALIVE_S: Final = 5.0
-ROUTER_FORGOTTEN_S: Final = 60.0
-ROUTERS_MAX: Final = 10_000
 
 log = structlog.get_logger("tidegate.routes")
 
@@ -43,8 +43,9 @@ class Published:
 class RouteFeed:
     """Watches a topology and wakes followers; started once, closed any number of times."""
 
-    def __init__(self, store: TopologyStore) -> None:
+    def __init__(self, store: TopologyStore, reports: RouterReports) -> None:
         self._store = store
+        self._reports = reports
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._latest = self._read()
@@ -66,14 +67,22 @@ class RouteFeed:
             self._publish(self._read())
         return self._latest
 
-    async def follow(self, seen: int | None) -> AsyncIterator[bytes]:
-        """Server-sent events: the routes now, unless ``seen``, and after each change."""
+    async def follow(self, seen: int | None, router: str | None = None) -> AsyncIterator[bytes]:
+        """Server-sent events: the routes now, unless ``seen``, and after each change.
+
+        Args:
+            seen: the revision the follower has.
+            router: under which name it counts as a router; without one it does not.
+        """
         mine = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             self._waiting.add(mine)
         try:
             yield KEEPALIVE_COMMENT
             while not self._closed.is_set():
+                # what was sent has been taken, or this would not go on
+                if router is not None and seen is not None:
+                    self._reports.report(router, seen)
                 mine[1].clear()
                 latest = self._latest
                 if latest.revision != seen:
@@ -87,6 +96,8 @@ class RouteFeed:
         finally:
             with self._lock:
                 self._waiting.discard(mine)
+            if router is not None:
+                self._reports.goodbye(router)
 
     def _read(self) -> Published:
         snapshot = self._store.read()
@@ -114,33 +125,3 @@ class RouteFeed:
             waiting = list(self._waiting)
         for loop, event in waiting:
             loop.call_soon_threadsafe(event.set)
-
-
-class RouterReports:
-    """Which revision each router said it serves, and when; forgotten after a minute of silence."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: dict[str, tuple[int, float]] = {}
-
-    def report(self, router: str, revision: int) -> None:
-        """Note a router's report."""
-        with self._lock:
-            self._forget()
-            if router in self._known or len(self._known) < ROUTERS_MAX:
-                self._known[router] = (revision, time.monotonic())
-
-    def list(self) -> list[dict[str, Any]]:
-        """The routers that reported lately, by name."""
-        now = time.monotonic()
-        with self._lock:
-            self._forget()
-            known = dict(self._known)
-        return [
-            {"router": name, "revision": revision, "reported_s_ago": round(now - at, 3)}
-            for name, (revision, at) in sorted(known.items())
-        ]
-
-    def _forget(self) -> None:
-        old = time.monotonic() - ROUTER_FORGOTTEN_S
-        self._known = {name: known for name, known in self._known.items() if known[1] > old}

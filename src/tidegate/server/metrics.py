@@ -66,6 +66,6 @@ class Metrics:
         behind = GaugeMetricFamily(
             "tidegate_router_behind", "Revisions a router is behind.", labels=["router"]
         )
-        for router in self._services.routers.list():
-            behind.add_metric([router["router"]], float(max(0, revision - router["revision"])))
+        for router in self._services.routers.heard().routers:
+            behind.add_metric([router.name], float(max(0, revision - router.revision)))
         yield from (up, held, failures, ends, routes, behind)

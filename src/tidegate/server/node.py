@@ -37,12 +37,14 @@ from tidegate.router import Router
 from tidegate.router.hook import RouteHook
 from tidegate.router.sources import StoreSource
 from tidegate.server.app import create_app
-from tidegate.server.feed import RouteFeed, RouterReports
+from tidegate.server.feed import RouteFeed
 from tidegate.server.services import Services
 from tidegate.server.supervisor import DesiredSpan, Supervisor
 from tidegate.server.takeover import take_over
 from tidegate.server.tokens import Tokens
+from tidegate.topology import followers
 from tidegate.topology import store as topology_store
+from tidegate.topology.followers import RouterReports
 from tidegate.topology.store import TopologyStore
 from tidegate.workflow import store as workflow_store
 from tidegate.workflow.service import WorkflowService
@@ -64,7 +66,12 @@ BACKLOG = 1024
 GRACE_S = 20
 """How long requests may finish after SIGTERM."""
 
-UPDATES = (*cluster_updates.UPDATES, *topology_store.UPDATES, *workflow_store.UPDATES)
+UPDATES = (
+    *cluster_updates.UPDATES,
+    *topology_store.UPDATES,
+    *workflow_store.UPDATES,
+    *followers.UPDATES,
+)
 """Every schema update of the cluster database, in the order they were written."""
 
 log = structlog.get_logger("tidegate.node")
@@ -92,13 +99,16 @@ class Node:
         self._records = WorkflowStore(self._database)
         self._holder = holder_name()
         self._dead_holders = _change_holder(settings, self._holder)
-        self._workflows = WorkflowService(self._database, self._store, holder=self._holder)
+        reports = RouterReports(self._database)
+        self._workflows = WorkflowService(
+            self._database, self._store, holder=self._holder, routers=reports
+        )
         self._vdiffs = VDiffService()
         stack.callback(self._vdiffs.close)
         self._seen: Snapshot | None = None
         self._left_out: dict[str, str] = {}
         supervisor = Supervisor(state / "spans", desired=self._desired, prepare=take_over)
-        feed = RouteFeed(self._store)
+        feed = RouteFeed(self._store, reports)
         self.services = Services(
             settings=settings,
             database=self._database,
@@ -109,11 +119,13 @@ class Node:
             vdiffs=self._vdiffs,
             supervisor=supervisor,
             feed=feed,
-            routers=RouterReports(),
+            routers=reports,
             ready=self._not_ready,
         )
         if settings.on_route_change:
             self._hook(settings.on_route_change)
+        reports.start()
+        stack.callback(reports.close)
         feed.start()
         stack.callback(feed.close)
         supervisor.start()

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.dataplane.model import Direction, SpanSpec
     from tidegate.server.config import Settings
-    from tidegate.server.feed import RouteFeed, RouterReports
+    from tidegate.server.feed import RouteFeed
     from tidegate.server.supervisor import Supervisor
     from tidegate.server.tokens import Tokens
+    from tidegate.topology.followers import RouterReports
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.service import WorkflowService

@@ -200,6 +200,7 @@ class SwitchRequest:
         max_pause_s: how long writers may be refused; longer, and the switch is taken back.
         max_replication_lag_allowed_s: a stream that lags more is not switched.
         allow_unverified: switch writes forward without a VDiff of the last 24 hours.
+        ignore_routers: switch writes although routers are silent or serve old routes.
     """
 
     keyspace: str
@@ -211,6 +212,7 @@ class SwitchRequest:
     max_replication_lag_allowed_s: float = 30.0
     enable_reverse_replication: bool = True
     allow_unverified: bool = False
+    ignore_routers: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tablet_types", _types(self.tablet_types) or ALL_TYPES)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import uuid as uuids
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,6 +21,7 @@ from tidegate.cluster.leases import Leases
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
 from tidegate.errors import ConflictError, TidegateError
+from tidegate.topology.followers import RouterReports
 from tidegate.workflow import (
     cancel,
     complete,
@@ -29,12 +30,14 @@ from tidegate.workflow import (
     objects,
     reads,
     recovery,
+    routers,
     spans,
     switch,
     traffic,
 )
 from tidegate.workflow.admission import admit
 from tidegate.workflow.model import Operation, OperationKind, Phase
+from tidegate.workflow.outcome import Outcome
 from tidegate.workflow.readiness import (
     require_movable,
     require_removable,
@@ -79,49 +82,19 @@ DRY_RUN_ID = "0" * 12
 NO_CHANGES = "No changes required"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a verb did, or would do.
-
-    Attributes:
-        summary: one sentence.
-        lines: the steps, as a dry run prints them.
-        start_state, current_state: the traffic before and after, in words.
-        pause_ms: how long writers were refused, when writes were switched.
-        workflow: as it is now; None when it is gone, or was never made.
-        findings: of the preflight of a create.
-    """
-
-    summary: str
-    lines: tuple[str, ...] = ()
-    start_state: str = ""
-    current_state: str = ""
-    pause_ms: float | None = None
-    workflow: Workflow | None = None
-    findings: tuple[Finding, ...] = ()
-    dry_run: bool = False
-    details: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """As the API answers."""
-        return {
-            "summary": self.summary,
-            "dry_run": self.dry_run,
-            "lines": list(self.lines),
-            "start_state": self.start_state,
-            "current_state": self.current_state,
-            "pause_ms": self.pause_ms,
-            "workflow": None if self.workflow is None else self.workflow.to_json(),
-            "findings": [finding.to_json() for finding in self.findings],
-            **self.details,
-        }
-
-
 class WorkflowService:
     """All verbs; one for each process. ``holder`` names the process in leases."""
 
-    def __init__(self, database: ClusterDatabase, topology: TopologyStore, *, holder: str) -> None:
-        self._cluster = Cluster(database, topology, WorkflowStore(database), holder)
+    def __init__(
+        self,
+        database: ClusterDatabase,
+        topology: TopologyStore,
+        *,
+        holder: str,
+        routers: RouterReports | None = None,
+    ) -> None:
+        heard = routers or RouterReports(database)
+        self._cluster = Cluster(database, topology, WorkflowStore(database), holder, heard)
 
     # -- looking
 
@@ -278,6 +251,7 @@ class WorkflowService:
 
         Raises:
             FailedPreconditionError: lag, state, or a missing VDiff do not allow it.
+            RoutersBehindError: a router does not answer, or serves old routes.
             WaitTimeoutError: something took too long before the journal; all was taken back.
             LeaseLostError: another node took over; all was taken back.
         """
@@ -303,6 +277,8 @@ class WorkflowService:
             if writes:
                 if direction is Direction.FORWARD and not request.allow_unverified:
                     require_verified(work.sessions, workflow)
+                if not request.ignore_routers:
+                    routers.require_answering(self._cluster.routers, before.revision)
                 plan = switch.plan_switch(before, workflow, direction, request)
                 lines += plan.lines()
             if not dry_run:
@@ -317,6 +293,7 @@ class WorkflowService:
                 start_state=str(state),
                 pause_ms=work.workflow.last_pause_ms if writes and not dry_run else None,
                 dry_run=dry_run,
+                routers=routers.followed(work),
             )
 
     def _move_writes(self, work: Work, request: SwitchRequest, direction: Direction) -> None:
@@ -451,6 +428,7 @@ class WorkflowService:
         pause_ms: float | None = None,
         findings: tuple[Finding, ...] = (),
         dry_run: bool = False,
+        routers: Sequence[dict[str, Any]] = (),
     ) -> Outcome:
         found = self._cluster.store.find(work.workflow.target_keyspace, work.workflow.name)
         current = ""
@@ -467,6 +445,7 @@ class WorkflowService:
             workflow=found,
             findings=findings,
             dry_run=dry_run,
+            routers=tuple(routers),
         )
 
     def _direction_now(self, work: Work) -> Direction:

@@ -8,6 +8,7 @@ back over the streams that the forward switch made. Both are the same plan. In t
 Before the pause, everything that may have to wait for others: publication and slot for the way back
 (a slot waits for every open transaction of the opening server), the fence armed as a no-op, the
 announcement of the switch, and a marker that the streams must reach, so that little is left to do.
+The routers are asked at last: one that does not follow would meet the fence for nothing.
 
 In the pause: the closing side denies writes and every transaction that could still write is waited
 for; only then marker S is written; the streams apply up to S and stay there; marker T is written at
@@ -24,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate import steps
-from tidegate.workflow import spans
+from tidegate.workflow import routers, spans
 from tidegate.workflow.model import opposite, replication_name
 from tidegate.workflow.plan import Plan, PlanStep, Zone
 
@@ -70,6 +71,9 @@ def plan_switch(
     tables = ", ".join(workflow.tables)
     back = opposite(direction)
     named = [f"{s.source_shard} to {s.target_shard}" for s in workflow.streams_of(direction)]
+    caught_up = [f"wait until the streams have caught up ({request.timeout_s:g} s)"]
+    if not request.ignore_routers:
+        caught_up.append(routers.TEST_LINE)
     way_back: list[PlanStep] = []
     made: list[PlanStep] = []
     started: list[PlanStep] = []
@@ -92,9 +96,7 @@ def plan_switch(
             *way_back,
             PlanStep(ARMED, (f"arm the fence on {closing} for {tables}",)),
             PlanStep(ANNOUNCED, (f"announce the switch on {closing}",), undoable=True),
-            PlanStep(
-                CAUGHT_UP, (f"wait until the streams have caught up ({request.timeout_s:g} s)",)
-            ),
+            PlanStep(CAUGHT_UP, tuple(caught_up)),
             PlanStep(
                 DENIED,
                 (f"refuse writes to {tables} on {closing}", f"wait for open writes on {closing}"),

@@ -20,7 +20,7 @@ from tidegate.engines.postgres.connection import LOCK_TIMEOUT_S, server_facts
 from tidegate.engines.postgres.position import Position, format_lsn
 from tidegate.errors import FailedPreconditionError, NotFoundError, WaitTimeoutError
 from tidegate.topology.names import TableName
-from tidegate.workflow import spans, switch, switch_journal, traffic
+from tidegate.workflow import routers, spans, switch, switch_journal, traffic
 from tidegate.workflow.model import StreamRef, opposite, replication_name
 from tidegate.workflow.plan import PlanStep, Zone
 
@@ -188,6 +188,9 @@ class SwitchActions:
         self.facts = {s: (f.system_identifier, f.timeline) for s, f in found.items()}
         if self.request.enable_reverse_replication:
             self._at_closing(self._delete_way_back_at)
+        if not self.request.ignore_routers:
+            cluster = self.work.cluster
+            routers.require_answering(cluster.routers, cluster.topology.revision())
         self.work.locks.confirm()
 
     # -- the pause

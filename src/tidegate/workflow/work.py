@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.cluster.leases import Lease
+    from tidegate.topology.followers import RouterReports
     from tidegate.topology.model import Snapshot
     from tidegate.topology.store import TopologyStore
     from tidegate.workflow.model import Workflow
@@ -59,6 +60,19 @@ class Cluster:
     topology: TopologyStore
     store: WorkflowStore
     holder: str
+    routers: RouterReports
+
+
+@dataclass(frozen=True)
+class Routed:
+    """When a change of the topology led traffic elsewhere, and the revision it made.
+
+    ``at_ms`` is the cluster database's clock, ``monotonic_s`` this process's.
+    """
+
+    revision: int
+    at_ms: int
+    monotonic_s: float
 
 
 class Locks:
@@ -141,6 +155,7 @@ class Work:
         self.sessions = Sessions(self.snapshot, purpose=f"workflow-{workflow.name}")
         self.delete_when_finished = False
         self.delete_when_undone = False
+        self.routed_at: Routed | None = None
         self._events: list[StepEvent] = []
         self._gone = False
 
@@ -181,8 +196,11 @@ class Work:
         """Change the topology and, in the same transaction, the record; under the leases."""
         before = self.workflow
         saved: list[Workflow] = []
+        at_ms = 0
 
         def guard(connection: ClusterConnection) -> None:
+            nonlocal at_ms
+            at_ms = round(self.cluster.database.now(connection).timestamp() * 1000)
             saved.clear()
             leases = self.locks.leases()
             self.cluster.store.prove(connection, leases)
@@ -190,6 +208,7 @@ class Work:
                 saved.append(self.cluster.store.save_in(connection, record(before)))
 
         self.snapshot = self.cluster.topology.update(change, guard=guard)
+        self.routed_at = Routed(self.snapshot.revision, at_ms, time.monotonic())
         if saved:
             self.workflow = saved[-1]
 

@@ -2,19 +2,22 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 from pydantic import Field
 
 import tidegate
 from tidegate.server import doctor, metrics
-from tidegate.server.api.common import Body, Json, Node, many, one
+from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
 
 router = APIRouter(prefix="/v1", tags=["node"])
 health = APIRouter(tags=["health"])
 
 API_LEVEL = 1
+
+
+RouterName = Annotated[str, Path(pattern="^[A-Za-z0-9._-]{1,200}$")]
 
 
 class RouterBody(Body):
@@ -74,6 +77,13 @@ def examine(node: Node) -> Json:
 def show_routes(
     node: Node,
     watch: Annotated[bool, Query(description="Stay and send an event for each change.")] = False,
+    router: Annotated[
+        str | None,
+        Query(
+            description="With watch: count this follower as a router of that name.",
+            pattern="^[A-Za-z0-9._-]{1,200}$",
+        ),
+    ] = None,
     last_event_id: Annotated[str | None, Header(description="The revision seen last.")] = None,
 ) -> Response:
     """The routes: the topology as routers follow it, and every table already resolved.
@@ -84,7 +94,8 @@ def show_routes(
     if watch:
         seen = int(last_event_id) if last_event_id and last_event_id.isdigit() else None
         return EventSourceResponse(
-            node.feed.follow(seen), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+            node.feed.follow(seen, router),
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
     current = node.feed.current()
     headers = {"ETag": f'"{current.revision}"'}
@@ -93,12 +104,25 @@ def show_routes(
 
 @router.get("/routers")
 def list_routers(node: Node) -> Json:
-    """The routers that reported lately, and the revision each serves."""
-    return many(node.routers.list())
+    """The routers that reported in the last minute, the revision each serves, and its state.
+
+    ``following``: it answers and serves the routes of now. ``behind``: it serves earlier ones.
+    ``late``: it has missed three reports.
+    """
+    revision, heard = node.store.revision(), node.routers.heard()
+    return many(router.to_json(revision, heard.now_ms) for router in heard.routers)
 
 
 @router.post("/routers/{name}")
-def report_router(node: Node, name: str, body: RouterBody) -> Json:
+def report_router(node: Node, name: RouterName, body: RouterBody) -> Json:
     """A router says which revision it serves."""
     node.routers.report(name, body.revision)
     return one({"router": name, "revision": body.revision})
+
+
+@router.delete("/routers/{name}")
+def delete_router(node: Node, name: RouterName, dry_run: DryRun = False) -> Json:
+    """A router has ended, or somebody says so for it: no switch asks it any more."""
+    if not dry_run:
+        node.routers.goodbye(name)
+    return one({"router": name}, dry_run=dry_run)

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Header, Response
 from tidegate.server.api.common import Body, Json, Node, check_version, many, one, plain
 from tidegate.server.services import Services
 from tidegate.workflow.model import Workflow
+from tidegate.workflow.outcome import Outcome
 from tidegate.workflow.requests import (
     CancelRequest,
     CompleteRequest,
@@ -20,7 +21,6 @@ from tidegate.workflow.requests import (
     ReshardCreate,
     SwitchRequest,
 )
-from tidegate.workflow.service import Outcome
 
 router = APIRouter(prefix="/v1", tags=["workflows"])
 verbs = APIRouter(prefix="/v1/workflows/{keyspace}/{name}", tags=["workflows"])
@@ -109,6 +109,7 @@ class SwitchBody(DryRunBody):
     max_replication_lag_allowed_s: float = 30.0
     enable_reverse_replication: bool = True
     allow_unverified: bool = False
+    ignore_routers: bool = False
 
 
 class CompleteBody(DryRunBody):
