@@ -8,4 +8,5 @@ pytest_plugins = [
     "fix_vdiff",
     "fix_span",
     "fix_proxy",
+    "fix_cluster",
 ]

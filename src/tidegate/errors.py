@@ -6,7 +6,7 @@ and the HTTP status of the API, so neither needs a table of its own. Assertions 
 these classes are for the world.
 
 Messages never carry secrets: connection strings reach them through
-:func:`tidegate.topology.connections.redacted` only.
+:func:`tidegate.secret.redacted` only.
 """
 
 from __future__ import annotations

@@ -1,125 +1,13 @@
-"""The update ledger: order, gaps, refusals, rollback and races."""
+"""The update ledger, without a database; with one: ``conformance/test_ledger.py``."""
 
 from __future__ import annotations
-
-import re
-import sqlite3
-import subprocess
-import sys
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidegate.cluster import updates
-from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.ledger import Applied, Ledger, Update
-from tidegate.errors import ClusterDatabaseError, SchemaVersionError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-UPDATES = tuple(
-    Update(f"test.u{n}", (f"CREATE TABLE t{n} (id integer)", f"INSERT INTO t{n} VALUES ({n})"))
-    for n in range(1, 5)
-)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[ClusterDatabase]:
-    with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as opened:
-        yield opened
-
-
-def dump(path: Path) -> list[str]:
-    connection = sqlite3.connect(path)
-    lines = [line for line in connection.iterdump() if "applied" not in line]
-    connection.close()
-    return sorted(re.sub(r",\d{13}\)", ",TIME)", line) for line in lines)
-
-
-def rows(database: ClusterDatabase) -> list[Applied]:
-    with database.read() as connection:
-        return Ledger(()).applied(connection)
-
-
-def test_a_fresh_database_gets_all_updates_in_order(database: ClusterDatabase) -> None:
-    ledger = Ledger(UPDATES)
-    assert ledger.ensure(database) == 0
-    assert [(row.version, row.name) for row in rows(database)] == [
-        (n, f"test.u{n}") for n in range(1, 5)
-    ]
-    assert [row.sha256 for row in rows(database)] == [update.sha256 for update in UPDATES]
-    assert ledger.ensure(database) == 4
-
-
-def test_a_grown_database_equals_a_fresh_one(tmp_path: Path) -> None:
-    with ClusterDatabase.open(f"sqlite:///{tmp_path}/fresh.db") as fresh:
-        Ledger(UPDATES).ensure(fresh)
-    with ClusterDatabase.open(f"sqlite:///{tmp_path}/grown.db") as grown:
-        for count in range(5):
-            assert Ledger(UPDATES[:count]).ensure(grown) == max(0, count - 1)
-    assert dump(tmp_path / "fresh.db") == dump(tmp_path / "grown.db")
-
-
-def test_a_failing_update_leaves_the_database_as_it_was(
-    database: ClusterDatabase, tmp_path: Path
-) -> None:
-    broken = Update(
-        "test.broken", ("CREATE TABLE b (id integer)", "INSERT INTO nowhere VALUES (1)")
-    )
-    for good in (UPDATES[:2], ()):
-        Ledger(good).ensure(database) if good else None
-        before = dump(tmp_path / "cluster.db")
-        with pytest.raises(ClusterDatabaseError, match="nowhere"):
-            Ledger((*UPDATES[:2], UPDATES[2], broken)).ensure(database)
-        assert dump(tmp_path / "cluster.db") == before
-    assert Ledger(UPDATES).ensure(database) == 2
-
-
-def test_a_fresh_database_stays_empty_when_its_first_start_fails(
-    database: ClusterDatabase, tmp_path: Path
-) -> None:
-    with pytest.raises(ClusterDatabaseError):
-        Ledger((*UPDATES, Update("test.broken", ("NONSENSE",)))).ensure(database)
-    assert not any("CREATE TABLE" in line for line in dump(tmp_path / "cluster.db"))
-
-
-def test_a_newer_database_is_refused_and_not_touched(
-    database: ClusterDatabase, tmp_path: Path
-) -> None:
-    Ledger(UPDATES).ensure(database)
-    before = dump(tmp_path / "cluster.db")
-    with pytest.raises(SchemaVersionError, match=r"version 4 \(test.u4\), this program knows 3"):
-        Ledger(UPDATES[:3]).ensure(database)
-    assert dump(tmp_path / "cluster.db") == before
-
-
-def test_a_gap_is_refused(database: ClusterDatabase) -> None:
-    Ledger(UPDATES).ensure(database)
-    with database.transaction() as connection:
-        connection.exec_driver_sql("DELETE FROM schema_update WHERE version = 2")
-    with pytest.raises(SchemaVersionError, match="1 is followed by 3"):
-        Ledger(UPDATES).ensure(database)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        (UPDATES[1], UPDATES[0], *UPDATES[2:]),
-        (UPDATES[0], Update("test.u2", ("CREATE TABLE t2 (id text)",)), *UPDATES[2:]),
-        (Update("test.new", ("SELECT 1",)), *UPDATES),
-    ],
-    ids=["moved", "edited", "put in front"],
-)
-def test_an_update_that_was_changed_after_its_release_is_refused(
-    database: ClusterDatabase, changed: tuple[Update, ...]
-) -> None:
-    Ledger(UPDATES).ensure(database)
-    with pytest.raises(SchemaVersionError, match="in its place"):
-        Ledger(changed).ensure(database)
+from tidegate.errors import SchemaVersionError
 
 
 @settings(deadline=None)
@@ -141,41 +29,3 @@ def test_the_hash_is_of_the_text_and_not_of_its_indentation() -> None:
     assert one.sha256 == Update("u", ("CREATE TABLE t (\n    id integer  \n  )",)).sha256
     assert one.sha256 != Update("u", ("CREATE TABLE u (\n    id integer\n  )",)).sha256
     assert Update("u", ("a", "b")).sha256 != Update("u", ("ab",)).sha256
-
-
-RACER = """
-import sys
-from tidegate.cluster.database import ClusterDatabase
-from tidegate.cluster.ledger import Ledger, Update
-updates = [Update(f"u{n}", (f"CREATE TABLE t{n} (id integer)",)) for n in range(20)]
-print("ready", flush=True)
-sys.stdin.readline()
-print(Ledger(updates).ensure(ClusterDatabase.open(sys.argv[1])))
-"""
-
-
-def test_processes_that_start_together_apply_each_update_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/cluster.db"
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(4)
-    ]
-    for racer in racers:
-        assert racer.stdout is not None
-        assert racer.stdout.readline() == "ready\n"
-    for racer in racers:
-        assert racer.stdin is not None
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    found = sorted(int(racer.communicate(timeout=30)[0]) for racer in racers)
-    assert [racer.returncode for racer in racers] == [0] * 4
-    assert found == [0, 20, 20, 20]
-
-
-def test_the_updates_of_the_cluster_database_itself_apply(database: ClusterDatabase) -> None:
-    assert Ledger(updates.UPDATES).ensure(database) == 0

@@ -15,8 +15,9 @@ SOURCE = ROOT / "src" / "tidegate"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "steps": set(),
-    "cluster": {"errors", "steps"},
-    "topology": {"errors", "steps", "cluster"},
+    "secret": {"errors"},
+    "cluster": {"errors", "steps", "secret"},
+    "topology": {"errors", "steps", "secret", "cluster"},
     "engines": {"errors", "steps", "cluster", "topology"},
     "dataplane": {"errors", "steps", "cluster", "topology", "engines"},
     "workflow": {"errors", "steps", "cluster", "topology", "engines", "dataplane"},

@@ -17,6 +17,9 @@ def serve(
     *,
     listen: Annotated[str | None, Parameter(help="HOST:PORT of the HTTP API.")] = None,
     state_dir: Annotated[str | None, Parameter(help="Folder of the node's state.")] = None,
+    cluster_database: Annotated[
+        str | None, Parameter(help="URL of the cluster database; default: in the state folder.")
+    ] = None,
     on_route_change: Annotated[
         str | None, Parameter(help="Command run after each change of the routes.")
     ] = None,
@@ -36,6 +39,7 @@ def serve(
         {
             "listen": listen,
             "state_dir": state_dir,
+            "cluster_database": cluster_database,
             "on_route_change": on_route_change,
             "tls_cert": tls_cert,
             "tls_key": tls_key,

@@ -1,49 +1,52 @@
 """The cluster database: where the control plane keeps what must survive it.
 
 Decides how a transaction is opened, bounded and ended, whichever engine lies below; an engine is a
-module of :mod:`tidegate.cluster.stores`. It must not know any table, and no statement that comes
-through here may be written for one engine only.
+module of :mod:`tidegate.cluster.stores`, found by the URL. It must not know any table, and no
+statement that comes through here may be written for one engine only.
 
 There are two kinds of transactions. ``read()`` is a consistent view that may not write.
 ``transaction()`` writes; it may run beside others, in other threads and other processes, so
 whatever it decides it must write as a compare-and-swap, and look at how many rows that touched.
 Transactions are short: nothing is waited for inside one.
+
+A transaction that cannot *begin*, because the server is away or no longer the one that writes, is
+begun again until the bound: nothing of it has run. From its first statement on nothing is ever
+repeated here: the error says that nothing was changed, or that nobody knows.
 """
 
 from __future__ import annotations
 
+import importlib
 import threading
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from tidegate.cluster.stores.sqlite import WRITES, SqliteStore
+from tidegate.cluster.stores.seam import WRITES
 from tidegate.errors import ClusterDatabaseError, InvalidArgumentError, TidegateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, ExceptionContext
+
+    from tidegate.cluster.stores.seam import Abilities, Store
 
 DEFAULT_BUSY_TIMEOUT_S: Final = 10.0
-
-
-class Store(Protocol):
-    """What an engine of the cluster database must offer."""
-
-    @property
-    def engine(self) -> Engine:
-        """The SQLAlchemy engine; its connections obey the ``WRITES`` execution option."""
-
-    def clock(self, connection: Connection) -> datetime:
-        """The database's time now (not that of the transaction's start), aware, in UTC."""
-
-    def translated(self, error: Exception, *, committing: bool = False) -> TidegateError:
-        """What an error of the driver means."""
+STORES: Final = {
+    "sqlite": ("tidegate.cluster.stores.sqlite", "sqlite:////absolute/path/cluster.db"),
+}
+"""By the scheme of the URL: the engine's module, which has ``open_store(url, busy_timeout_s=…)``,
+and how the URL is written."""
+FORMS: Final = " or ".join(form for _, form in STORES.values())
+_FIRST_PAUSE_S: Final = 0.02
+_MAX_PAUSE_S: Final = 0.5
+_ERRORS: Final = (DBAPIError, PoolTimeoutError, TidegateError)
 
 
 class ClusterDatabase:
@@ -53,29 +56,32 @@ class ClusterDatabase:
         self._store = store
         self._local = threading.local()
         self._closed = threading.Event()
+        event.listen(store.engine, "handle_error", self._on_error)
 
     @classmethod
     def open(cls, url: str, *, busy_timeout_s: float = DEFAULT_BUSY_TIMEOUT_S) -> Self:
-        """Open the cluster database at ``url``: ``sqlite:////absolute/path``.
+        """Open the cluster database at ``url``.
 
         Args:
-            url: engine and place; the file is made if it is not there.
+            url: engine and place, without a password: one of :data:`FORMS`. A SQLite file is made
+                if it is not there.
             busy_timeout_s: how long one transaction waits for another writer.
 
         Raises:
             InvalidArgumentError: the URL cannot be read, or names an engine that is not there.
             ClusterDatabaseError: the database cannot be opened.
         """
-        try:
-            parsed = make_url(url)
-        except ArgumentError:
-            parsed = None
-        if parsed is None or parsed.get_backend_name() != "sqlite":
-            raise InvalidArgumentError(
-                "the URL of the cluster database names no engine there is",
-                next_step="use sqlite:////absolute/path/cluster.db",
-            )
-        return cls(SqliteStore.open(parsed, busy_timeout_s=busy_timeout_s))
+        return cls(open_store(url, busy_timeout_s=busy_timeout_s))
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the engine can do beyond what all can."""
+        return self._store.abilities
+
+    @property
+    def place(self) -> str:
+        """The engine and where it is, for people and logs."""
+        return self._store.place
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -84,9 +90,8 @@ class ClusterDatabase:
         Raises:
             ClusterDatabaseError: the database failed.
         """
-        with self._connection(writes=False) as connection:
+        with self._begun(writes=False) as connection:
             try:
-                connection.begin()
                 yield connection
             except (DBAPIError, PoolTimeoutError) as error:
                 raise self._store.translated(error) from error
@@ -98,7 +103,7 @@ class ClusterDatabase:
         """A writing transaction: committed when the block ends, undone when it raises.
 
         Integrity errors reach the caller as SQLAlchemy's: a key that is taken is an answer, not a
-        fault of the database.
+        fault of the database. Like every failed statement it dooms the transaction.
 
         Raises:
             ClusterDatabaseBusyError: another writer held the database too long; nothing changed.
@@ -107,10 +112,10 @@ class ClusterDatabase:
         """
         assert not getattr(self._local, "writing", False), "a transaction within a transaction"
         self._local.writing = True
+        self._local.failed = None
         try:
-            with self._connection(writes=True) as connection:
+            with self._begun(writes=True) as connection:
                 try:
-                    connection.begin()
                     yield connection
                 except IntegrityError:
                     connection.rollback()
@@ -121,8 +126,13 @@ class ClusterDatabase:
                 except BaseException:
                     connection.rollback()
                     raise
+                failed = self._local.failed
+                assert failed is None, f"a transaction went on after a failed statement: {failed}"
                 try:
                     connection.commit()
+                except IntegrityError:
+                    connection.rollback()
+                    raise
                 except DBAPIError as error:
                     connection.rollback()
                     raise self._store.translated(error, committing=True) from error
@@ -151,22 +161,60 @@ class ClusterDatabase:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
+    def _on_error(self, failure: ExceptionContext) -> None:
+        """Remember that a statement failed; inside a savepoint that is for the caller to undo."""
+        connection = failure.connection
+        if connection is not None and not connection.in_nested_transaction():
+            self._local.failed = failure.original_exception
+
     @contextmanager
-    def _connection(self, *, writes: bool) -> Iterator[Connection]:
-        if self._closed.is_set():
-            raise ClusterDatabaseError(
-                "the cluster database has been closed", next_step="start the node again"
-            )
+    def _begun(self, *, writes: bool) -> Iterator[Connection]:
+        """A connection whose transaction has begun."""
         pool = self._store.engine.pool
         try:
-            try:
-                connection = self._store.engine.connect().execution_options(**{WRITES: writes})
-            except (DBAPIError, PoolTimeoutError) as error:
-                raise self._store.translated(error) from error
-            with connection:
+            with self._begin(writes=writes) as connection:
                 yield connection
         finally:
             if self._closed.is_set():
                 # Given back to a pool that was disposed of meanwhile, it would stay open in there.
                 pool.dispose()
                 self._store.engine.dispose()
+
+    def _begin(self, *, writes: bool) -> Connection:
+        deadline = time.monotonic() + self._store.busy_timeout_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            if self._closed.is_set():
+                raise ClusterDatabaseError(
+                    "the cluster database has been closed", next_step="start the node again"
+                )
+            try:
+                return self._begin_once(writes=writes)
+            except _ERRORS as error:
+                if time.monotonic() >= deadline or not self._store.is_passing(error):
+                    raise self._store.translated(error) from error
+            self._closed.wait(pause_s)
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+    def _begin_once(self, *, writes: bool) -> Connection:
+        connection = self._store.engine.connect().execution_options(**{WRITES: writes})
+        try:
+            connection.begin()
+        except BaseException:
+            connection.close()
+            raise
+        self._local.failed = None
+        return connection
+
+
+def open_store(url: str, *, busy_timeout_s: float = DEFAULT_BUSY_TIMEOUT_S) -> Store:
+    """Open the engine that a URL names; see :meth:`ClusterDatabase.open`."""
+    scheme, colon, _ = url.partition("://")
+    if not colon or scheme not in STORES:
+        raise InvalidArgumentError(
+            "the URL of the cluster database names no engine there is", next_step=f"use {FORMS}"
+        )
+    # An engine's driver is loaded when the engine is used.
+    module, _ = STORES[scheme]
+    store = importlib.import_module(module).open_store(url, busy_timeout_s=busy_timeout_s)
+    return cast("Store", store)

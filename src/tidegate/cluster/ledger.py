@@ -41,6 +41,8 @@ CREATE TABLE IF NOT EXISTS schema_update (
     applied_at_ms bigint NOT NULL
 )
 """
+_AS_IT_IS: Final = {"no_parameters": True}
+"""For a statement's text in which ``%`` is no placeholder, whatever the driver."""
 _UPDATES: Final = Table(
     "schema_update",
     MetaData(),
@@ -166,7 +168,7 @@ class Ledger:
             connection.exec_driver_sql(_CREATE)
         for version, update in enumerate(missing, start=len(applied) + 1):
             for statement in update.statements:
-                connection.exec_driver_sql(statement)
+                connection.exec_driver_sql(statement, execution_options=_AS_IT_IS)
             connection.execute(
                 _UPDATES.insert().values(
                     version=version,

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
 
+from tidegate.cluster.database import FORMS, STORES
 from tidegate.errors import InvalidArgumentError
+from tidegate.topology.connections import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +47,13 @@ class Settings(BaseSettings):
     )
     state_dir: Path = Field(
         default_factory=default_state_dir,
-        description="Folder of the cluster database, the API tokens and the workers' records.",
+        description="Folder of the API tokens, the workers' records and, unless it is elsewhere,"
+        " the cluster database.",
+    )
+    cluster_database: str | None = Field(
+        None,
+        description=f"URL of the cluster database, without a password: {FORMS}. Default: a SQLite"
+        " file in the state directory.",
     )
     on_route_change: str | None = Field(
         None,
@@ -64,6 +72,15 @@ class Settings(BaseSettings):
             raise ValueError("write HOST:PORT, as in 127.0.0.1:8470")
         return value
 
+    @field_validator("cluster_database")
+    @classmethod
+    def _is_database(cls, value: str | None) -> str | None:
+        if value is not None and redacted(value) != value:
+            raise ValueError("a URL must not contain a password")
+        if value is not None and value.partition("://")[0] not in STORES:
+            raise ValueError(f"the URL names no engine there is; use {FORMS}")
+        return value
+
     @field_validator("log_level")
     @classmethod
     def _is_level(cls, value: str) -> str:
@@ -80,6 +97,11 @@ class Settings(BaseSettings):
     def port(self) -> int:
         """The port to listen on; 0 takes a free one."""
         return int(self.listen.rpartition(":")[2])
+
+    @property
+    def cluster_database_url(self) -> str:
+        """The cluster database's URL; it holds no secret."""
+        return self.cluster_database or f"sqlite:///{self.state_dir.resolve() / 'cluster.db'}"
 
     @classmethod
     def settings_customise_sources(

@@ -91,10 +91,10 @@ class Node:
         tokens = Tokens(state / "tokens")
         if tokens.ensure():
             log.info("api token made", file=str(state / "tokens"))
-        self._database = ClusterDatabase.open(f"sqlite:///{state.resolve() / 'cluster.db'}")
+        self._database = ClusterDatabase.open(settings.cluster_database_url)
         stack.callback(self._database.close)
         version = Ledger(UPDATES).ensure(self._database)
-        log.info("cluster database open", found_schema_version=version)
+        log.info("cluster database open", place=self._database.place, found_schema_version=version)
         self._store = TopologyStore(self._database)
         self._records = WorkflowStore(self._database)
         self._holder = holder_name()

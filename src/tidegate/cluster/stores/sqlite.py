@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from sqlalchemy import create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from tidegate.cluster.stores.seam import WRITES, Abilities
 from tidegate.errors import (
     ClusterDatabaseBusyError,
     ClusterDatabaseError,
@@ -35,10 +37,7 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Connection, Engine
-
-WRITES: Final = "tidegate_writes"
-"""Execution option of a connection: whether its next transaction writes."""
+    from sqlalchemy import Connection, Engine
 
 _CLOCK: Final = "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -55,25 +54,23 @@ class SqliteStore:
         busy_timeout_s: how long to wait for the write lock.
     """
 
+    abilities: Final = Abilities("sqlite", is_shared=False, is_replicated=False)
+
     def __init__(self, engine: Engine, path: Path, busy_timeout_s: float) -> None:
         self.engine = engine
         self.path = path
+        self.place = f"the SQLite file {path}"
         self.busy_timeout_s = busy_timeout_s
 
     @classmethod
-    def open(cls, url: URL, *, busy_timeout_s: float) -> Self:
+    def open(cls, url: str, *, busy_timeout_s: float) -> Self:
         """Open the file, and make it if it is not there; its folder must exist.
 
         Raises:
             InvalidArgumentError: the URL names no file.
             ClusterDatabaseError: the file cannot be made or is no database.
         """
-        if not url.database or url.database == ":memory:" or url.query:
-            raise InvalidArgumentError(
-                "the cluster database must be a file that several connections can share",
-                next_step="name it as sqlite:////absolute/path/cluster.db",
-            )
-        path = Path(url.database)
+        path = file_of(url)
         try:
             # The side files of WAL get the permissions of this one.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -83,7 +80,7 @@ class SqliteStore:
                 next_step="check that the folder exists and the node's account may write there",
             ) from None
         engine = create_engine(
-            url,
+            make_url(url),
             connect_args={"timeout": busy_timeout_s},
             pool_size=_POOL_SIZE,
             max_overflow=_POOL_OVERFLOW,
@@ -104,13 +101,12 @@ class SqliteStore:
         milliseconds: int = connection.exec_driver_sql(_CLOCK).scalar_one()
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
-    def translated(self, error: Exception, *, committing: bool = False) -> TidegateError:
-        """What a driver's error means.
+    def is_passing(self, error: Exception) -> bool:  # noqa: ARG002 - an engine without servers
+        """Never: the driver has waited for the lock already, and there is no other server."""
+        return False
 
-        Args:
-            error: as SQLAlchemy or the driver raised it.
-            committing: it was raised by COMMIT.
-        """
+    def translated(self, error: Exception, *, committing: bool = False) -> TidegateError:
+        """What a driver's error means; see :class:`tidegate.cluster.stores.seam.Store`."""
         if isinstance(error, PoolTimeoutError):
             return ClusterDatabaseBusyError(
                 f"all {_POOL_SIZE + _POOL_OVERFLOW} connections to the cluster database are in use",
@@ -152,6 +148,33 @@ class SqliteStore:
                 return
             finally:
                 connection.close()
+
+
+open_store = SqliteStore.open
+
+
+def file_of(url: str) -> Path:
+    """The file that a URL names.
+
+    Raises:
+        InvalidArgumentError: it names none that several connections can share.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        parsed = None
+    if (
+        parsed is None
+        or parsed.drivername != "sqlite"
+        or not parsed.database
+        or parsed.database == ":memory:"
+        or parsed.query
+    ):
+        raise InvalidArgumentError(
+            "the cluster database must be a file that several connections can share",
+            next_step="name it as sqlite:////absolute/path/cluster.db",
+        )
+    return Path(parsed.database)
 
 
 def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:

@@ -1,0 +1,169 @@
+"""Every engine: the update ledger; order, gaps, refusals, rollback and races."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+
+from cluster_engines.engine import contents
+from tidegate.cluster import updates
+from tidegate.cluster.database import ClusterDatabase
+from tidegate.cluster.ledger import Applied, Ledger, Update
+from tidegate.errors import ClusterDatabaseError, SchemaVersionError
+
+if TYPE_CHECKING:
+    from cluster_engines.engine import Engine
+
+UPDATES = tuple(
+    Update(f"test.u{n}", (f"CREATE TABLE t{n} (id integer)", f"INSERT INTO t{n} VALUES ({n})"))
+    for n in range(1, 5)
+)
+
+
+@pytest.fixture
+def database(cluster_database: ClusterDatabase) -> ClusterDatabase:
+    return cluster_database
+
+
+def shape(database: ClusterDatabase) -> dict[str, object]:
+    """Everything but times."""
+    return contents(database, but=("applied_at_ms",))
+
+
+def rows(database: ClusterDatabase) -> list[Applied]:
+    with database.read() as connection:
+        return Ledger(()).applied(connection)
+
+
+def test_a_fresh_database_gets_all_updates_in_order(database: ClusterDatabase) -> None:
+    ledger = Ledger(UPDATES)
+    assert ledger.ensure(database) == 0
+    assert [(row.version, row.name) for row in rows(database)] == [
+        (n, f"test.u{n}") for n in range(1, 5)
+    ]
+    assert [row.sha256 for row in rows(database)] == [update.sha256 for update in UPDATES]
+    assert ledger.ensure(database) == 4
+
+
+def test_a_grown_database_equals_a_fresh_one(engine: Engine) -> None:
+    with (
+        ClusterDatabase.open(engine.fresh_url()) as fresh,
+        ClusterDatabase.open(engine.fresh_url()) as grown,
+    ):
+        Ledger(UPDATES).ensure(fresh)
+        for count in range(5):
+            assert Ledger(UPDATES[:count]).ensure(grown) == max(0, count - 1)
+        assert shape(fresh) == shape(grown)
+
+
+def test_a_failing_update_leaves_the_database_as_it_was(
+    database: ClusterDatabase,
+) -> None:
+    broken = Update(
+        "test.broken", ("CREATE TABLE b (id integer)", "INSERT INTO nowhere VALUES (1)")
+    )
+    for good in (UPDATES[:2], ()):
+        Ledger(good).ensure(database) if good else None
+        before = contents(database)
+        with pytest.raises(ClusterDatabaseError, match="nowhere"):
+            Ledger((*UPDATES[:2], UPDATES[2], broken)).ensure(database)
+        assert contents(database) == before
+    assert Ledger(UPDATES).ensure(database) == 2
+
+
+def test_a_fresh_database_stays_empty_when_its_first_start_fails(
+    database: ClusterDatabase,
+) -> None:
+    with pytest.raises(ClusterDatabaseError):
+        Ledger((*UPDATES, Update("test.broken", ("NONSENSE",)))).ensure(database)
+    assert contents(database) == {}
+
+
+def test_a_newer_database_is_refused_and_not_touched(
+    database: ClusterDatabase,
+) -> None:
+    Ledger(UPDATES).ensure(database)
+    before = contents(database)
+    with pytest.raises(SchemaVersionError, match=r"version 4 \(test.u4\), this program knows 3"):
+        Ledger(UPDATES[:3]).ensure(database)
+    assert contents(database) == before
+
+
+def test_a_gap_is_refused(database: ClusterDatabase) -> None:
+    Ledger(UPDATES).ensure(database)
+    with database.transaction() as connection:
+        connection.execute(text("DELETE FROM schema_update WHERE version = 2"))
+    with pytest.raises(SchemaVersionError, match="1 is followed by 3"):
+        Ledger(UPDATES).ensure(database)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (UPDATES[1], UPDATES[0], *UPDATES[2:]),
+        (UPDATES[0], Update("test.u2", ("CREATE TABLE t2 (id text)",)), *UPDATES[2:]),
+        (Update("test.new", ("SELECT 1",)), *UPDATES),
+    ],
+    ids=["moved", "edited", "put in front"],
+)
+def test_an_update_that_was_changed_after_its_release_is_refused(
+    database: ClusterDatabase, changed: tuple[Update, ...]
+) -> None:
+    Ledger(UPDATES).ensure(database)
+    with pytest.raises(SchemaVersionError, match="in its place"):
+        Ledger(changed).ensure(database)
+
+
+RACER = """
+import sys
+from tidegate.cluster.database import ClusterDatabase
+from tidegate.cluster.ledger import Ledger, Update
+updates = [Update(f"u{n}", (f"CREATE TABLE t{n} (id integer)",)) for n in range(20)]
+print("ready", flush=True)
+sys.stdin.readline()
+print(Ledger(updates).ensure(ClusterDatabase.open(sys.argv[1])))
+"""
+
+
+def test_processes_that_start_together_apply_each_update_once(engine: Engine) -> None:
+    url = engine.fresh_url()
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    found = sorted(int(racer.communicate(timeout=60)[0]) for racer in racers)
+    assert [racer.returncode for racer in racers] == [0] * 4
+    assert found == [0, 20, 20, 20]
+
+
+def test_the_updates_of_the_cluster_database_itself_apply(database: ClusterDatabase) -> None:
+    assert Ledger(updates.UPDATES).ensure(database) == 0
+
+
+def test_the_text_of_an_update_reaches_the_database_as_it_is(database: ClusterDatabase) -> None:
+    odd = Update(
+        "test.odd",
+        (
+            "CREATE TABLE odd (name text NOT NULL CHECK (name NOT LIKE '%s%%'), note text)",
+            "INSERT INTO odd VALUES ('50 % of :all', '?')",
+        ),
+    )
+    Ledger((odd,)).ensure(database)
+    with database.read() as connection:
+        assert connection.execute(text("SELECT name, note FROM odd")).one() == ("50 % of :all", "?")

@@ -1,0 +1,96 @@
+"""The cluster database on SQLite: the file, the URL, and what is left open.
+
+What every engine must do is tested in ``conformance/``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tidegate.cluster.database import ClusterDatabase
+from tidegate.errors import ClusterDatabaseError, InvalidArgumentError
+
+
+def test_the_file_is_private_durable_and_shared(tmp_path: Path) -> None:
+    with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as database:
+        assert (tmp_path / "cluster.db").stat().st_mode & 0o777 == 0o600
+        with database.read() as connection:
+            for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
+                assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar_one() == value
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "nonsense",
+        "mysql://x/y",
+        "sqlite+pysqlite:////x",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:////x?mode=ro",
+    ],
+)
+def test_a_url_that_names_no_shared_file_is_refused(url: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        ClusterDatabase.open(url)
+    assert "sqlite:////" in caught.value.next_step
+
+
+def test_a_missing_folder_and_a_file_of_another_kind_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ClusterDatabaseError, match="No such file"):
+        ClusterDatabase.open(f"sqlite:///{tmp_path}/nowhere/cluster.db")
+    (tmp_path / "text.db").write_text("no database, but long enough to be looked at\n" * 50)
+    with pytest.raises(ClusterDatabaseError, match="not a database"):
+        ClusterDatabase.open(f"sqlite:///{tmp_path}/text.db")
+
+
+def open_files(path: Path) -> int:
+    links = Path("/proc/self/fd").iterdir()
+    return sum(str(path) in str(link.readlink()) for link in links if link.is_symlink())
+
+
+def test_closing_leaves_no_connection_behind_not_even_one_in_use(tmp_path: Path) -> None:
+    database = ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db")
+    with database.read(), database.read() as connection:
+        database.close()
+        assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+        assert open_files(tmp_path) > 0
+    assert open_files(tmp_path) == 0
+    with pytest.raises(ClusterDatabaseError, match="has been closed"), database.read():
+        pytest.fail("opened again")
+
+
+WRITER = """
+import sys
+from tidegate.cluster.database import ClusterDatabase
+database = ClusterDatabase.open(sys.argv[1])
+with database.transaction() as connection:
+    connection.exec_driver_sql("CREATE TABLE half (id integer)")
+    print("inside", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_kill_inside_a_transaction_leaves_a_sound_file(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, f"sqlite:///{tmp_path}/cluster.db"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "inside\n"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    outside = sqlite3.connect(tmp_path / "cluster.db")
+    assert outside.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert outside.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    outside.close()
