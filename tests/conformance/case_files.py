@@ -32,6 +32,9 @@ COMMENTARY = frozenset({"test", "case", "index", "note", "derived", "error_from"
 HEAD = frozenset({"area", "reference", "conventions", "layouts", "note"})
 """Keys of a file that describe it; all others are sections of cases."""
 
+STORY = "story"
+"""The section of a case that is a story of its own, not a row of a table."""
+
 GO_WORDS = ("invalid character ", "strconv.", "open ", "json: ")
 """Beginnings of sentences by Go's own library: the failure counts, the words are not ours."""
 
@@ -119,10 +122,22 @@ def cases() -> Iterator[Case]:
         except ValueError as error:
             yield Case(f"{name}-unreadable", "unreadable", str(error), {}, {})
             continue
+        if isinstance(file, list) and file:
+            yield from _stories_of(name, file)
+            continue
         if not isinstance(file, dict) or "area" not in file:
             yield Case(f"{name}-without-area", "without area", "", {}, {})
             continue
         yield from _cases_of(name, file)
+
+
+def _stories_of(stem: str, file: list[Any]) -> Iterator[Case]:
+    """The cases of a file that is a list: stories (``scenarios``), each with its own system."""
+    for number, case in enumerate(file):
+        if not isinstance(case, dict) or not {"id", "system"} <= set(case):
+            yield Case(f"{stem}-{number}-without-system", "without system", "", {}, {})
+            continue
+        yield Case(f"{stem}-{case['id']}", case["system"], STORY, case, {})
 
 
 def _cases_of(stem: str, file: dict[str, Any]) -> Iterator[Case]:

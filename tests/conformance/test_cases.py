@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance import keyrange_cases, vindex_cases
-from conformance.case_files import Case, Row, cases
+from conformance import clusterdb_cases, keyrange_cases, vindex_cases
+from conformance.case_files import STORY, Case, Row, cases
+from conformance.scenarios import scenario
 from tidegate.topology import vindexes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from conformance.scenarios import Scenario
+
+
+SYSTEMS: dict[str, Callable[[Scenario], None]] = {
+    clusterdb_cases.SYSTEM: clusterdb_cases.run,
+}
+"""Who understands the stories of which system."""
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in cases()])
@@ -20,6 +29,12 @@ def test_case(case: Case) -> None:
 
 
 def run(case: Case) -> None:
+    if case.section == STORY:
+        assert case.area in SYSTEMS, f"unknown system {case.area!r}"
+        story = scenario(case.row)
+        SYSTEMS[case.area](story)
+        story.check_all_read()
+        return
     if case.area == keyrange_cases.AREA:
         sections: dict[str, Callable[[Row], None]] = keyrange_cases.SECTIONS
     elif case.area in vindexes.TYPES:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Self
 import structlog
 import uvicorn
 
+from tidegate.cluster import member_store
 from tidegate.cluster import updates as cluster_updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.ledger import Ledger
@@ -71,6 +72,7 @@ UPDATES = (
     *topology_store.UPDATES,
     *workflow_store.UPDATES,
     *followers.UPDATES,
+    *member_store.UPDATES,
 )
 """Every schema update of the cluster database, in the order they were written."""
 
