@@ -91,6 +91,18 @@ def test_one_changed_byte_one_missing_and_one_extra_row_are_found(
     assert moved.streams_run()
 
 
+def test_rows_that_exchanged_their_values_are_found(moved: Comparison) -> None:
+    moved.world.run(
+        moved.world.targets[0],
+        "UPDATE items AS i SET note = o.note FROM items AS o WHERE i.id % 1000 IN (0, 1)"
+        " AND o.id = i.id + 1 - 2 * (i.id % 1000)",
+    )
+    found = only_report(moved.run(max_report_sample_rows=0))
+    changed = {int(sample["Target"]["id"]) for sample in found["MismatchedRowsSample"]}
+    assert changed == {i for i in range(1000, 20_000) if i % 1000 < 2}
+    assert found["MismatchedRows"] == len(changed)
+
+
 def test_samples_are_bounded_cut_and_only_keys_on_request(moved: Comparison) -> None:
     moved.world.run(
         moved.world.targets[0], "UPDATE items SET note = repeat('x', 500) WHERE id < 50"

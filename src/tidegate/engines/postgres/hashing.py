@@ -1,22 +1,30 @@
 """What two servers must agree on for a row to be the same: one expression for each column.
 
-Rule 9 of ``docs/internals/datapath.md``. PostgreSQL's own record hash is fast, but it fails on some
-types, differs between servers on others (enums hash by OID), and calls values equal that are not
-identical (1.0 and 1.00, -0 and 0, one day and 24 hours, arrays with other bounds). So it is taken
-over ``ROW(expression per column)``, in which equal means identical and equal values hash alike on
-every server and version: the column itself where its type is known to be so, else its binary form
-(``numeric_send`` and the like), else its text. Sessions pin whatever changes text (see
-:mod:`tidegate.engines.postgres.connection`).
+Rule 9 of ``docs/internals/datapath.md``. PostgreSQL's own record hash fails on some types, differs
+between servers on others (enums hash by OID), and calls values equal that are not identical (1.0
+and 1.00, -0 and 0, one day and 24 hours, arrays with other bounds). So each column is hashed as
+what is identical when equal: itself, its binary form (``numeric_send`` and the like), or its text.
+Sessions pin whatever changes text (see :mod:`tidegate.engines.postgres.connection`).
 
-Hashes of a chunk are summed, as ``numeric``: exact, independent of order, and unlike XOR not blind
-to rows that come in pairs. Sums of several shards add up to the sum of all.
+Two more properties of the record hash would hide differences (``docs/decisions/008``):
+
+* It is linear in the hashes of its columns, so a sum over rows stays the same when two rows swap a
+  value. Here the hash of one column is the *seed* of the next: a value counts only together with
+  the rest of its row.
+* Eight-byte integers and times are folded to four bytes before they are hashed: 1 and 2^32 are one.
+  Here the upper half counts by itself.
+
+NULLs are a bit mask that starts the chain, so a strict function meets none. Hashes of a chunk are
+summed, as ``numeric``: exact, independent of order, and unlike XOR not blind to rows that come in
+pairs. Sums of several shards add up to the sum of all.
 
 Generated columns are left out: they are computed, not copied.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import batched
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -30,17 +38,30 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.copy import ColumnForm
     from tidegate.topology.names import TableName
 
-#: Types whose values are identical when equal, hashed alike everywhere.
-AS_THEY_ARE = frozenset(
-    {"int2", "int4", "int8", "bool", "oid", "bytea", "uuid", "date", "time", "timestamp"}
-    | {"timestamptz", "pg_lsn", "macaddr", "macaddr8"}
-)
+#: Types whose own hash function sees all of the value: what to cast to (domains fall away), the
+#: value that stands for NULL, and the function.
+AS_THEY_ARE: dict[str, tuple[str, str, str]] = {
+    "int2": ("int4", "0", "hashint4extended"),
+    "int4": ("int4", "0", "hashint4extended"),
+    "bool": ("int4", "0", "hashint4extended"),
+    "int8": ("int8", "0", "hashint8extended"),
+    "oid": ("oid", "0", "hashoidextended"),
+    "uuid": ("uuid", "'00000000-0000-0000-0000-000000000000'", "uuid_hash_extended"),
+}
 
 #: Texts: identical when equal once no collation is asked.
 AS_BYTES = frozenset({"text", "varchar", "name"})
 
 #: Types whose binary form is the value, exactly, in every version.
 AS_SENT: dict[str, str] = {
+    "bytea": "byteasend",
+    "date": "date_send",
+    "time": "time_send",
+    "timestamp": "timestamp_send",
+    "timestamptz": "timestamptz_send",
+    "pg_lsn": "pg_lsn_send",
+    "macaddr": "macaddr_send",
+    "macaddr8": "macaddr8_send",
     "float4": "float4send",
     "float8": "float8send",
     "numeric": "numeric_send",
@@ -64,6 +85,12 @@ AS_SENT: dict[str, str] = {
 #: Rows of one bucket when a chunk that differs is searched; see :func:`bucket`.
 BUCKETS = 1024
 
+#: Columns of one chain: its nesting is an expression's depth, its NULLs a mask of 63 bits.
+CHAIN_COLUMNS = 60
+
+#: The first major version that can hash a bytea by itself.
+BYTES_HASH_SINCE = 180000
+
 
 @dataclass(frozen=True)
 class HashColumns:
@@ -74,20 +101,67 @@ class HashColumns:
     base_types: tuple[str, ...]
     key: tuple[str, ...]
     recode: bool = False  # the two databases differ in encoding
+    version_num: int = 0  # of the server that is asked; the hashes are the same on all
 
-    def row(self, names: Sequence[str] | None = None) -> sql.Composable:
-        """``ROW(...)`` over all columns, or over some."""
-        types = dict(zip(self.names, self.base_types, strict=True))
-        parts = [self._expression(name, types[name]) for name in names or self.names]
-        return sql.SQL("ROW({})").format(sql.SQL(", ").join(parts))
+    def at(self, version_num: int) -> HashColumns:
+        """The same for a server of this version."""
+        return replace(self, version_num=version_num)
 
     def row_hash(self) -> sql.Composable:
         """64 bits of a row."""
-        return sql.SQL("hash_record_extended({}, 0)").format(self.row())
+        return self._hash(self.names, 0)
 
     def key_hash(self) -> sql.Composable:
         """64 bits of a key, seeded apart from :meth:`row_hash`."""
-        return sql.SQL("hash_record_extended({}, 7)").format(self.row(self.key))
+        return self._hash(self.key, 7)
+
+    def _hash(self, names: Sequence[str], seed: int) -> sql.Composable:
+        types = dict(zip(self.names, self.base_types, strict=True))
+        chains = [
+            self._chain([(name, types[name]) for name in part], seed)
+            for part in batched(names, CHAIN_COLUMNS, strict=False)
+        ]
+        total = chains[0]
+        for chain in chains[1:]:
+            total = self._bytes_hash(sql.SQL("int8send({})").format(chain), total)
+        return total
+
+    def _chain(self, columns: Sequence[tuple[str, str]], seed: int) -> sql.Composable:
+        """One column after the other, each seeded by those before it."""
+        found = _null_mask([name for name, _ in columns], seed)
+        for name, base_type in columns:
+            found = self._column_hash(name, base_type, found)
+        return found
+
+    def _column_hash(self, name: str, base_type: str, seed: sql.Composable) -> sql.Composable:
+        column = sql.Identifier(name)
+        if base_type in AS_THEY_ARE:
+            plain, empty, function = AS_THEY_ARE[base_type]
+            value = sql.SQL("coalesce({}::{plain}, {}::{plain})").format(
+                column, sql.SQL(empty), plain=sql.SQL(plain)
+            )
+            found = sql.SQL("{}({}, {})").format(sql.SQL(function), value, seed)
+            if base_type == "int8":
+                return sql.SQL("({} # ({} >> 32))").format(found, value)
+            return found
+        if base_type in AS_SENT:
+            return self._bytes_hash(
+                sql.SQL("{}({})").format(sql.SQL(AS_SENT[base_type]), column), seed
+            )
+        if self.recode:
+            return self._bytes_hash(sql.SQL("convert_to({}::text, 'UTF8')").format(column), seed)
+        return sql.SQL("hashtextextended(coalesce({}::text, '') COLLATE \"C\", {})").format(
+            column, seed
+        )
+
+    def _bytes_hash(self, value: sql.Composable, seed: sql.Composable) -> sql.Composable:
+        """The record of one column hashes as the column does."""
+        form = (
+            "hashbyteaextended(coalesce({}, ''), {})"
+            if self.version_num >= BYTES_HASH_SINCE
+            else "hash_record_extended(ROW(coalesce({}, ''::bytea)), {})"
+        )
+        return sql.SQL(form).format(value, seed)
 
     def merged(self, other: HashColumns) -> HashColumns:
         """Expressions for three sides: a column that two of them compare as text all do."""
@@ -96,19 +170,21 @@ class HashColumns:
             mine if mine == theirs else ""
             for mine, theirs in zip(self.base_types, other.base_types, strict=True)
         )
-        return HashColumns(self.table, self.names, types, self.key, self.recode)
+        return replace(self, base_types=types)
 
-    def _expression(self, name: str, base_type: str) -> sql.Composable:
-        column = sql.Identifier(name)
-        if base_type in AS_THEY_ARE:
-            return column
-        if base_type in AS_SENT:
-            return sql.SQL("{}({})").format(sql.SQL(AS_SENT[base_type]), column)
-        if self.recode:
-            return sql.SQL("convert_to({}::text, 'UTF8')").format(column)
-        if base_type in AS_BYTES:
-            return sql.SQL('{} COLLATE "C"').format(column)
-        return sql.SQL('{}::text COLLATE "C"').format(column)
+
+def _null_mask(names: Sequence[str], seed: int) -> sql.Composable:
+    """A number that says which columns are NULL; mostly none is, so that is asked at once."""
+    columns = [sql.Identifier(name) for name in names]
+    bits = [
+        sql.SQL("CASE WHEN {} IS NULL THEN {}::int8 ELSE 0 END").format(
+            column, sql.Literal(1 << place)
+        )
+        for place, column in enumerate(columns)
+    ]
+    return sql.SQL("(CASE WHEN num_nulls({}) = 0 THEN 0::int8 ELSE {} END # {}::int8)").format(
+        sql.SQL(", ").join(columns), sql.SQL(" | ").join(bits), sql.Literal(seed << 60)
+    )
 
 
 def hash_columns(

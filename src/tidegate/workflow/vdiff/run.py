@@ -355,7 +355,11 @@ def table_sides(moment: Moment, spans: Sequence[SpanSpec], table: str) -> compar
     encodings = {session.info.parameter_status("server_encoding") for session in sessions}
     columns = _common_columns(name, forms, key, recode=len(encodings) > 1)
     sides = [
-        compare.Side(session, bounds.read_key_space(session, name, key), columns)
+        compare.Side(
+            session,
+            bounds.read_key_space(session, name, key),
+            columns.at(session.info.server_version),
+        )
         for session in sessions
     ]
     for side in sides:
