@@ -143,6 +143,30 @@ class RoutersBehindError(FailedPreconditionError):
         "see `tidegate router list`; wait, stop them, remove one that died with `tidegate router"
         " delete NAME`, or use --ignore-routers"
     )
+class UpgradeRefusedError(FailedPreconditionError):
+    """This program and the version of the cluster do not fit together; nothing was changed."""
+
+    code = "TG-UPG-001"
+    exit_status = ExitStatus.VERSION_GATE
+
+
+class UpgradePendingError(FailedPreconditionError):
+    """The cluster's own part of an upgrade is not done yet; what needs it must wait."""
+
+    code = "TG-UPG-002"
+    retryable = True
+
+
+class TenantUpgradeError(TidegateError):
+    """The upgrade of a tenant failed; its transaction was rolled back."""
+
+    code = "TG-UPG-003"
+
+
+class TenantLockedError(ConflictError):
+    """Somebody else works on the tenant at this moment."""
+
+    code = "TG-UPG-004"
 
 
 class NoStreamsError(NotFoundError):
