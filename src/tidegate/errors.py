@@ -143,6 +143,8 @@ class RoutersBehindError(FailedPreconditionError):
         "see `tidegate router list`; wait, stop them, remove one that died with `tidegate router"
         " delete NAME`, or use --ignore-routers"
     )
+
+
 class UpgradeRefusedError(FailedPreconditionError):
     """This program and the version of the cluster do not fit together; nothing was changed."""
 
