@@ -1,4 +1,4 @@
-"""The tables of upgrades in the cluster database, and the only statements on them.
+"""The only statements on the tables of upgrades.
 
 Decides nothing: it reads, and writes by compare-and-swap on the state that was read. A statement
 that finds another state answers False, or raises what the key says; it never overwrites. Every
@@ -7,10 +7,9 @@ method takes the connection of a transaction that its caller opened.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, func, select
+from sqlalchemy import Table, func, select
 
 from tidegate.bootstrap.model import (
     Batch,
@@ -23,150 +22,28 @@ from tidegate.bootstrap.model import (
     VersionRow,
 )
 from tidegate.bootstrap.progress import Progress
-from tidegate.cluster.ledger import Update
+from tidegate.bootstrap.tables import (
+    BATCH,
+    STEP,
+    TENANT,
+    VERSION,
+    milliseconds,
+    milliseconds_or_none,
+    read_batch,
+    read_step,
+    read_task,
+    read_version,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Row
+    from sqlalchemy import ColumnElement, Connection
 
     from tidegate.bootstrap.model import Version
 
-UPDATES: Final = (
-    Update(
-        "bootstrap.upgrades",
-        (
-            """
-            CREATE TABLE upgrade_version (
-                track text NOT NULL,
-                sequence bigint NOT NULL,
-                version text NOT NULL,
-                version_offset bigint NOT NULL,
-                state text NOT NULL,
-                finalised integer NOT NULL,
-                created_at_ms bigint NOT NULL,
-                updated_at_ms bigint NOT NULL,
-                PRIMARY KEY (track, sequence),
-                UNIQUE (track, version, version_offset)
-            )
-            """,
-            """
-            CREATE TABLE upgrade_step (
-                track text NOT NULL,
-                sequence bigint NOT NULL,
-                ordinal integer NOT NULL,
-                from_version text NOT NULL,
-                to_version text NOT NULL,
-                needs_cluster integer NOT NULL,
-                needs_tenant integer NOT NULL,
-                state text NOT NULL,
-                attempts integer NOT NULL,
-                next_at_ms bigint,
-                error text NOT NULL,
-                PRIMARY KEY (track, sequence, ordinal)
-            )
-            """,
-            """
-            CREATE TABLE upgrade_batch (
-                track text NOT NULL,
-                sequence bigint NOT NULL,
-                ordinal integer NOT NULL,
-                batch integer NOT NULL,
-                first_tenant bigint NOT NULL,
-                last_tenant bigint NOT NULL,
-                ready integer NOT NULL,
-                holder text,
-                epoch bigint NOT NULL,
-                lease_until_ms bigint,
-                next_at_ms bigint,
-                PRIMARY KEY (track, sequence, ordinal, batch)
-            )
-            """,
-            """
-            CREATE TABLE upgrade_tenant (
-                track text NOT NULL,
-                sequence bigint NOT NULL,
-                ordinal integer NOT NULL,
-                tenant bigint NOT NULL,
-                batch integer NOT NULL,
-                state text NOT NULL,
-                attempts integer NOT NULL,
-                next_at_ms bigint,
-                error text NOT NULL,
-                PRIMARY KEY (track, sequence, ordinal, tenant)
-            )
-            """,
-        ),
-    ),
-)
-"""What this domain adds to the ledger of the cluster database."""
-
 ERROR_CHARS_MAX: Final = 2000
-
-_META: Final = MetaData()
-
-
-def _of_step(*columns: Column[Any]) -> tuple[Column[Any], ...]:
-    return (
-        Column("track", Text),
-        Column("sequence", BigInteger),
-        Column("ordinal", Integer),
-        *columns,
-    )
-
-
-VERSION: Final = Table(
-    "upgrade_version",
-    _META,
-    Column("track", Text),
-    Column("sequence", BigInteger),
-    Column("version", Text),
-    Column("version_offset", BigInteger),
-    Column("state", Text),
-    Column("finalised", Integer),
-    Column("created_at_ms", BigInteger),
-    Column("updated_at_ms", BigInteger),
-)
-STEP: Final = Table(
-    "upgrade_step",
-    _META,
-    *_of_step(
-        Column("from_version", Text),
-        Column("to_version", Text),
-        Column("needs_cluster", Integer),
-        Column("needs_tenant", Integer),
-        Column("state", Text),
-        Column("attempts", Integer),
-        Column("next_at_ms", BigInteger),
-        Column("error", Text),
-    ),
-)
-BATCH: Final = Table(
-    "upgrade_batch",
-    _META,
-    *_of_step(
-        Column("batch", Integer),
-        Column("first_tenant", BigInteger),
-        Column("last_tenant", BigInteger),
-        Column("ready", Integer),
-        Column("holder", Text),
-        Column("epoch", BigInteger),
-        Column("lease_until_ms", BigInteger),
-        Column("next_at_ms", BigInteger),
-    ),
-)
-TENANT: Final = Table(
-    "upgrade_tenant",
-    _META,
-    *_of_step(
-        Column("tenant", BigInteger),
-        Column("batch", Integer),
-        Column("state", Text),
-        Column("attempts", Integer),
-        Column("next_at_ms", BigInteger),
-        Column("error", Text),
-    ),
-)
 
 
 class UpgradeStore:
@@ -180,7 +57,7 @@ class UpgradeStore:
     def versions(self, connection: Connection) -> list[VersionRow]:
         """Every row, oldest first; superseded ones too."""
         query = select(VERSION).where(VERSION.c.track == self.track).order_by(VERSION.c.sequence)
-        return [_version(row) for row in connection.execute(query)]
+        return [read_version(row) for row in connection.execute(query)]
 
     def latest(self, connection: Connection, *, lock: bool = False) -> VersionRow | None:
         """The latest row that was not superseded.
@@ -196,8 +73,10 @@ class UpgradeStore:
             .order_by(VERSION.c.sequence.desc())
             .limit(1)
         )
-        found = connection.execute(query.with_for_update() if lock else query).one_or_none()
-        return None if found is None else _version(found)
+        found = connection.execute(
+            query.with_for_update() if lock else query
+        ).onemilliseconds_or_none()
+        return None if found is None else read_version(found)
 
     def newest_ready(self, connection: Connection) -> VersionRow | None:
         """The newest row whose upgrade has ended: where a route begins."""
@@ -265,7 +144,7 @@ class UpgradeStore:
             .order_by(STEP.c.ordinal)
         )
         rows = connection.execute(query.with_for_update() if lock else query)
-        return [_step(row) for row in rows]
+        return [read_step(row) for row in rows]
 
     def add_steps(self, connection: Connection, sequence: int, legs: Sequence[Leg]) -> None:
         """Record the steps of an upgrade, in order from 0."""
@@ -301,7 +180,7 @@ class UpgradeStore:
             connection,
             step,
             attempts=step.attempts + 1,
-            next_at_ms=_or_none(next_at),
+            next_at_ms=milliseconds_or_none(next_at),
             error=error[:ERROR_CHARS_MAX],
         )
 
@@ -325,7 +204,7 @@ class UpgradeStore:
     def batches(self, connection: Connection, step: Step) -> list[Batch]:
         """The batches of a step, by number."""
         query = select(BATCH).where(self._at(BATCH, step)).order_by(BATCH.c.batch)
-        return [_batch(row) for row in connection.execute(query)]
+        return [read_batch(row) for row in connection.execute(query)]
 
     def add_batch(self, connection: Connection, step: Step, tenants: Sequence[int]) -> int:
         """Add tenants that have no row yet as one batch; its number.
@@ -410,7 +289,7 @@ class UpgradeStore:
             holder=None,
             lease_until_ms=None,
             ready=int(ready),
-            next_at_ms=_or_none(next_at),
+            next_at_ms=milliseconds_or_none(next_at),
         )
 
     def _change_batch(
@@ -435,13 +314,13 @@ class UpgradeStore:
         if batch is not None:
             query = query.where(TENANT.c.batch == batch)
         query = query.order_by(TENANT.c.tenant).limit(limit)
-        return [_task(row) for row in connection.execute(query)]
+        return [read_task(row) for row in connection.execute(query)]
 
     def task(self, connection: Connection, step: Step, tenant_id: int) -> TenantTask | None:
         """One tenant of a step."""
         query = select(TENANT).where(self._at(TENANT, step) & (TENANT.c.tenant == tenant_id))
-        found = connection.execute(query).one_or_none()
-        return None if found is None else _task(found)
+        found = connection.execute(query).onemilliseconds_or_none()
+        return None if found is None else read_task(found)
 
     def settle(
         self,
@@ -463,7 +342,7 @@ class UpgradeStore:
         values = {
             "state": state.value,
             "attempts": before.attempts + failed,
-            "next_at_ms": _or_none(next_at),
+            "next_at_ms": milliseconds_or_none(next_at),
             "error": error[:ERROR_CHARS_MAX],
         }
         return connection.execute(TENANT.update().where(where).values(**values)).rowcount == 1
@@ -504,63 +383,3 @@ class UpgradeStore:
             & (table.c.sequence == step.sequence)
             & (table.c.ordinal == step.ordinal)
         )
-
-
-def milliseconds(time: datetime) -> int:
-    """A time as the tables hold it."""
-    return round(time.timestamp() * 1000)
-
-
-def _or_none(time: datetime | None) -> int | None:
-    return None if time is None else milliseconds(time)
-
-
-def _time(stored: int | None) -> datetime | None:
-    return None if stored is None else datetime.fromtimestamp(stored / 1000, UTC)
-
-
-def _version(row: Row[Any]) -> VersionRow:
-    return VersionRow(
-        sequence=row.sequence,
-        version=row.version,
-        offset=row.version_offset,
-        state=UpgradeState(row.state),
-        is_finalised=bool(row.finalised),
-        created_at=datetime.fromtimestamp(row.created_at_ms / 1000, UTC),
-    )
-
-
-def _step(row: Row[Any]) -> Step:
-    return Step(
-        sequence=row.sequence,
-        ordinal=row.ordinal,
-        leg=Leg(row.from_version, row.to_version, bool(row.needs_cluster), bool(row.needs_tenant)),
-        state=StepState(row.state),
-        attempts=row.attempts,
-        next_at=_time(row.next_at_ms),
-        error=row.error,
-    )
-
-
-def _batch(row: Row[Any]) -> Batch:
-    return Batch(
-        number=row.batch,
-        first=row.first_tenant,
-        last=row.last_tenant,
-        is_ready=bool(row.ready),
-        holder=row.holder,
-        epoch=row.epoch,
-        lease_until=_time(row.lease_until_ms),
-        next_at=_time(row.next_at_ms),
-    )
-
-
-def _task(row: Row[Any]) -> TenantTask:
-    return TenantTask(
-        tenant_id=row.tenant,
-        batch=row.batch,
-        state=TenantState(row.state),
-        attempts=row.attempts,
-        next_at=_time(row.next_at_ms),
-        error=row.error,
-    )
