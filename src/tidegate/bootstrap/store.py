@@ -73,9 +73,7 @@ class UpgradeStore:
             .order_by(VERSION.c.sequence.desc())
             .limit(1)
         )
-        found = connection.execute(
-            query.with_for_update() if lock else query
-        ).onemilliseconds_or_none()
+        found = connection.execute(query.with_for_update() if lock else query).one_or_none()
         return None if found is None else read_version(found)
 
     def newest_ready(self, connection: Connection) -> VersionRow | None:
@@ -319,7 +317,7 @@ class UpgradeStore:
     def task(self, connection: Connection, step: Step, tenant_id: int) -> TenantTask | None:
         """One tenant of a step."""
         query = select(TENANT).where(self._at(TENANT, step) & (TENANT.c.tenant == tenant_id))
-        found = connection.execute(query).onemilliseconds_or_none()
+        found = connection.execute(query).one_or_none()
         return None if found is None else read_task(found)
 
     def settle(

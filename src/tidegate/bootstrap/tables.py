@@ -166,6 +166,7 @@ def milliseconds(time: datetime) -> int:
 
 
 def milliseconds_or_none(time: datetime | None) -> int | None:
+    """A time as the tables hold it; None stays."""
     return None if time is None else milliseconds(time)
 
 
@@ -174,6 +175,7 @@ def _time(stored: int | None) -> datetime | None:
 
 
 def read_version(row: Row[Any]) -> VersionRow:
+    """A row of the versions."""
     return VersionRow(
         sequence=row.sequence,
         version=row.version,
@@ -185,6 +187,7 @@ def read_version(row: Row[Any]) -> VersionRow:
 
 
 def read_step(row: Row[Any]) -> Step:
+    """A row of the steps."""
     return Step(
         sequence=row.sequence,
         ordinal=row.ordinal,
@@ -197,6 +200,7 @@ def read_step(row: Row[Any]) -> Step:
 
 
 def read_batch(row: Row[Any]) -> Batch:
+    """A row of the batches."""
     return Batch(
         number=row.batch,
         first=row.first_tenant,
@@ -210,6 +214,7 @@ def read_batch(row: Row[Any]) -> Batch:
 
 
 def read_task(row: Row[Any]) -> TenantTask:
+    """A row of the tenants."""
     return TenantTask(
         tenant_id=row.tenant,
         batch=row.batch,
