@@ -196,6 +196,7 @@ def test_nothing_serving_and_nobody_home_are_told_apart() -> None:
         ("t", RuleSource("t")),
         ("ks.t@replica", RuleSource("t", "ks", REPLICA)),
         ("ks.sales.t@RDONLY", RuleSource("sales.t", "ks", TabletType.RDONLY)),
+        ("ks.t@replica:zone1", RuleSource("t", "ks", REPLICA, "zone1")),
         (".sales.t", RuleSource("sales.t")),
         ("ks.public.t", RuleSource("t", "ks")),
     ],
@@ -205,7 +206,7 @@ def test_sources_are_read_and_written(text: str, source: RuleSource) -> None:
     assert RuleSource.parse(str(source)) == source
 
 
-@pytest.mark.parametrize("text", ["", "t@master", "a.b.c.d", "ks."])
+@pytest.mark.parametrize("text", ["", "t@master", "a.b.c.d", "ks.", "t@primary:zone1", "t@:zone1"])
 def test_what_is_no_source_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgumentError):
         RuleSource.parse(text)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fix_fleet import move_tables, reshard, switch_request
-from tidegate.errors import WorkflowNotFullySwitchedError, WorkflowPartiallySwitchedError
-from tidegate.topology.records import TabletType
+from tidegate.errors import (
+    FailedPreconditionError,
+    WorkflowNotFullySwitchedError,
+    WorkflowPartiallySwitchedError,
+)
+from tidegate.router import Router, StoreSource
+from tidegate.topology.records import Cell, TabletType
+from tidegate.topology.routes import routes_to_json
 from tidegate.workflow.requests import CancelRequest, CompleteRequest
 from tidegate.workflow.service import NO_CHANGES
 
 if TYPE_CHECKING:
     from fix_fleet import Fleet
+    from tidegate.topology.model import Snapshot
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -132,3 +141,92 @@ def test_reads_go_first_and_alone_and_back(moving: Fleet) -> None:
     assert moving.own_objects() == {}
     app_type = TabletType.REPLICA
     assert not [k for k in moving.topology.read().routing_rules.rules if app_type.lower() in k]
+
+
+def test_reads_of_tables_go_cell_by_cell_and_every_router_reads_where_its_cell_does(
+    moving: Fleet,
+) -> None:
+    service = moving.service
+    reads = frozenset({TabletType.REPLICA, TabletType.RDONLY})
+
+    def with_second_cell(snapshot: Snapshot) -> Snapshot:
+        snapshot = snapshot.with_cell(Cell("zone2"))
+        for number, tablet in enumerate(snapshot.tablets.values(), start=1):
+            away = replace(tablet, alias=f"zone2-{number}", types=reads)
+            snapshot = snapshot.with_tablet(away)
+        return snapshot
+
+    moving.topology.update(with_second_cell)
+    moving.start_workers()
+    service.create(move_tables())
+    moving.wait_running("shop", "move")
+    routers = {cell: Router(StoreSource(moving.topology), cell=cell) for cell in ("zone1", "zone2")}
+
+    def move(types: str, cells: str = "", *, back: bool = False) -> str:
+        request = switch_request(
+            tablet_types=tuple(types.split(",")), cells=tuple(cells.split(",")) if cells else ()
+        )
+        verb = service.reverse_traffic if back else service.switch_traffic
+        done = verb(request)
+        assert done.lines
+        again = verb(request)
+        assert (again.summary, again.lines) == (NO_CHANGES, ())
+        assert again.current_state == done.current_state
+        return done.current_state
+
+    def read_from(cell: str, tablet_type: str) -> str:
+        router = routers[cell]
+        deadline = time.monotonic() + 10
+        while router.revision != moving.topology.revision():
+            assert time.monotonic() < deadline
+            router.wait_for_change(router.revision, 0.05)
+        route = router.resolve("orders", tablet_type=tablet_type)
+        assert route.tablet.cell == cell
+        shown = [
+            entry["keyspace"]
+            for entry in routes_to_json(moving.topology.read())["tables"]
+            if (entry["name"], entry["tablet_type"], entry["cell"])
+            == ("orders", tablet_type.upper(), cell)
+        ]
+        assert shown == [route.keyspace]
+        return route.keyspace
+
+    with routers["zone1"], routers["zone2"]:
+        assert move("replica", "zone2") == (
+            "Reads partially switched. Replica switched in cells: zone2. Rdonly not switched."
+            " Writes Not Switched"
+        )
+        assert (read_from("zone2", "replica"), read_from("zone1", "replica")) == (
+            "shop",
+            "commerce",
+        )
+        assert read_from("zone2", "rdonly") == "commerce"
+        assert move("rdonly", "zone1") == (
+            "Reads partially switched. Replica switched in cells: zone2."
+            " Rdonly switched in cells: zone1. Writes Not Switched"
+        )
+        with pytest.raises(FailedPreconditionError, match="no cell zone9"):
+            service.switch_traffic(switch_request(cells=("zone9",), tablet_types=("REPLICA",)))
+        assert move("replica", "zone1") == (
+            "Reads partially switched. All Replica Reads Switched."
+            " Rdonly switched in cells: zone1. Writes Not Switched"
+        )
+        assert move("primary") == (
+            "Reads partially switched. All Replica Reads Switched."
+            " Rdonly switched in cells: zone1. Writes Switched"
+        )
+        with pytest.raises(WorkflowNotFullySwitchedError):
+            service.complete(CompleteRequest(keyspace="shop", workflow="move"))
+        assert move("rdonly", "zone2") == AT_TARGET
+        moving.wait_running("shop", "move")
+        assert move("replica,rdonly", "zone1", back=True) == (
+            "Reads partially switched. Replica switched in cells: zone2."
+            " Rdonly switched in cells: zone2. Writes Switched"
+        )
+        assert read_from("zone1", "replica") == "commerce"
+        assert move("primary,replica,rdonly", back=True) == AT_SOURCE
+        moving.wait_running("shop", "move")
+        move("replica", "zone1")
+    service.cancel(CancelRequest(keyspace="shop", workflow="move"))
+    assert moving.topology.read().routing_rules.rules == {}
+    assert moving.own_objects() == {}

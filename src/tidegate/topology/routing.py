@@ -3,9 +3,10 @@
 Decides, from one :class:`~tidegate.topology.model.Snapshot`, the route of a table and a key. It
 must not open a connection, and it does not choose among several tablets of one shard.
 
-The order is that of Vitess: keyspace rules, then table rules (the type's own first), then the name,
-then the primary vindex, then shard rules. Denied tables come last: a write that would reach a shard
-which must not take it is refused here, before the database's own fence would refuse it.
+The order is that of Vitess: keyspace rules, then table rules (the cell's first, then the type's
+own), then the name, then the primary vindex, then shard rules. Denied tables come last: a write
+that would reach a shard which must not take it is refused here, before the database's own fence
+would refuse it.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def resolve(
     """
     routes = resolve_all(snapshot, table, tablet_type, cell, keyspace=keyspace, key=key)
     if len(routes) > 1 and key is None and tablet_type is not TabletType.PRIMARY:
-        target = resolve_table(snapshot, table, tablet_type, keyspace)
+        target = resolve_table(snapshot, table, tablet_type, keyspace, cell)
         if _spec(snapshot, target).kind is TableKind.REFERENCE:
             return routes[0]
     if len(routes) != 1:
@@ -124,7 +125,7 @@ def resolve_all(
 
     Arguments and errors are those of :func:`resolve`, several shards apart. Never empty.
     """
-    target = resolve_table(snapshot, table, tablet_type, keyspace)
+    target = resolve_table(snapshot, table, tablet_type, keyspace, cell)
     assert target.keyspace is not None
     serving = snapshot.serving_shards(target.keyspace, tablet_type, cell)
     if not serving:
@@ -146,9 +147,13 @@ def resolve_all(
 
 
 def resolve_table(
-    snapshot: Snapshot, table: str, tablet_type: TabletType, keyspace: str | None = None
+    snapshot: Snapshot,
+    table: str,
+    tablet_type: TabletType,
+    keyspace: str | None = None,
+    cell: str = "",
 ) -> TableName:
-    """The keyspace and table that a name stands for, after keyspace and table rules.
+    """The keyspace and table that a name stands for in a cell, after keyspace and table rules.
 
     Raises:
         InvalidArgumentError: the name is ambiguous.
@@ -158,7 +163,7 @@ def resolve_table(
     table = canonical_table(table)
     if keyspace is not None:
         keyspace = snapshot.keyspace_routing_rules.find(keyspace, tablet_type) or keyspace
-    found = snapshot.routing_rules.find(keyspace, table, tablet_type)
+    found = snapshot.routing_rules.find(keyspace, table, tablet_type, cell)
     if found is None:
         return _named(snapshot, keyspace, table)
     source, targets = found

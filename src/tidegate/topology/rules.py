@@ -4,9 +4,10 @@ Decides how rules are written, found, set, merged and removed. What a rule leads
 :mod:`tidegate.topology.routing`; whether a set of rules makes sense, in
 :mod:`tidegate.topology.validation`.
 
-Written forms: ``t``, ``keyspace.t``, either with ``@replica``, ``@rdonly`` or ``@primary``. What
-stands before the first dot is always a keyspace: ``ks.sales.t`` is the table ``sales.t`` of ``ks``,
-and an unqualified table outside the schema ``public`` has a leading dot, ``.sales.t``.
+Written forms: ``t``, ``keyspace.t``, either with ``@replica``, ``@rdonly`` or ``@primary``, and for
+reads of one cell ``@replica:zone1``. What stands before the first dot is always a keyspace:
+``ks.sales.t`` is the table ``sales.t`` of ``ks``, and an unqualified table outside the schema
+``public`` has a leading dot, ``.sales.t``.
 """
 
 from __future__ import annotations
@@ -69,23 +70,41 @@ class TableName:
 
 @dataclass(frozen=True, slots=True)
 class RuleSource:
-    """What a routing rule applies to; without a tablet type, to all that have no rule of theirs."""
+    """What a routing rule applies to; without a tablet type, to all that have no rule of theirs.
+
+    A rule for reads may be for one cell only; writes are the same in every cell.
+    """
 
     table: str
     keyspace: str | None = None
     tablet_type: TabletType | None = None
+    cell: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cell is not None and self.tablet_type not in READ_TYPES:
+            raise InvalidArgumentError(
+                f"a routing rule for cell {self.cell} needs the type of reads it is for",
+                next_step=f"write {self.table}@replica:{self.cell} or @rdonly:{self.cell}",
+            )
 
     def __str__(self) -> str:
         name = str(TableName(self.keyspace, self.table))
-        return name if self.tablet_type is None else f"{name}@{self.tablet_type.lower()}"
+        if self.tablet_type is None:
+            return name
+        typed = f"{name}@{self.tablet_type.lower()}"
+        return typed if self.cell is None else f"{typed}:{self.cell}"
 
     @classmethod
     def parse(cls, text: str) -> RuleSource:
-        """Read ``t``, ``ks.t``, ``ks.t@replica`` and so on."""
+        """Read ``t``, ``ks.t``, ``ks.t@replica``, ``ks.t@replica:cell`` and so on."""
         text, at, tablet_type = text.partition("@")
         name = TableName.parse(text)
         canonical_table(name.table)
-        return cls(name.table, name.keyspace, TabletType.parse(tablet_type) if at else None)
+        tablet_type, colon, cell = tablet_type.partition(":")
+        if not at:
+            return cls(name.table, name.keyspace)
+        found = TabletType.parse(tablet_type)
+        return cls(name.table, name.keyspace, found, cell if colon else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +121,13 @@ class RoutingRules:
         return len(self.rules)
 
     def find(
-        self, keyspace: str | None, table: str, tablet_type: TabletType
+        self, keyspace: str | None, table: str, tablet_type: TabletType, cell: str = ""
     ) -> tuple[RuleSource, tuple[str, ...]] | None:
-        """The rule for a table as a statement names it; the type's own rule is tried first."""
-        for wanted in (tablet_type, None):
-            source = RuleSource(table, keyspace, wanted)
+        """The rule for a table as a statement names it: the cell's, the type's, then any."""
+        wanted = [RuleSource(table, keyspace, tablet_type), RuleSource(table, keyspace)]
+        if cell and tablet_type in READ_TYPES:
+            wanted.insert(0, RuleSource(table, keyspace, tablet_type, cell))
+        for source in wanted:
             targets = self.rules.get(str(source))
             if targets is not None:
                 return source, targets

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from tidegate.errors import InvalidArgumentError, TidegateError
 from tidegate.topology import vindexes
 from tidegate.topology.records import READ_TYPES, TabletType
-from tidegate.topology.rules import KeyspaceRoutingRules, TableName
+from tidegate.topology.rules import KeyspaceRoutingRules, RuleSource, TableName
 from tidegate.topology.vschema import TableKind
 
 if TYPE_CHECKING:
@@ -135,7 +135,10 @@ def _rule_findings(snapshot: Snapshot) -> Iterator[Finding]:
     """Table routing rules: one qualified target each, and keyspaces and tables that exist."""
     for source, targets in snapshot.routing_rules.rules.items():
         place = f"routing rule {source}"
-        keyspace = TableName.parse(source.partition("@")[0]).keyspace
+        ruled = RuleSource.parse(source)
+        keyspace = ruled.keyspace
+        if ruled.cell is not None and ruled.cell not in snapshot.cells:
+            yield _warning(place, f"cell {ruled.cell} does not exist")
         if keyspace is not None and keyspace not in snapshot.keyspaces:
             yield _warning(place, f"keyspace {keyspace} does not exist")
         if len(targets) > 1:

@@ -56,7 +56,7 @@ def changed(
     """The topology with the reads moved.
 
     Raises:
-        FailedPreconditionError: a cell is unknown, or cannot be moved alone.
+        FailedPreconditionError: a cell is unknown.
     """
     types = read_types(snapshot, request)
     if not types:
@@ -65,7 +65,7 @@ def changed(
         snapshot,
         workflow,
         types,
-        traffic.checked_cells(snapshot, workflow, request.cells),
+        traffic.checked_cells(snapshot, request.cells),
         to_target=direction is Direction.FORWARD,
     )
 
@@ -77,7 +77,7 @@ def lines(
     if changed(snapshot, workflow, request, direction) == snapshot:
         return []
     names = ", ".join(str(each).lower() for each in read_types(snapshot, request))
-    cells = ", ".join(traffic.checked_cells(snapshot, workflow, request.cells))
+    cells = ", ".join(traffic.checked_cells(snapshot, request.cells))
     analysed = [f"analyse {', '.join(workflow.tables)}"] if direction is Direction.FORWARD else []
     return [*analysed, f"switch {names} reads to {workflow.keyspaces(direction)[1]} in {cells}"]
 

@@ -6,8 +6,10 @@ serving state of shards; both are read back from there and never from a flag of 
 
 Rules of MoveTables: for each table and each of the names ``t``, ``source.t``, ``target.t`` there is
 one rule for all traffic that has no rule of its own (writes) and one for each type of reads. While
-traffic is at the source all lead to ``source.t``. A switch of reads rewrites those of its type; a
-switch of writes rewrites the plain ones and moves the denied tables to the other side.
+traffic is at the source all lead to ``source.t``. A switch of reads rewrites those of its type.
+While reads are switched in some cells only, the type's rules lead to the source and each of those
+cells has rules of its own, so a cell that is added meanwhile reads from the source. A switch of
+writes rewrites the plain rules and moves the denied tables to the other side.
 """
 
 from __future__ import annotations
@@ -28,24 +30,50 @@ if TYPE_CHECKING:
     from tidegate.workflow.model import Workflow
 
 
-def rule_sources(workflow: Workflow, types: Iterable[TabletType | None]) -> Iterator[RuleSource]:
-    """The left sides of a workflow's rules for some types; None stands for writes."""
-    names = (None, workflow.source_keyspace, workflow.target_keyspace)
-    for tablet_type in types:
-        for table in workflow.tables:
-            for keyspace in names:
-                yield RuleSource(table, keyspace, tablet_type)
+def rule_sources(
+    workflow: Workflow, tablet_type: TabletType | None, cell: str | None = None
+) -> Iterator[RuleSource]:
+    """The left sides of a workflow's rules for a type, or a type in a cell; None means writes."""
+    for table in workflow.tables:
+        for keyspace in (None, workflow.source_keyspace, workflow.target_keyspace):
+            yield RuleSource(table, keyspace, tablet_type, cell)
+
+
+def own_rules(snapshot: Snapshot, workflow: Workflow) -> list[RuleSource]:
+    """Every rule there is under the names of a workflow's tables, for any type and cell."""
+    names = {None, workflow.source_keyspace, workflow.target_keyspace}
+    tables = set(workflow.tables)
+    found = map(RuleSource.parse, snapshot.routing_rules.rules)
+    return [source for source in found if source.table in tables and source.keyspace in names]
 
 
 def with_rules(
-    snapshot: Snapshot, workflow: Workflow, types: Iterable[TabletType | None], *, to_target: bool
+    snapshot: Snapshot,
+    workflow: Workflow,
+    tablet_type: TabletType | None,
+    cell: str | None = None,
+    *,
+    to_target: bool,
 ) -> Snapshot:
-    """With all rules of some types leading to one side."""
+    """With all rules of a type, or of a type in a cell, leading to one side."""
     keyspace = workflow.target_keyspace if to_target else workflow.source_keyspace
     rules = snapshot.routing_rules
-    for source in rule_sources(workflow, types):
+    for source in rule_sources(workflow, tablet_type, cell):
         rules = rules.with_rule(source, TableName(keyspace, source.table))
     return snapshot.with_routing_rules(rules)
+
+
+def with_read_rules(
+    snapshot: Snapshot, workflow: Workflow, tablet_type: TabletType, switched: set[str]
+) -> Snapshot:
+    """With reads of a type at the target in exactly these cells."""
+    per_cell = [s for s in own_rules(snapshot, workflow) if s.tablet_type is tablet_type and s.cell]
+    snapshot = snapshot.with_routing_rules(snapshot.routing_rules.without(per_cell))
+    everywhere = switched >= set(snapshot.cells)
+    snapshot = with_rules(snapshot, workflow, tablet_type, to_target=everywhere)
+    for cell in () if everywhere else sorted(switched):
+        snapshot = with_rules(snapshot, workflow, tablet_type, cell, to_target=True)
+    return snapshot
 
 
 def without_traces(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
@@ -78,7 +106,9 @@ def with_initial_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
             vschema = vschema.with_table(table, TableSpec())
         snapshot = snapshot.with_vschema(workflow.target_keyspace, vschema)
     if not workflow.options.no_routing_rules:
-        snapshot = with_rules(snapshot, workflow, (None, *READ_TYPES), to_target=False)
+        snapshot = without_rules(snapshot, workflow)
+        for tablet_type in (None, *READ_TYPES):
+            snapshot = with_rules(snapshot, workflow, tablet_type, to_target=False)
     return snapshot.with_denied_tables(
         workflow.target_keyspace, workflow.target_shards, workflow.tables
     )
@@ -88,7 +118,7 @@ def without_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
     """Without the workflow's rules; those of other tables stay."""
     if workflow.type is WorkflowType.RESHARD:
         return snapshot
-    gone = rule_sources(workflow, (None, *READ_TYPES))
+    gone = own_rules(snapshot, workflow)
     return snapshot.with_routing_rules(snapshot.routing_rules.without(gone))
 
 
@@ -96,8 +126,8 @@ def prior_rules(snapshot: Snapshot, workflow: Workflow) -> dict[str, tuple[str, 
     """The rules there are under the names the workflow is going to use."""
     if workflow.type is WorkflowType.RESHARD:
         return {}
-    mine = {str(source) for source in rule_sources(workflow, (None, *READ_TYPES))}
-    return {key: to for key, to in snapshot.routing_rules.rules.items() if key in mine}
+    rules = snapshot.routing_rules.rules
+    return {str(source): rules[str(source)] for source in own_rules(snapshot, workflow)}
 
 
 def with_prior_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
@@ -119,14 +149,11 @@ def without_denied(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
     return snapshot
 
 
-def checked_cells(
-    snapshot: Snapshot, workflow: Workflow, cells: tuple[str, ...]
-) -> tuple[str, ...]:
+def checked_cells(snapshot: Snapshot, cells: tuple[str, ...]) -> tuple[str, ...]:
     """The cells a switch of reads concerns.
 
     Raises:
-        FailedPreconditionError: there is no such cell; or some cells are asked for, and the
-            routing rules of MoveTables hold in all of them.
+        FailedPreconditionError: there is no such cell.
     """
     known = sorted(snapshot.cells)
     unknown = sorted(set(cells) - set(known))
@@ -135,11 +162,6 @@ def checked_cells(
             f"there is no cell {', '.join(unknown)}",
             next_step=f"the cells are {', '.join(known)}",
             cells=unknown,
-        )
-    if cells and workflow.type is not WorkflowType.RESHARD and set(cells) != set(known):
-        raise FailedPreconditionError(
-            "routing rules of tables hold in every cell: MoveTables switches reads in all cells",
-            next_step=f"leave --cells out, or name all: {','.join(known)}",
         )
     return tuple(sorted(cells)) or tuple(known)
 
@@ -153,10 +175,13 @@ def with_reads_switched(
     to_target: bool,
 ) -> Snapshot:
     """With reads of some types, in some cells, at one side."""
-    if workflow.type is not WorkflowType.RESHARD:
-        return with_rules(snapshot, workflow, types, to_target=to_target)
     source, target = workflow.source_shards, workflow.target_shards
     for tablet_type in types:
+        if workflow.type is not WorkflowType.RESHARD:
+            there = set(_read_cells(snapshot, workflow, tablet_type)[0])
+            there = there | set(cells) if to_target else there - set(cells)
+            snapshot = with_read_rules(snapshot, workflow, tablet_type, there)
+            continue
         snapshot = snapshot.with_reads_switched(
             workflow.target_keyspace,
             tablet_type,
@@ -187,7 +212,7 @@ def with_writes_switched(snapshot: Snapshot, workflow: Workflow, *, to_target: b
         )
     sides = [(workflow.source_keyspace, source), (workflow.target_keyspace, target)]
     closing, opening = sides if to_target else reversed(sides)
-    changed = with_rules(snapshot, workflow, (None,), to_target=to_target)
+    changed = with_rules(snapshot, workflow, None, to_target=to_target)
     changed = changed.with_denied_tables(*closing, workflow.tables)
     return changed.without_denied_tables(*opening, workflow.tables)
 
@@ -214,8 +239,8 @@ def _read_cells(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     cells = sorted(snapshot.cells)
     if workflow.type is not WorkflowType.RESHARD:
-        switched = _leads_to_target(snapshot, workflow, tablet_type)
-        return (tuple(cells), ()) if switched else ((), tuple(cells))
+        there = [c for c in cells if _leads_to_target(snapshot, workflow, tablet_type, c)]
+        return tuple(there), tuple(c for c in cells if c not in there)
     shards = snapshot.shards_of(workflow.target_keyspace)
     sources = [s for s in shards if s.name in workflow.source_shards]
     at_source = {c for c in cells if any(s.serves(tablet_type, c) for s in sources)}
@@ -236,9 +261,12 @@ def _writes_switched(snapshot: Snapshot, workflow: Workflow) -> bool:
 
 
 def _leads_to_target(
-    snapshot: Snapshot, workflow: Workflow, tablet_type: TabletType | None
+    snapshot: Snapshot, workflow: Workflow, tablet_type: TabletType | None, cell: str | None = None
 ) -> bool:
     """Whether the first table's own rule leads to the target; all tables move in one change."""
     table = workflow.tables[0]
-    found = snapshot.routing_rules.rules.get(str(RuleSource(table, None, tablet_type)))
+    rules = snapshot.routing_rules.rules
+    found = rules.get(str(RuleSource(table, None, tablet_type)))
+    if cell is not None:
+        found = rules.get(str(RuleSource(table, None, tablet_type, cell)), found)
     return found == (str(TableName(workflow.target_keyspace, table)),)
