@@ -373,6 +373,27 @@ class ClusterDatabaseBusyError(ClusterDatabaseError):
     retryable = True
 
 
+class ClusterStateError(TidegateError):
+    """What a node keeps of its membership on its disk is missing, broken or in the way."""
+
+    code = "TG-CLU-001"
+
+
+class JoinTokenError(TidegateError):
+    """A join token is unknown, wrong, used or expired."""
+
+    code = "TG-CLU-002"
+    http_status = 403
+
+
+class NoOwnerError(TidegateError):
+    """No member owns the cluster's work at this moment; one will within seconds."""
+
+    code = "TG-CLU-003"
+    http_status = 503
+    retryable = True
+
+
 class SchemaVersionError(TidegateError):
     """The cluster database's schema is newer than this program, or has gaps."""
 

@@ -1,0 +1,171 @@
+"""What a node keeps of its membership on its own disk: who it is, and the keys that prove it.
+
+Decides the files of the folder ``cluster`` in the state directory, and that they appear and vanish
+together: they are written beside and renamed into place, so a crash leaves a whole membership or
+none. The folder is readable by the node's account alone. Nothing here is asked of a database.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from tidegate import steps
+from tidegate.cluster.certificates import Pair
+from tidegate.errors import ClusterStateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FOLDER: Final = "cluster"
+
+WRITTEN = steps.declare(
+    "cluster.identity.written",
+    runs_in="node",
+    plan="membership",
+    description="the node's name, certificate and keys are on its disk",
+)
+
+
+class Engine(StrEnum):
+    """Where a member finds the cluster database."""
+
+    DQLITE = "dqlite"
+    CONFIGURED = "configured"
+    """By the setting ``cluster_database``, as without a membership."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One node's membership.
+
+    Attributes:
+        cluster: the cluster's UUID.
+        member_id: the member row's, which is also its number in Raft.
+        name: of the member.
+        address: HOST:PORT on which its peers reach it.
+        engine: of the cluster database.
+        peers: addresses of members known when this was written, where to begin looking.
+    """
+
+    cluster: str
+    member_id: int
+    name: str
+    address: str
+    engine: Engine
+    peers: tuple[str, ...] = ()
+
+
+class IdentityFolder:
+    """The folder in one node's state directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.path = state_dir / FOLDER
+
+    def read(self) -> Identity | None:
+        """The membership; None when the node has none.
+
+        Raises:
+            ClusterStateError: the folder is there and cannot be understood.
+        """
+        try:
+            found = json.loads((self.path / "member.json").read_text(encoding="utf-8"))
+            return Identity(
+                cluster=str(found["cluster"]),
+                member_id=int(found["member_id"]),
+                name=str(found["name"]),
+                address=str(found["address"]),
+                engine=Engine(found["engine"]),
+                peers=tuple(map(str, found["peers"])),
+            )
+        except FileNotFoundError:
+            if not self.path.exists():
+                return None
+            reason = "member.json is missing"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"member.json: {error}"
+        raise ClusterStateError(
+            f"the node's membership in {self.path} cannot be read: {reason}",
+            next_step="restore the folder from a backup, or remove it and join the cluster again",
+        )
+
+    def authority(self) -> Pair:
+        """The cluster's authority."""
+        return self._pair("ca")
+
+    def member(self) -> Pair:
+        """The node's own certificate and key."""
+        return self._pair("member")
+
+    def write(self, identity: Identity, authority: Pair, member: Pair) -> None:
+        """Keep a new membership.
+
+        Raises:
+            ClusterStateError: the node has one already, or the disk refuses.
+        """
+        scratch = self.path.with_name(f"{FOLDER}.new")
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(mode=0o700)
+            for name, content in (
+                ("ca.crt", authority.certificate),
+                ("ca.key", authority.key),
+                ("member.crt", member.certificate),
+                ("member.key", member.key),
+                ("member.json", _text(identity).encode()),
+            ):
+                _write_private(scratch / name, content)
+            _sync_folder(scratch)
+            scratch.rename(self.path)
+            _sync_folder(self.path.parent)
+        except OSError as error:
+            raise ClusterStateError(
+                f"the node's membership cannot be kept in {self.path}: {error.strerror}",
+                next_step="free the disk or remove what is left of an earlier membership there",
+            ) from None
+        steps.reached(WRITTEN)
+
+    def rewrite(self, identity: Identity) -> None:
+        """Keep a changed membership of the same member."""
+        scratch = self.path / "member.json.new"
+        _write_private(scratch, _text(identity).encode())
+        scratch.rename(self.path / "member.json")
+        _sync_folder(self.path)
+
+    def remove(self) -> None:
+        """Forget the membership; the next start finds none."""
+        gone = self.path.with_name(f"{FOLDER}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        if self.path.exists():
+            self.path.rename(gone)
+            _sync_folder(self.path.parent)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _pair(self, name: str) -> Pair:
+        return Pair(
+            (self.path / f"{name}.crt").read_bytes(), (self.path / f"{name}.key").read_bytes()
+        )
+
+
+def _text(identity: Identity) -> str:
+    return json.dumps(asdict(identity), indent=2) + "\n"
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

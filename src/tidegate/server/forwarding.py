@@ -1,0 +1,205 @@
+"""Any member answers: what only the owner can do is passed on to it.
+
+Decides which requests are answered here and how the others travel: over the members' own TLS, once
+(a request that was passed on is never passed on again), with the body bounded and the answer
+streamed. The token was checked where the request came in; between members the certificate counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import httpx2
+
+from tidegate.errors import InvalidArgumentError, NoOwnerError, TidegateError
+from tidegate.server import problems
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+FORWARDED_HEADER: Final = "tidegate-forwarded-by"
+BODY_MAX_BYTES: Final = 16 * 1024 * 1024
+CONNECT_TIMEOUT_S: Final = 3.0
+ANSWER_TIMEOUT_S: Final = 3600.0
+"""As long as the command line waits for a verb; every wait behind it has a bound of its own."""
+
+_HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"te", b"upgrade", b"host"))
+_HERE = ("/livez", "/readyz", "/metrics", "/openapi.json", "/v1/node", "/v1/cluster", "/v1/routes")
+
+
+def answered_here(path: str) -> bool:
+    """Whether every member answers this path itself."""
+    return any(path == here or path.startswith(f"{here}/") for here in _HERE)
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The owner is another member.
+
+    Attributes:
+        name: the member's.
+        address: HOST:PORT of its peers' listener.
+    """
+
+    name: str
+    address: str
+
+
+class Forward:
+    """ASGI middleware in front of the API.
+
+    Args:
+        app: answers here.
+        where: None to answer here, else where the owner is. Raises :class:`NoOwnerError` when
+            nobody is, or it is not known who.
+        myself: this member's name.
+        context: the members' TLS, calling side.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        where: Callable[[], Elsewhere | None],
+        myself: Callable[[], str],
+        context: Callable[[], ssl.SSLContext],
+    ) -> None:
+        self._app = app
+        self._where = where
+        self._myself = myself
+        self._context = context
+        self._clients: dict[str, httpx2.AsyncClient] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http" or answered_here(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        try:
+            owner = await asyncio.to_thread(self._where)
+            if owner is not None and _was_forwarded(scope):
+                raise NoOwnerError(
+                    f"the owner changed meanwhile, to member {owner.name}", next_step="try again"
+                )
+        except TidegateError as error:
+            await problems.answer(error)(scope, receive, send)
+            return
+        if owner is None:
+            await self._app(scope, receive, send)
+            return
+        await self._pass_on(owner, scope, receive, send)
+
+    async def _pass_on(self, owner: Elsewhere, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def counted(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            body = await _body_of(receive)
+            request = self._request(owner, scope, body)
+            passing = asyncio.ensure_future(self._stream(owner, request, counted))
+            leaving = asyncio.ensure_future(_left(receive))
+            done, _ = await asyncio.wait({passing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            leaving.cancel()
+            if passing not in done:
+                passing.cancel()
+                return
+            passing.result()
+        except TidegateError as error:
+            await problems.answer(error)(scope, receive, send)
+        except httpx2.HTTPError as error:
+            if started:
+                raise  # the answer was cut off; the caller sees it cut off too
+            unknown = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+            await problems.answer(_unreachable(owner, unknown=unknown))(scope, receive, send)
+
+    def _request(self, owner: Elsewhere, scope: Scope, body: bytes) -> httpx2.Request:
+        query = scope.get("query_string", b"").decode("latin-1")
+        url = f"https://{owner.address}{scope.get('raw_path', b'').decode('latin-1')}"
+        headers = [
+            (name, value)
+            for name, value in scope["headers"]
+            if name not in _HOP and name != b"authorization"
+        ]
+        headers.append((FORWARDED_HEADER.encode(), self._myself().encode()))
+        return self._client(owner).build_request(
+            scope["method"], f"{url}?{query}" if query else url, headers=headers, content=body
+        )
+
+    def _client(self, owner: Elsewhere) -> httpx2.AsyncClient:
+        """A client for one address; those of earlier owners are few and idle."""
+        found = self._clients.get(owner.address)
+        if found is None:
+            timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+            found = httpx2.AsyncClient(verify=self._context(), timeout=timeout, trust_env=False)
+            self._clients[owner.address] = found
+        return found
+
+    async def _stream(self, owner: Elsewhere, request: httpx2.Request, send: Send) -> None:
+        response = await self._client(owner).send(request, stream=True)
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": response.status_code,
+                    "headers": [
+                        (name.lower(), value)
+                        for name, value in response.headers.raw
+                        if name.lower() not in _HOP
+                    ],
+                }
+            )
+            async for block in response.aiter_raw():
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await response.aclose()
+
+
+def _was_forwarded(scope: Scope) -> bool:
+    return any(name == FORWARDED_HEADER.encode() for name, _ in scope["headers"])
+
+
+async def _body_of(receive: Receive) -> bytes:
+    blocks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b"".join(blocks)
+        blocks.append(message.get("body", b""))
+        size += len(blocks[-1])
+        if size > BODY_MAX_BYTES:
+            raise InvalidArgumentError(
+                f"the request's body is larger than {BODY_MAX_BYTES} bytes",
+                next_step="send less at once",
+            )
+        if not message.get("more_body", False):
+            return b"".join(blocks)
+
+
+async def _left(receive: Receive) -> None:
+    """Return when the caller has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _unreachable(owner: Elsewhere, *, unknown: bool) -> TidegateError:
+    error = NoOwnerError(
+        f"member {owner.name} at {owner.address} owns the work and does not answer",
+        next_step="look at the state before repeating the command: tidegate cluster list"
+        if unknown
+        else "try again in a few seconds; a successor takes over when it stays away",
+        owner=owner.name,
+    )
+    if unknown:
+        vars(error).update(retryable=False, outcome_unknown=True)
+    return error
