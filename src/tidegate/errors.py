@@ -394,6 +394,13 @@ class NoOwnerError(TidegateError):
     retryable = True
 
 
+class NotAMemberError(TidegateError):
+    """The caller is no member of the cluster, or was evicted from it."""
+
+    code = "TG-CLU-004"
+    http_status = 403
+
+
 class SchemaVersionError(TidegateError):
     """The cluster database's schema is newer than this program, or has gaps."""
 

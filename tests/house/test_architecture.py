@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {"errors"},
     "cli": {"errors", "client"},
     "server": {
+        "client",
         "errors",
         "steps",
         "cluster",

@@ -23,6 +23,7 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Mapping
 
 DEFAULT_URL: Final = "http://127.0.0.1:8470"
@@ -102,14 +103,18 @@ class Transport:
     """The connection to one node, safe for several threads; close it, or use a ``with`` block."""
 
     def __init__(
-        self, url: str = DEFAULT_URL, token: str | None = None, *, verify: bool | str = True
+        self,
+        url: str = DEFAULT_URL,
+        token: str | None = None,
+        *,
+        verify: bool | str | ssl.SSLContext = True,
     ) -> None:
         """Nothing is sent yet.
 
         Args:
             url: of the node.
             token: the token, or a reference to it: ``env:NAME``, ``file:/path``.
-            verify: of TLS: a file of certificates to trust, or False to trust any.
+            verify: of TLS: a file of certificates to trust, False to trust any, or a context.
         """
         headers = {"Tidegate-Api-Level": str(API_LEVEL)}
         if token:

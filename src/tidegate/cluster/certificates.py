@@ -111,6 +111,11 @@ def sign(authority: Pair, request: bytes, member: str, now: datetime) -> bytes:
     return _pem(certificate)
 
 
+def presented(member: bytes, authority: bytes) -> bytes:
+    """What a member shows in a handshake: its certificate and the authority's."""
+    return member.rstrip() + b"\n" + authority
+
+
 def make_member(authority: Pair, member: str, now: datetime) -> Pair:
     """A member's own pair, when the authority is at hand."""
     request = make_request(member)
@@ -138,7 +143,8 @@ def member_context(side: ssl.Purpose, folder: Path, *, anonymous: bool = False) 
 
     Args:
         side: ``SERVER_AUTH`` to call a peer, ``CLIENT_AUTH`` to be called.
-        folder: with ``ca.crt``, ``member.crt`` and ``member.key``.
+        folder: with ``ca.crt``, ``member.crt`` and ``member.key``. A member presents the
+            authority beside its own certificate, so that a joining node can recognise it.
         anonymous: let peers without a certificate in; only for who must tell the two apart.
     """
     protocol = (

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from tidegate import steps
-from tidegate.cluster.certificates import Pair
+from tidegate.cluster.certificates import Pair, presented
 from tidegate.errors import ClusterStateError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class IdentityFolder:
             for name, content in (
                 ("ca.crt", authority.certificate),
                 ("ca.key", authority.key),
-                ("member.crt", member.certificate),
+                ("member.crt", presented(member.certificate, authority.certificate)),
                 ("member.key", member.key),
                 ("member.json", _text(identity).encode()),
             ):
