@@ -394,6 +394,14 @@ class NoOwnerError(TidegateError):
     retryable = True
 
 
+class NotReadyError(TidegateError):
+    """The node is starting, or waits for other members to be upgraded."""
+
+    code = "TG-CLU-005"
+    http_status = 503
+    retryable = True
+
+
 class NotAMemberError(TidegateError):
     """The caller is no member of the cluster, or was evicted from it."""
 

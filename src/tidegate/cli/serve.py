@@ -33,7 +33,7 @@ def serve(
     log is JSON lines on standard error. A node that is killed leaves its workers running; the next
     one adopts them.
     """
-    from tidegate.server import config, logs, node  # noqa: PLC0415 - heavy, and only needed here
+    from tidegate.server import config, logs, serving  # noqa: PLC0415 - heavy, and only needed here
 
     settings = config.load(
         {
@@ -47,4 +47,4 @@ def serve(
         }
     )
     logs.configure(settings.log_level)
-    node.serve(settings)
+    serving.serve(settings)

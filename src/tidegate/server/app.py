@@ -1,7 +1,8 @@
 """The HTTP API as one application: resources, authentication, errors, description.
 
 Decides what every request passes: the API level it asks for, its token (health and metrics are
-open), and the counting of answers. It must not decide anything about resources.
+open), whether the owner has to answer it, and the counting of answers. It must not decide anything
+about resources.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from tidegate.errors import ApiLevelError, TidegateError
 from tidegate.server import problems
 from tidegate.server.api import node as node_api
 from tidegate.server.api import topology, vdiffs, workflows
-from tidegate.server.metrics import Metrics
+from tidegate.server.forwarding import Forward
+from tidegate.server.peers import peer_of
 
 if TYPE_CHECKING:
     from fastapi.routing import APIRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from tidegate.server.services import Services
+    from tidegate.server.runtime import Runtime
 
 LEVEL_HEADER = "Tidegate-Api-Level"
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json"})
 
 
-def create_app(services: Services | None) -> FastAPI:
-    """The application; without services it can only describe itself."""
+def create_app(runtime: Runtime | None) -> FastAPI:
+    """The application; without a node it can only describe itself."""
     app = FastAPI(
         title="Tidegate",
         version=str(node_api.API_LEVEL),
@@ -46,10 +48,10 @@ def create_app(services: Services | None) -> FastAPI:
     app.include_router(workflows.verbs)
     app.include_router(vdiffs.router)
     problems.install(app)
-    if services is not None:
-        app.state.services = services
-        app.state.metrics = Metrics(services)
-        app.add_middleware(Gate, services=services, metrics=app.state.metrics)
+    if runtime is not None:
+        app.state.runtime = runtime
+        app.add_middleware(Forward, runtime=runtime)
+        app.add_middleware(Gate, runtime=runtime)
     return app
 
 
@@ -61,10 +63,9 @@ def operation_id(route: APIRoute) -> str:
 class Gate:
     """Lets a request pass or answers it at once; plain ASGI, so that streams pass unbuffered."""
 
-    def __init__(self, app: ASGIApp, services: Services, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self._app = app
-        self._services = services
-        self._metrics = metrics
+        self._runtime = runtime
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -76,7 +77,9 @@ class Gate:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[LEVEL_HEADER] = str(node_api.API_LEVEL)
                 route = getattr(scope.get("route"), "path", "unknown")
-                self._metrics.requests.labels(scope["method"], route, message["status"]).inc()
+                metrics = self._runtime.condition.metrics
+                if metrics is not None:
+                    metrics.requests.labels(scope["method"], route, message["status"]).inc()
             await send(message)
 
         try:
@@ -89,7 +92,8 @@ class Gate:
     def _check(self, request: Request) -> None:
         if request.url.path in OPEN_PATHS:
             return
-        self._services.tokens.check(request.headers.get("Authorization"))
+        if peer_of(request.scope) is None:  # a member has checked the token before it passed on
+            self._runtime.tokens.check(request.headers.get("Authorization"))
         wanted = request.headers.get(LEVEL_HEADER)
         if wanted and wanted.isdigit() and int(wanted) > node_api.API_LEVEL:
             raise ApiLevelError(

@@ -8,19 +8,22 @@ streamed. The token was checked where the request came in; between members the c
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import httpx2
 
+from tidegate.cluster.certificates import member_context
+from tidegate.cluster.identity import IdentityFolder
 from tidegate.errors import InvalidArgumentError, NoOwnerError, TidegateError
 from tidegate.server import problems
+from tidegate.server.runtime import Stage
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable
-
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from tidegate.server.runtime import Runtime
 
 FORWARDED_HEADER: Final = "tidegate-forwarded-by"
 BODY_MAX_BYTES: Final = 16 * 1024 * 1024
@@ -29,7 +32,17 @@ ANSWER_TIMEOUT_S: Final = 3600.0
 """As long as the command line waits for a verb; every wait behind it has a bound of its own."""
 
 _HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"te", b"upgrade", b"host"))
-_HERE = ("/livez", "/readyz", "/metrics", "/openapi.json", "/v1/node", "/v1/cluster", "/v1/routes")
+_READS = frozenset(("GET", "HEAD"))
+_HERE = (
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/v1/node",
+    "/v1/cluster",
+    "/v1/routes",
+    "/v1/routers",
+)
 
 
 def answered_here(path: str) -> bool:
@@ -51,28 +64,14 @@ class Elsewhere:
 
 
 class Forward:
-    """ASGI middleware in front of the API.
+    """ASGI middleware in front of the API: passes on what this member does not answer itself.
 
-    Args:
-        app: answers here.
-        where: None to answer here, else where the owner is. Raises :class:`NoOwnerError` when
-            nobody is, or it is not known who.
-        myself: this member's name.
-        context: the members' TLS, calling side.
+    A node that waits for others to be upgraded passes reads on and refuses the rest.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        where: Callable[[], Elsewhere | None],
-        myself: Callable[[], str],
-        context: Callable[[], ssl.SSLContext],
-    ) -> None:
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self._app = app
-        self._where = where
-        self._myself = myself
-        self._context = context
+        self._runtime = runtime
         self._clients: dict[str, httpx2.AsyncClient] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,11 +80,7 @@ class Forward:
             await self._app(scope, receive, send)
             return
         try:
-            owner = await asyncio.to_thread(self._where)
-            if owner is not None and _was_forwarded(scope):
-                raise NoOwnerError(
-                    f"the owner changed meanwhile, to member {owner.name}", next_step="try again"
-                )
+            owner = await asyncio.to_thread(self._owner, scope)
         except TidegateError as error:
             await problems.answer(error)(scope, receive, send)
             return
@@ -93,6 +88,20 @@ class Forward:
             await self._app(scope, receive, send)
             return
         await self._pass_on(owner, scope, receive, send)
+
+    def _owner(self, scope: Scope) -> Elsewhere | None:
+        """Where a request has to go; None: here."""
+        condition = self._runtime.condition
+        if condition.stage is Stage.WAITING and scope["method"] not in _READS:
+            raise condition.refusal()
+        owner = condition.owner()
+        if owner is None and condition.services is None:
+            raise condition.refusal()
+        if owner is not None and _was_forwarded(scope):
+            raise NoOwnerError(
+                f"the owner changed meanwhile, to member {owner.name}", next_step="try again"
+            )
+        return owner
 
     async def _pass_on(self, owner: Elsewhere, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -129,7 +138,9 @@ class Forward:
             for name, value in scope["headers"]
             if name not in _HOP and name != b"authorization"
         ]
-        headers.append((FORWARDED_HEADER.encode(), self._myself().encode()))
+        identity = self._runtime.identity
+        assert identity is not None, "only a member knows an owner elsewhere"
+        headers.append((FORWARDED_HEADER.encode(), identity.name.encode()))
         return self._client(owner).build_request(
             scope["method"], f"{url}?{query}" if query else url, headers=headers, content=body
         )
@@ -139,7 +150,9 @@ class Forward:
         found = self._clients.get(owner.address)
         if found is None:
             timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-            found = httpx2.AsyncClient(verify=self._context(), timeout=timeout, trust_env=False)
+            folder = IdentityFolder(self._runtime.settings.state_dir).path
+            context = member_context(ssl.Purpose.SERVER_AUTH, folder)
+            found = httpx2.AsyncClient(verify=context, timeout=timeout, trust_env=False)
             self._clients[owner.address] = found
         return found
 

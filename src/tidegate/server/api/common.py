@@ -14,6 +14,7 @@ from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from tidegate.errors import ConflictError, InvalidArgumentError
+from tidegate.server.runtime import Runtime
 from tidegate.server.services import Services
 
 SCHEMA_VERSION = 1
@@ -21,13 +22,23 @@ SCHEMA_VERSION = 1
 type Json = dict[str, Any]
 
 
-def services(request: Request) -> Services:
-    """The services of this node."""
-    found: Services = request.app.state.services
+def runtime(request: Request) -> Runtime:
+    """What this node is at this moment."""
+    found: Runtime = request.app.state.runtime
     return found
 
 
+def services(request: Request) -> Services:
+    """The services of this node.
+
+    Raises:
+        NotReadyError: it has none yet.
+    """
+    return runtime(request).services
+
+
 Node = Annotated[Services, Depends(services)]
+Now = Annotated[Runtime, Depends(runtime)]
 DryRun = Annotated[bool, Query(description="Check everything and change nothing.")]
 
 

@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 from pydantic import Field
 
 import tidegate
 from tidegate.server import doctor, metrics
-from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
+from tidegate.server.api.common import Body, DryRun, Json, Node, Now, many, one
 
 router = APIRouter(prefix="/v1", tags=["node"])
 health = APIRouter(tags=["health"])
@@ -33,30 +33,34 @@ def livez() -> Json:
 
 
 @health.get("/readyz")
-def readyz(node: Node) -> JSONResponse:
+def readyz(now: Now) -> JSONResponse:
     """The node can take work: its cluster database answers and what a crash left is taken up."""
-    missing = node.ready()
+    missing = now.not_ready()
     status = {"status": "ready"} if missing is None else {"status": "not ready", "why": missing}
     return JSONResponse(status, status_code=200 if missing is None else 503)
 
 
 @health.get("/metrics", response_class=Response)
-def show_metrics(request: Request) -> Response:
+def show_metrics(now: Now) -> Response:
     """Metrics in Prometheus' text form."""
-    found: metrics.Metrics = request.app.state.metrics
+    found = now.condition.metrics
+    if found is None:
+        raise now.condition.refusal()
     return Response(found.text(), media_type=metrics.CONTENT_TYPE)
 
 
 @router.get("/node")
-def show_node(node: Node) -> Json:
-    """Version, start time, state directory."""
+def show_node(now: Now) -> Json:
+    """Version, start time, state directory, and how far the node is."""
+    services = now.condition.services
     return one(
         {
             "version": tidegate.__version__,
             "api_level": API_LEVEL,
-            "started_at": node.started_at,
-            "state_dir": str(node.settings.state_dir),
-            "revision": node.feed.current().revision,
+            "started_at": now.started_at,
+            "state_dir": str(now.settings.state_dir),
+            **now.show(),
+            "revision": services.feed.current().revision if services else None,
         }
     )
 

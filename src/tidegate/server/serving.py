@@ -1,0 +1,261 @@
+"""`tidegate serve`: from the state directory to a node that answers, and back down.
+
+Decides the order: the state directory is locked, so that two nodes never share one; the API
+answers; the cluster database is opened and its schema brought into step with the other members';
+the services run on it. A node that is on its own is not there before all of that works, and a
+failure ends it with the reason. A member starts while others may be away: the API says what it
+waits for, and the rest is tried again until it works.
+
+What lies below the API can be closed and opened again without the process ending: when the
+membership changes, or when the other members have been upgraded.
+
+SIGTERM and SIGINT end it in order: requests finish, workers are asked to stop, the database is
+closed. SIGKILL leaves the workers running; the next node adopts them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import uvicorn
+
+from tidegate.cluster.database import ClusterDatabase
+from tidegate.cluster.identity import Identity, IdentityFolder
+from tidegate.cluster.ledger import Ledger
+from tidegate.errors import InvalidArgumentError, NodeRunningError, TidegateError
+from tidegate.server.app import create_app
+from tidegate.server.metrics import Metrics
+from tidegate.server.node import UPDATES, Names, Node, change_holder, holder_name
+from tidegate.server.runtime import Condition, Runtime, Stage
+from tidegate.server.tokens import Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.server.config import Settings
+
+BACKLOG: Final = 1024
+GRACE_S: Final = 20
+"""How long requests may finish after SIGTERM."""
+OPENS_AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0)
+"""Pauses between attempts of a member to open what is below the API; the last one repeats."""
+ENDS_S: Final = 120.0
+
+log = structlog.get_logger("tidegate.node")
+
+
+class Below:
+    """What is below the API, opened and closed by a thread of its own, again when it has to be."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._stopping = threading.Event()
+        self._tried = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="node", daemon=True)
+
+    def start(self) -> None:
+        """Begin, and wait for the first attempt unless this node is a member.
+
+        Raises:
+            TidegateError: the first attempt failed.
+        """
+        self._runtime.identity = IdentityFolder(self._runtime.settings.state_dir).read()
+        self._thread.start()
+        if self._runtime.identity is None:
+            self._tried.wait()
+            if self._runtime.failure is not None:
+                raise self._runtime.failure
+
+    def is_over(self) -> bool:
+        """Whether it has given up."""
+        return self._ended.is_set()
+
+    def close(self) -> None:
+        """Close everything; bounded."""
+        self._stopping.set()
+        self._runtime.reopen.set()
+        self._thread.join(ENDS_S)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                self._runtime.reopen.clear()
+                self._open()
+                failures = 0
+            except TidegateError as error:
+                if self._runtime.identity is None or not error.retryable:
+                    self._runtime.failure = error
+                    break
+                log.warning("node not open", error=str(error))
+                self._runtime.condition = Condition(Stage.STARTING, error.message)
+                self._stopping.wait(OPENS_AGAIN_S[min(failures, len(OPENS_AGAIN_S) - 1)])
+                failures += 1
+            except Exception as error:
+                log.exception("node failed")
+                self._runtime.failure = TidegateError(
+                    f"the node failed in a way it should not: {type(error).__name__}",
+                    next_step="read the node's log; please report it",
+                )
+                break
+        self._ended.set()
+        self._tried.set()
+
+    def _open(self) -> None:
+        """Open everything, stay until it has to be closed, close it."""
+        runtime = self._runtime
+        settings = runtime.settings
+        runtime.identity = identity = IdentityFolder(settings.state_dir).read()
+        with ExitStack() as stack:
+            database = ClusterDatabase.open(settings.cluster_database_url)
+            stack.callback(database.close)
+            version = Ledger(UPDATES).ensure(database)
+            log.info("cluster database open", place=database.place, found_schema_version=version)
+            holder = holder_name(member_name(identity))
+            names = Names(holder, change_holder(settings, holder))
+            node = Node.open(settings, runtime.tokens, database, names)
+            stack.callback(node.close)
+            runtime.condition = Condition(
+                Stage.READY, services=node.services, metrics=Metrics(node.services)
+            )
+            self._tried.set()
+            runtime.reopen.wait()
+            runtime.condition = Condition(Stage.STOPPING, "it is being stopped")
+            node.services.feed.close()
+
+
+def member_name(identity: Identity | None) -> str:
+    """What a node is called among others."""
+    return identity.name if identity is not None else socket.gethostname()
+
+
+class _Server(uvicorn.Server):
+    """Ends the followers' streams first, or they would outlast every grace."""
+
+    def __init__(self, config: uvicorn.Config, runtime: Runtime, below: Below) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+        self._below = below
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """A signal to stop."""
+        services = self._runtime.condition.services
+        if services is not None:
+            services.feed.close()
+        super().handle_exit(sig, frame)  # type: ignore[arg-type]
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: go on, unless what is below has given up."""
+        return self._below.is_over() or await super().on_tick(counter)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals to stop; unlike uvicorn, never raise them again afterwards.
+
+        They would end the process before the workers have been stopped.
+        """
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number in before:
+                signal.signal(number, signal.SIG_IGN)
+
+
+def _make_private(settings: Settings) -> None:
+    state = settings.state_dir
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unwritable = not os.access(state, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"the state directory {state} cannot be made: {error.strerror}",
+            next_step="choose another with --state-dir, or give it to this account",
+        ) from None
+    if unwritable:
+        raise InvalidArgumentError(
+            f"the state directory {state} cannot be written",
+            next_step="choose another with --state-dir, or give it to this account",
+        )
+
+
+def _locked(settings: Settings) -> int:
+    """A handle of the state directory's lock; the lock goes with the process."""
+    handle = os.open(settings.state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise NodeRunningError(
+            f"another node works on {settings.state_dir}",
+            next_step="use that one, stop it, or choose another --state-dir",
+        ) from None
+    return handle
+
+
+def listening(settings: Settings) -> socket.socket:
+    """The API's socket.
+
+    Raises:
+        InvalidArgumentError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((settings.host, settings.port))
+        server.listen(BACKLOG)  # from here on a client waits instead of being refused
+    except OSError as error:
+        server.close()
+        raise InvalidArgumentError(
+            f"cannot listen on {settings.listen}: {error.strerror}",
+            next_step="stop what listens there, or choose another address with --listen",
+        ) from None
+    return server
+
+
+def serve(settings: Settings) -> None:
+    """Run a node until it is told to stop.
+
+    Raises:
+        TidegateError: it could not be started, or not go on.
+    """
+    with ExitStack() as stack:
+        server = stack.enter_context(listening(settings))
+        _make_private(settings)
+        stack.callback(os.close, _locked(settings))
+        tokens = Tokens(settings.state_dir / "tokens")
+        if tokens.ensure():
+            log.info("api token made", file=str(settings.state_dir / "tokens"))
+        runtime = Runtime(settings, tokens)
+        below = Below(runtime)
+        stack.callback(log.info, "node stopped")
+        stack.callback(below.close)
+        below.start()
+        host, port = server.getsockname()[:2]
+        scheme = "https" if settings.tls_cert else "http"
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        (settings.state_dir / "url").write_text(f"{url}\n", encoding="ascii")
+        log.info("node started", url=url, state_dir=str(settings.state_dir))
+        config = uvicorn.Config(
+            create_app(runtime),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=GRACE_S,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
+        )
+        _Server(config, runtime, below).run(sockets=[server])
+        log.info("node stops")
+        if runtime.failure is not None:
+            raise runtime.failure
