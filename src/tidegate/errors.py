@@ -394,6 +394,14 @@ class NoOwnerError(TidegateError):
     retryable = True
 
 
+class MemberVersionError(TidegateError):
+    """A node's schema version or API extensions do not fit the other members'."""
+
+    code = "TG-CLU-006"
+    exit_status = ExitStatus.VERSION_GATE
+    http_status = 409
+
+
 class NotReadyError(TidegateError):
     """The node is starting, or waits for other members to be upgraded."""
 
