@@ -21,7 +21,7 @@ from psycopg import sql
 
 from fix_databases import APPLICATION, Database
 from tidegate.cluster.database import ClusterDatabase
-from tidegate.cluster.ledger import Ledger
+from tidegate.cluster.schema import Schema
 from tidegate.engines.postgres.connection import connect
 from tidegate.router import Credentials, Router, StoreSource
 from tidegate.router.psycopg import run
@@ -103,7 +103,7 @@ class Fleet:
     @classmethod
     def make(cls, folder: Path) -> Fleet:
         database = ClusterDatabase.open(f"sqlite:///{folder}/cluster.db")
-        Ledger(UPDATES).ensure(database)
+        Schema(UPDATES).ensure(database)
         topology = TopologyStore(database)
         service = WorkflowService(database, topology, holder="test")
         topology.update(lambda snapshot: snapshot.with_cell(Cell("zone1")))

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from tidegate.cluster import updates
 from tidegate.cluster.database import ClusterDatabase
-from tidegate.cluster.ledger import Ledger
+from tidegate.cluster.schema import Schema
 from tidegate.router import Credentials, Router, StoreSource
 from tidegate.topology import followers
 from tidegate.topology import store as store_module
@@ -105,7 +105,7 @@ class Shop:
 def store(tmp_path: Path) -> Iterator[TopologyStore]:
     """An empty topology."""
     with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as database:
-        Ledger((*updates.UPDATES, *store_module.UPDATES, *followers.UPDATES)).ensure(database)
+        Schema((*updates.UPDATES, *store_module.UPDATES, *followers.UPDATES)).ensure(database)
         yield TopologyStore(database)
 
 

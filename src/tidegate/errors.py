@@ -422,3 +422,48 @@ class SchemaVersionError(TidegateError):
 
     code = "TG-VER-001"
     exit_status = ExitStatus.VERSION_GATE
+
+
+class NodeBehindError(SchemaVersionError):
+    """Another member runs a newer program than this node: this one must be upgraded."""
+
+    code = "TG-VER-002"
+
+
+class InconsistentVersionsError(SchemaVersionError):
+    """Another member's program is newer in one respect and older in another, or of another line."""
+
+    code = "TG-VER-003"
+
+
+class GracefulAbortError(TidegateError):
+    """A check stopped the schema updates for now; what it wrote is kept."""
+
+    code = "TG-VER-004"
+    exit_status = ExitStatus.VERSION_GATE
+    http_status = 503
+    retryable = True
+
+
+class SomeNodesAreBehindError(GracefulAbortError):
+    """Other members have not been upgraded yet; this node waits for them."""
+
+    code = "TG-VER-005"
+
+
+class SchemaUpdateError(ClusterDatabaseError):
+    """A schema update, a patch or a hook before one failed; nothing was changed."""
+
+    code = "TG-CDB-003"
+
+
+class MembershipError(FailedPreconditionError):
+    """The cluster's members do not allow what was asked for."""
+
+    code = "TG-MEM-001"
+
+
+class MemberEvictedError(MembershipError):
+    """This node left the cluster or was thrown out; its cluster goes on without it."""
+
+    code = "TG-MEM-002"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tidegate.cluster import join_tokens, updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.join_tokens import JoinToken, JoinTokens, TokenRow
-from tidegate.cluster.ledger import Ledger
+from tidegate.cluster.schema import Schema
 from tidegate.errors import (
     AlreadyExistsError,
     InvalidArgumentError,
@@ -39,7 +39,7 @@ TOKENS = st.builds(
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[ClusterDatabase]:
     with ClusterDatabase.open(f"sqlite:///{tmp_path / 'cluster.db'}") as opened:
-        Ledger((*updates.UPDATES, *join_tokens.UPDATES)).ensure(opened)
+        Schema((*updates.UPDATES, *join_tokens.UPDATES)).ensure(opened)
         yield opened
 
 

@@ -13,9 +13,9 @@ import pytest
 from tidegate.cluster import member_store
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.extensions import Extensions
-from tidegate.cluster.ledger import Ledger
 from tidegate.cluster.member_store import MemberStore
 from tidegate.cluster.members import MemberState, Role
+from tidegate.cluster.schema import Schema
 from tidegate.errors import AlreadyExistsError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[ClusterDatabase]:
     with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as opened:
-        Ledger(member_store.UPDATES).ensure(opened)
+        Schema(member_store.UPDATES).ensure(opened)
         yield opened
 
 

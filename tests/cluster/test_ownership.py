@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tidegate.cluster import updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.leases import Leases
-from tidegate.cluster.ledger import Ledger
 from tidegate.cluster.ownership import Believed, Held, Ownership, Silence, Standing, Taken, stood
+from tidegate.cluster.schema import Schema
 from tidegate.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ WAIT_S = 20.0
 @pytest.fixture
 def leases(tmp_path: Path) -> Iterator[Leases]:
     with ClusterDatabase.open(f"sqlite:///{tmp_path / 'cluster.db'}") as database:
-        Ledger(updates.UPDATES).ensure(database)
+        Schema(updates.UPDATES).ensure(database)
         yield Leases(database)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.cluster.database import ClusterDatabase
-from tidegate.cluster.ledger import Ledger
+from tidegate.cluster.schema import Schema
 from tidegate.topology import followers
 from tidegate.topology.followers import (
     FORGOTTEN_S,
@@ -39,7 +39,7 @@ reports = st.builds(
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[ClusterDatabase]:
     with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as opened:
-        Ledger(followers.UPDATES).ensure(opened)
+        Schema(followers.UPDATES).ensure(opened)
         yield opened
 
 

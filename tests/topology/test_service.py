@@ -8,7 +8,7 @@ import pytest
 
 from tidegate.cluster import updates
 from tidegate.cluster.database import ClusterDatabase
-from tidegate.cluster.ledger import Ledger
+from tidegate.cluster.schema import Schema
 from tidegate.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -37,7 +37,7 @@ PRIMARY: dict[str, Any] = {"types": ["primary"], "conninfo": "host=db dbname=sho
 def service(tmp_path: Path) -> Iterator[TopologyService]:
     """A cell, an unsharded keyspace ``commerce`` and a sharded one, ``customer``."""
     with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as database:
-        Ledger((*updates.UPDATES, *store_module.UPDATES)).ensure(database)
+        Schema((*updates.UPDATES, *store_module.UPDATES)).ensure(database)
         service = TopologyService(TopologyStore(database))
         service.add_cell("zone1")
         service.add_keyspace("commerce", shards=["0"])

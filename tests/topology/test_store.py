@@ -15,7 +15,7 @@ import pytest
 from tidegate.cluster import updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.leases import Leases
-from tidegate.cluster.ledger import Ledger
+from tidegate.cluster.schema import Schema
 from tidegate.errors import ConflictError, InvalidArgumentError, LeaseLostError
 from tidegate.topology import store as store_module
 from tidegate.topology.model import Snapshot
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LEDGER = Ledger((*updates.UPDATES, *store_module.UPDATES))
+SCHEMA = Schema((*updates.UPDATES, *store_module.UPDATES))
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[ClusterDatabase]:
     with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as opened:
-        LEDGER.ensure(opened)
+        SCHEMA.ensure(opened)
         yield opened
 
 

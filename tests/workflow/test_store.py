@@ -11,7 +11,7 @@ from make_workflow import workflow
 from tidegate.cluster import updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.leases import Leases
-from tidegate.cluster.ledger import Ledger
+from tidegate.cluster.schema import Schema
 from tidegate.errors import AlreadyExistsError, ConflictError, LeaseLostError, NotFoundError
 from tidegate.workflow.store import UPDATES, StepEvent, WorkflowStore
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[ClusterDatabase]:
     with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as opened:
-        Ledger((*updates.UPDATES, *UPDATES)).ensure(opened)
+        Schema((*updates.UPDATES, *UPDATES)).ensure(opened)
         yield opened
 
 

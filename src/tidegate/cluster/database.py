@@ -32,6 +32,7 @@ from tidegate.errors import ClusterDatabaseError, InvalidArgumentError, Tidegate
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
+    from pathlib import Path
 
     from sqlalchemy import Connection, ExceptionContext
 
@@ -149,6 +150,22 @@ class ClusterDatabase:
             return self._store.clock(connection)
         with self.read() as own:
             return self._store.clock(own)
+
+    def translated(self, error: Exception) -> TidegateError:
+        """What an error of the driver means, when it was raised by a statement."""
+        return self._store.translated(error)
+
+    def copied(self, label: str) -> Path | None:
+        """Copy the database as it is now into a new file beside it; no transaction may be open.
+
+        Returns:
+            The file, durable and complete; None on an engine that is not one file of this machine,
+            where replication or the server's own backups are the copy.
+
+        Raises:
+            ClusterDatabaseError: it could not be copied; nothing is left of it.
+        """
+        return self._store.copied(label)
 
     def close(self) -> None:
         """Close all idle connections and refuse new ones; those in use close when given back."""

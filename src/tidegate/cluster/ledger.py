@@ -1,18 +1,17 @@
 """The update ledger: which schema updates a cluster database has, in which order.
 
-Decides whether a database may be used by this program, and brings it up to date. It must not know
+Decides what a database lacks, from its rows and the updates that a program knows. It must not know
 any domain's tables: each domain declares its updates as values, and the node's composition root
 lists them all, in the order in which they were written. That list only grows at its end; an update
 that has been released is never edited, moved or taken away, because its place is its version and
 its text is remembered by hash.
 
-Everything happens in one transaction: either the database has all updates afterwards, or it is as
-it was. Two nodes that start together take turns, and the second finds nothing to do. A database
-with a gap, with an update of another text, or newer than the program is refused; nothing is written
-to it. A fresh database gets all updates one by one, so it cannot differ from one that has grown.
+A database with a gap, with an update of another text, or newer than the program is refused. One
+that was made from the text of all updates at once (:mod:`tidegate.cluster.dump`) has a single row
+for all of them, whose hash is that of all their hashes.
 
 Updates use the subset of SQL that all engines share: no ``sqlite_master``, no functions
-of one engine.
+of one engine. :class:`tidegate.cluster.schema.Schema` applies them.
 """
 
 from __future__ import annotations
@@ -22,29 +21,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, inspect, select
-from sqlalchemy.exc import IntegrityError
 
-from tidegate.errors import ClusterDatabaseError, SchemaVersionError
+from tidegate.errors import SchemaVersionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
 
     from sqlalchemy import Connection
 
-    from tidegate.cluster.database import ClusterDatabase
+TABLE: Final = "schema_update"
+FRESH: Final = "fresh:"
+"""How the hash begins of a row that stands for all updates up to its version."""
 
 _CREATE: Final = """
-CREATE TABLE IF NOT EXISTS schema_update (
+CREATE TABLE schema_update (
     version integer NOT NULL PRIMARY KEY,
     name text NOT NULL UNIQUE,
     sha256 text NOT NULL,
     applied_at_ms bigint NOT NULL
 )
 """
-_AS_IT_IS: Final = {"no_parameters": True}
-"""For a statement's text in which ``%`` is no placeholder, whatever the driver."""
 _UPDATES: Final = Table(
-    "schema_update",
+    TABLE,
     MetaData(),
     Column("version", Integer),
     Column("name", Text),
@@ -55,10 +54,15 @@ _UPDATES: Final = Table(
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One schema update: a name, ``domain.what``, and its statements, applied in order."""
+    """One schema update: a name, ``domain.what``, and its statements, applied in order.
+
+    ``run`` is for data that SQL alone cannot move: it is called after the statements, in the same
+    transaction. Of it the hash holds the name only.
+    """
 
     name: str
-    statements: tuple[str, ...]
+    statements: tuple[str, ...] = ()
+    run: Callable[[Connection], None] | None = None
 
     @property
     def sha256(self) -> str:
@@ -67,6 +71,8 @@ class Update:
         for statement in self.statements:
             lines = (line.rstrip() for line in statement.strip().splitlines())
             digest.update("\n".join(lines).encode() + b"\0")
+        if self.run is not None:
+            digest.update(self.run.__qualname__.encode())
         return digest.hexdigest()
 
 
@@ -80,100 +86,83 @@ class Applied:
     applied_at_ms: int
 
 
-class Ledger:
-    """The ordered list of all updates this program knows; the first one has version 1."""
+def fresh_sha256(updates: Iterable[Update]) -> str:
+    """The hash of a row that stands for all these updates."""
+    digest = hashlib.sha256("".join(update.sha256 for update in updates).encode())
+    return FRESH + digest.hexdigest()
 
-    def __init__(self, updates: Iterable[Update]) -> None:
-        self.updates: Final = tuple(updates)
-        names = [update.name for update in self.updates]
-        assert len(names) == len(set(names)), "two updates of one name"
 
-    @property
-    def version(self) -> int:
-        """The version of a database that has all updates."""
-        return len(self.updates)
+def create(connection: Connection) -> None:
+    """Make the ledger's table, if it is not there."""
+    if not inspect(connection).has_table(TABLE):
+        connection.exec_driver_sql(_CREATE)
 
-    def applied(self, connection: Connection) -> list[Applied]:
-        """What the database has, by version; empty when it is fresh."""
-        if not inspect(connection).has_table(_UPDATES.name):
-            return []
-        rows = connection.execute(select(_UPDATES).order_by(_UPDATES.c.version))
-        return [Applied(*row) for row in rows]
 
-    def missing(self, applied: Sequence[Applied]) -> tuple[Update, ...]:
-        """The updates that a database lacks.
+def read(connection: Connection) -> list[Applied]:
+    """What the database has, by version; empty when it is fresh."""
+    if not inspect(connection).has_table(TABLE):
+        return []
+    rows = connection.execute(select(_UPDATES).order_by(_UPDATES.c.version))
+    return [Applied(*row) for row in rows]
 
-        Raises:
-            SchemaVersionError: the database has gaps, other updates than these, or newer ones.
-        """
-        previous = 0
-        for row in applied:
-            if row.version != previous + 1:
-                raise SchemaVersionError(
-                    f"the cluster database lacks updates: {previous} is followed by {row.version}",
-                    next_step="restore it from a backup; a ledger is never edited by hand",
-                )
-            previous = row.version
-        if previous > self.version:
+
+def record(
+    connection: Connection, version: int, update: Update, sha256: str, now: datetime
+) -> None:
+    """Note that the database has an update."""
+    connection.execute(
+        _UPDATES.insert().values(
+            version=version,
+            name=update.name,
+            sha256=sha256,
+            applied_at_ms=round(now.timestamp() * 1000),
+        )
+    )
+
+
+def check_gaps(applied: Sequence[Applied]) -> None:
+    """Refuse a ledger in which a version is missing.
+
+    Raises:
+        SchemaVersionError: one is; only a row for all updates up to it may come first.
+    """
+    previous = 0
+    for row in applied:
+        may_begin = previous == 0 and row.sha256.startswith(FRESH)
+        if row.version != previous + 1 and not may_begin:
             raise SchemaVersionError(
-                f"the cluster database has schema version {previous} ({applied[-1].name}),"
-                f" this program knows {self.version}",
-                next_step="run the version of tidegate that updated it, or a newer one",
-                found=previous,
-                known=self.version,
+                f"missing updates: {previous} -> {row.version}; the cluster database lacks what"
+                " lies between them",
+                next_step="restore it from a backup; a ledger is never edited by hand",
             )
-        for row, update in zip(applied, self.updates, strict=False):
-            if (row.name, row.sha256) != (update.name, update.sha256):
-                raise SchemaVersionError(
-                    f"update {row.version} of the cluster database is {row.name}"
-                    f" ({row.sha256[:12]}), this program has {update.name}"
-                    f" ({update.sha256[:12]}) in its place",
-                    next_step="run the version of tidegate that updated it; the two have diverged",
-                )
-        return self.updates[previous:]
+        previous = row.version
 
-    def ensure(self, database: ClusterDatabase) -> int:
-        """Bring the database up to date.
 
-        Safe to call at every start, from several processes at once. After an error the database is
-        as it was.
+def missing(updates: Sequence[Update], applied: Sequence[Applied]) -> tuple[Update, ...]:
+    """The updates that a database lacks.
 
-        Returns:
-            The version found: 0 for a fresh database, :attr:`version` when there was nothing to do.
-
-        Raises:
-            SchemaVersionError: the database has gaps, other updates than these, or newer ones.
-            ClusterDatabaseError: an update failed, or the database did.
-        """
-        with database.read() as connection:
-            applied = self.applied(connection)
-        if applied and not self.missing(applied):
-            return self.version
-        try:
-            with database.transaction() as connection:
-                applied = self.applied(connection)
-                self._apply(database, connection, applied)
-        except IntegrityError as error:
-            raise ClusterDatabaseError(
-                f"a schema update contradicts what the cluster database holds: {error.orig}",
-                next_step="nothing was changed; run the previous version of tidegate and report it",
-            ) from error
-        return len(applied)
-
-    def _apply(
-        self, database: ClusterDatabase, connection: Connection, applied: Sequence[Applied]
-    ) -> None:
-        missing = self.missing(applied)
-        if not applied:
-            connection.exec_driver_sql(_CREATE)
-        for version, update in enumerate(missing, start=len(applied) + 1):
-            for statement in update.statements:
-                connection.exec_driver_sql(statement, execution_options=_AS_IT_IS)
-            connection.execute(
-                _UPDATES.insert().values(
-                    version=version,
-                    name=update.name,
-                    sha256=update.sha256,
-                    applied_at_ms=round(database.now(connection).timestamp() * 1000),
-                )
+    Raises:
+        SchemaVersionError: the database has gaps, other updates than these, or newer ones.
+    """
+    check_gaps(applied)
+    found = applied[-1].version if applied else 0
+    if found > len(updates):
+        raise SchemaVersionError(
+            f"schema version '{found}' is more recent than expected '{len(updates)}': the cluster"
+            f" database has the update {applied[-1].name}, which this program does not know",
+            next_step="run the version of tidegate that updated it, or a newer one",
+            found=found,
+            known=len(updates),
+        )
+    for row in applied:
+        update = updates[row.version - 1]
+        is_fresh = row.sha256.startswith(FRESH)
+        sha256 = fresh_sha256(updates[: row.version]) if is_fresh else update.sha256
+        if (row.name, row.sha256) != (update.name, sha256):
+            raise SchemaVersionError(
+                f"update {row.version} of the cluster database is {row.name}"
+                f" ({row.sha256.removeprefix(FRESH)[:12]}), this program has {update.name}"
+                f" ({sha256.removeprefix(FRESH)[:12]}) in its place",
+                next_step="run the version of tidegate that updated it; the two have diverged",
             )
+    return tuple(updates[found:])

@@ -1,7 +1,7 @@
 """The schema updates that belong to the cluster database itself.
 
 Other domains declare theirs beside their stores; the node's composition root puts all of them into
-one :class:`tidegate.cluster.ledger.Ledger`, oldest first.
+one :class:`tidegate.cluster.schema.Schema`, oldest first.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ import uvicorn
 
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.identity import Identity, IdentityFolder
-from tidegate.cluster.ledger import Ledger
+from tidegate.cluster.schema import Schema
 from tidegate.errors import InvalidArgumentError, NodeRunningError, TidegateError
 from tidegate.server.app import create_app
 from tidegate.server.metrics import Metrics
@@ -117,7 +117,7 @@ class Below:
         with ExitStack() as stack:
             database = ClusterDatabase.open(settings.cluster_database_url)
             stack.callback(database.close)
-            version = Ledger(UPDATES).ensure(database)
+            version = Schema(UPDATES).ensure(database)
             log.info("cluster database open", place=database.place, found_schema_version=version)
             holder = holder_name(member_name(identity))
             names = Names(holder, change_holder(settings, holder))

@@ -15,7 +15,7 @@ from tidegate.cluster import updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.keeper import LeaseKeeper
 from tidegate.cluster.leases import Leases
-from tidegate.cluster.ledger import Ledger
+from tidegate.cluster.schema import Schema
 from tidegate.errors import ConflictError, InvalidArgumentError, LeaseLostError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ NAME = "workflow/commerce/move"
 
 @pytest.fixture
 def database(cluster_database: ClusterDatabase) -> ClusterDatabase:
-    Ledger(updates.UPDATES).ensure(cluster_database)
+    Schema(updates.UPDATES).ensure(cluster_database)
     return cluster_database
 
 

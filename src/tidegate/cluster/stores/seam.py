@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
     from sqlalchemy import Connection, Engine
 
@@ -69,6 +70,19 @@ class Store(Protocol):
 
     def clock(self, connection: Connection) -> datetime:
         """The database's time now (not that of the transaction's start), aware, in UTC."""
+
+    def copied(self, label: str) -> Path | None:
+        """Copy the database into a new file beside it, before its schema is updated.
+
+        Args:
+            label: what the copy is of, as part of the file's name.
+
+        Returns:
+            The file, durable and complete; None on an engine that is not one file of this machine.
+
+        Raises:
+            ClusterDatabaseError: it could not be copied; nothing is left of it.
+        """
 
     def is_passing(self, error: Exception) -> bool:
         """Whether a transaction that could not begin may be begun again on another connection."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -27,6 +28,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from tidegate.cluster.stores import sqlite_copy
 from tidegate.cluster.stores.seam import WRITES, Abilities
 from tidegate.errors import (
     ClusterDatabaseBusyError,
@@ -100,6 +102,21 @@ class SqliteStore:
         """The time of the database, in milliseconds; here, that of the machine of the file."""
         milliseconds: int = connection.exec_driver_sql(_CLOCK).scalar_one()
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+    def copied(self, label: str) -> Path | None:
+        """Copy the file; see :class:`tidegate.cluster.stores.seam.Store`."""
+        with closing(self.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            (now_ms,) = cursor.execute(_CLOCK).fetchone()
+            try:
+                return sqlite_copy.copy(
+                    self.path, label, now_ms, lambda to: cursor.execute("VACUUM INTO ?", (to,))
+                )
+            except (sqlite3.Error, OSError) as error:
+                raise ClusterDatabaseError(
+                    f"the cluster database {self.path} could not be copied: {error}",
+                    next_step="make room on the disk, then start again",
+                ) from error
 
     def is_passing(self, error: Exception) -> bool:  # noqa: ARG002 - an engine without servers
         """Never: the driver has waited for the lock already, and there is no other server."""
