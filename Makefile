@@ -13,7 +13,7 @@ help: ## this list
 
 setup: $(STAMP) ## make the environment in .venv
 
-$(STAMP): pyproject.toml uv.lock scripts/setup
+$(STAMP): pyproject.toml uv.lock scripts/setup scripts/dqlite
 	@scripts/setup
 	@touch $@
 

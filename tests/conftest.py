@@ -9,4 +9,5 @@ pytest_plugins = [
     "fix_span",
     "fix_proxy",
     "fix_cluster",
+    "fix_dqlite",
 ]

@@ -417,6 +417,28 @@ class NotAMemberError(TidegateError):
     http_status = 403
 
 
+class NoLeaderError(ClusterDatabaseError):
+    """No member leads the replicated cluster database, or its leader is out of reach."""
+
+    code = "TG-CDB-010"
+    retryable = True
+
+
+class DqliteError(ClusterDatabaseError):
+    """The node's own part of the replicated cluster database failed."""
+
+    code = "TG-CDB-011"
+    http_status = 500
+    default_next_step = "look at the message, the disk and the member's folder"
+
+
+class DqliteLibraryError(ClusterDatabaseError):
+    """The cluster database is to be replicated, and libdqlite is not there to do it."""
+
+    code = "TG-CDB-012"
+    http_status = 500
+
+
 class SchemaVersionError(TidegateError):
     """The cluster database's schema is newer than this program, or has gaps."""
 

@@ -1,0 +1,1 @@
+"""dqlite: the cluster database replicated by Raft over the nodes themselves."""
