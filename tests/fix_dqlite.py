@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,28 +19,21 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tidegate.cluster.dqlite.client import DqliteClient, Role
+from fix_node import until
+from tidegate.cluster.dqlite.client import DqliteClient
 from tidegate.cluster.dqlite.dialling import Dialler
 from tidegate.cluster.dqlite.member import FIRST_ID, DqliteMember, new_member_id
 from tidegate.cluster.dqlite.node import NodeOptions
 from tidegate.cluster.dqlite.tls import MemberTls
+from tidegate.cluster.members import Role
 from tidegate.engines.postgres.local import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 PROGRAM = Path(__file__).with_name("run_dqlite_member.py")
 FAST = NodeOptions(latency_ms=20)
 """Elections within a second or two: members of a test are near each other."""
-
-
-def until[T](check: Callable[[], T | None], timeout_s: float = 30.0) -> T:
-    """Wait for a condition."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := check()):
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
-    return found
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,15 @@ import sys
 import threading
 from pathlib import Path
 
+import structlog
+
 from tidegate.cluster.dqlite.member import FIRST_ID, DqliteMember
 from tidegate.cluster.dqlite.node import NodeOptions
 from tidegate.cluster.dqlite.tls import MemberTls
 
 
 def main() -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     wanted = json.loads(sys.argv[1])
     folder = Path(wanted["authority"])
     tls = MemberTls.from_files(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tidegate.cluster.dqlite.library import NAME, VARIABLE, Handle, locate
+from tidegate.cluster.dqlite.library import NAME, VARIABLE, Handle, _file_systems, locate
 from tidegate.errors import DqliteError
 
 if TYPE_CHECKING:
@@ -75,9 +75,18 @@ def test_what_the_library_refuses_carries_its_own_words(tmp_path: Path) -> None:
     assert caught.value.details["status"]
     handle.destroy()
     handle.destroy()
-    with pytest.raises(DqliteError, match=r"could not be made: .+"):
-        Handle(locate(), node_id=2, address="127.0.0.1:1", folder=tmp_path / "nowhere")
-    Handle(locate(), node_id=2, address="127.0.0.1:1", folder=tmp_path).destroy()
+
+
+def test_a_node_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Where 1.11 alone leaves a pointer to freed memory in SQLite's list of file systems."""
+    before = _file_systems(locate().functions)
+    for _ in range(20):
+        with pytest.raises(DqliteError, match=r"could not be made .*: its folder is not there"):
+            Handle(locate(), node_id=2, address="127.0.0.1:1", folder=tmp_path / "nowhere")
+    handle = Handle(locate(), node_id=2, address="127.0.0.1:1", folder=tmp_path)
+    assert len(_file_systems(locate().functions)) == len(before) + 1
+    handle.destroy()
+    assert _file_systems(locate().functions) == before
 
 
 def test_pythons_sqlite_stays_thread_safe_beside_a_running_node(

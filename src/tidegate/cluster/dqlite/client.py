@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from dqliteclient import ClusterClient, ClusterError, DqliteConnectionError
@@ -19,6 +18,7 @@ from dqliteclient.exceptions import OperationalError, ProtocolError
 from dqlitewire import LEADER_ERROR_CODES, NodeRole
 
 from tidegate.cluster.dqlite.tls import DIAL_TIMEOUT_S, parsed_address
+from tidegate.cluster.members import Role
 from tidegate.errors import (
     ConflictError,
     DqliteError,
@@ -44,22 +44,20 @@ _BUSY_TEXTS: Final = ("configuration change is already in progress", "database i
 _LEADER_TEXTS: Final = ("not leader", "leadership lost", "not the leader")
 
 
-class Role(IntEnum):
-    """What a member does: a voter counts for the majority, a standby receives the log only."""
-
-    VOTER = int(NodeRole.VOTER)
-    STANDBY = int(NodeRole.STANDBY)
-    SPARE = int(NodeRole.SPARE)
-
-    @property
-    def label(self) -> str:
-        """As shown to people: ``voter``, ``standby``, ``spare``."""
-        return self.name.lower()
+_NODE_ROLES: Final = {
+    Role.VOTER: NodeRole.VOTER,
+    Role.STANDBY: NodeRole.STANDBY,
+    Role.SPARE: NodeRole.SPARE,
+}
+_ROLES: Final = {node_role: role for role, node_role in _NODE_ROLES.items()}
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Member:
-    """One member as the leader knows it."""
+class RaftMember:
+    """One member as the leader knows it.
+
+    A voter counts for the majority, a standby receives the log only, a spare nothing.
+    """
 
     member_id: int
     address: str
@@ -75,7 +73,7 @@ class Handover:
     demote: bool
 
 
-def plan_handover(members: Sequence[Member], me: int, leader: int | None) -> Handover:
+def plan_handover(members: Sequence[RaftMember], me: int, leader: int | None) -> Handover:
     """How a member steps back so that the others go on without it.
 
     It gives leadership to another voter; has its vote taken over by a standby, else by a spare;
@@ -87,10 +85,18 @@ def plan_handover(members: Sequence[Member], me: int, leader: int | None) -> Han
         return Handover(None, None, demote=False)
     others = sorted(member for member in members if member.member_id != me)
     voters = [member for member in others if member.role is Role.VOTER]
-    heirs = sorted((m for m in others if m.role is not Role.VOTER), key=lambda m: m.role)
+    heirs = sorted(
+        (member for member in others if member.role is not Role.VOTER),
+        key=lambda member: _NODE_ROLES[member.role],  # a standby has the log already
+    )
     promote = heirs[0].member_id if heirs else None
     transfer_to = (voters[0].member_id if voters else promote) if leader == me else None
     return Handover(transfer_to, promote, demote=promote is not None)
+
+
+def raft_role(role: Role) -> int:
+    """The number by which Raft knows a role."""
+    return int(_NODE_ROLES[role])
 
 
 class DqliteClient:
@@ -118,14 +124,14 @@ class DqliteClient:
         self._timeout_s = timeout_s
         self._patience_s = patience_s
 
-    def leader(self) -> Member | None:
+    def leader(self) -> RaftMember | None:
         """Who leads now; None when the members that answer know none."""
         try:
             return self._run("find the leader", _leader, patience_s=0.0)
         except NoLeaderError:
             return None
 
-    def list(self) -> list[Member]:
+    def list(self) -> list[RaftMember]:
         """All members as the leader knows them, by id.
 
         Raises:
@@ -172,9 +178,9 @@ class DqliteClient:
         async def assign(client: ClusterClient) -> None:
             member = await _member(client, member_id)
             if member.role is not role:
-                await client.assign_role(member_id, NodeRole(int(role)))
+                await client.assign_role(member_id, _NODE_ROLES[role])
 
-        what = f"make member {member_id} a {role.label}"
+        what = f"make member {member_id} a {role}"
         self._run(what, assign, timeout_s=CATCH_UP_S)
 
     def remove(self, member_id: int) -> None:
@@ -216,7 +222,7 @@ class DqliteClient:
             member = await _member(client, member_id)
             if member.role is not Role.VOTER:
                 raise FailedPreconditionError(
-                    f"member {member_id} is a {member.role.label}, not a voter",
+                    f"member {member_id} is a {member.role}, not a voter",
                     next_step="make it a voter first",
                 )
             leader = await _leader(client)
@@ -320,19 +326,19 @@ class DqliteClient:
         return DqliteError(f"the leader did not {what}: {text}", code=error.code)
 
 
-async def _leader(client: ClusterClient) -> Member:
+async def _leader(client: ClusterClient) -> RaftMember:
     info = await client.leader_info()
     if info is None:
         raise ClusterError("no member leads")
-    return Member(info.node_id, info.address, Role.VOTER)
+    return RaftMember(info.node_id, info.address, Role.VOTER)
 
 
-async def _members(client: ClusterClient) -> list[Member]:
+async def _members(client: ClusterClient) -> list[RaftMember]:
     nodes = await client.cluster_info()
-    return sorted(Member(node.node_id, node.address, Role(int(node.role))) for node in nodes)
+    return sorted(RaftMember(node.node_id, node.address, _ROLES[node.role]) for node in nodes)
 
 
-async def _member(client: ClusterClient, member_id: int) -> Member:
+async def _member(client: ClusterClient, member_id: int) -> RaftMember:
     for member in await _members(client):
         if member.member_id == member_id:
             return member

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,6 +55,25 @@ class _NodeInfo(ctypes.Structure):
     )
 
 
+class _FileSystem(ctypes.Structure):
+    """The beginning of ``sqlite3_vfs``, a linked list."""
+
+    _fields_ = (
+        ("version", ctypes.c_int),
+        ("file_bytes", ctypes.c_int),
+        ("max_path_bytes", ctypes.c_int),
+        ("next", ctypes.c_void_p),
+    )
+
+
+_RAFT_ERRORS: Final = {
+    6: "its files are damaged",
+    12: "its files are damaged",
+    18: "its files cannot be read or written",
+    19: "its folder is not there",
+}
+_creating: Final = threading.Lock()
+
 _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "dqlite_version_number": (ctypes.c_int, ()),
     "dqlite_node_create": (
@@ -80,7 +100,8 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
         (ctypes.c_void_p, ctypes.POINTER(_NodeInfo), ctypes.c_int),
     ),
     "dqlite_node_errmsg": (ctypes.c_char_p, (ctypes.c_void_p,)),
-    "dqlite_generate_node_id": (ctypes.c_ulonglong, (ctypes.c_char_p,)),
+    "sqlite3_vfs_find": (ctypes.c_void_p, (ctypes.c_char_p,)),
+    "sqlite3_vfs_unregister": (ctypes.c_int, (ctypes.c_void_p,)),
 }
 
 
@@ -118,15 +139,22 @@ class Handle:
         self._node = ctypes.c_void_p()
         self._connect: Any = None
         self._kept: list[Any] = []
-        status = self._c.dqlite_node_create(
-            node_id, address.encode(), os.fsencode(folder), ctypes.byref(self._node)
-        )
-        if status:
-            # It is never destroyed: 1.11 has registered its file system with SQLite by now, and
-            # SQLite would go on walking through the freed memory.
-            error = self._error("could not be made", status)
-            self._node = ctypes.c_void_p()
-            raise error
+        with _creating:
+            before = _file_systems(self._c)
+            status = self._c.dqlite_node_create(
+                node_id, address.encode(), os.fsencode(folder), ctypes.byref(self._node)
+            )
+            if status:
+                # 1.11 leaves what it has registered with SQLite there, with a name that it has
+                # freed. The node itself is lost: it may not be destroyed half made.
+                for stale in _file_systems(self._c) - before:
+                    self._c.sqlite3_vfs_unregister(stale)
+                self._node = ctypes.c_void_p()
+                reason = _RAFT_ERRORS.get(status, f"error {status}")
+                raise DqliteError(
+                    f"the dqlite node {address} could not be made from {folder}: {reason}",
+                    status=status,
+                )
 
     def _error(self, what: str, status: int) -> DqliteError:
         text = self._c.dqlite_node_errmsg(self._node) if self._node else None
@@ -204,6 +232,16 @@ class Handle:
         if self._node:
             self._c.dqlite_node_destroy(self._node)
             self._node = ctypes.c_void_p()
+
+
+def _file_systems(functions: Any) -> set[int]:
+    """Addresses of the file systems that libdqlite's SQLite knows."""
+    found: set[int] = set()
+    address: int | None = functions.sqlite3_vfs_find(None)
+    while address:
+        found.add(address)
+        address = _FileSystem.from_address(address).next
+    return found
 
 
 def _load(path: str) -> Any:

@@ -10,7 +10,6 @@ How to use it::
     # the first member; its id is always FIRST_ID, and only it may begin an empty folder with it
     member = DqliteMember.open(folder, FIRST_ID, "10.0.0.1:7420", tls, first=True)
     member.start()
-    database = ClusterDatabase.open(member.url)         # in this process: no TLS to itself
 
     # another one: start it empty, then have any member add it, then give it a role
     other = DqliteMember.open(folder, new_member_id(), "10.0.0.2:7420", tls)
@@ -28,10 +27,7 @@ How to use it::
     another.client.remove(member.member_id)
 
     # a majority is gone for good: all stopped, on the survivor with the longest log
-    recover(folder, [Member(id, address, Role.VOTER)])  # the others are added again, empty
-
-    # a node that grew out of its SQLite file
-    :func:`tidegate.cluster.dqlite.enabling.enable`
+    recover(folder, [RaftMember(id, address, Role.VOTER)])  # the others are added again, empty
 
 ``client`` of a member asks that member who leads; a :class:`DqliteClient` can be made without a
 member, too. All methods block; none may be called from a thread that runs an event loop.
@@ -46,12 +42,19 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from sqlalchemy import URL
 
-from tidegate.cluster.dqlite.client import DqliteClient, Handover, Member, Role, plan_handover
+from tidegate.cluster.dqlite.client import (
+    DqliteClient,
+    Handover,
+    RaftMember,
+    plan_handover,
+    raft_role,
+)
 from tidegate.cluster.dqlite.dialling import Dialler, Local, forget, remember
 from tidegate.cluster.dqlite.library import Handle, locate
 from tidegate.cluster.dqlite.node import STOP_TIMEOUT_S, FolderLock, HostedNode, NodeOptions
 from tidegate.cluster.dqlite.tls import MemberTls, parsed_address
 from tidegate.cluster.dqlite.tunnel import Tunnel
+from tidegate.cluster.members import Role
 from tidegate.errors import (
     DqliteError,
     FailedPreconditionError,
@@ -281,7 +284,7 @@ class DqliteMember:
         return node.socket
 
 
-def recover(folder: Path, members: Sequence[Member]) -> None:
+def recover(folder: Path, members: Sequence[RaftMember]) -> None:
     """Go on without a majority that is gone for good.
 
     Every member must be stopped, and ``folder`` that of the survivor with the longest log: what it
@@ -318,7 +321,7 @@ def recover(folder: Path, members: Sequence[Member]) -> None:
             locate(), node_id=mine[0].member_id, address=mine[0].address, folder=folder / _LOG
         )
         try:
-            handle.recover([(m.member_id, m.address, int(m.role)) for m in members])
+            handle.recover([(m.member_id, m.address, raft_role(m.role)) for m in members])
         finally:
             handle.destroy()
         _write_identity(folder, {**identity, "address": mine[0].address})
