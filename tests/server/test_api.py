@@ -140,6 +140,17 @@ def test_the_topology_is_made_shown_and_removed(client: Client) -> None:
     assert [shard["name"] for shard in shown["shards"]] == ["-80", "80-"]
     assert shown["shards"][0]["tablets"][0]["alias"] == "cell1-1"
     assert client.tablet.show("cell1-1")["types"] == ["PRIMARY", "RDONLY", "REPLICA"]
+    changed = client.tablet.update("cell1-1", conninfo="host=elsewhere", check=False, dry_run=True)
+    assert (changed["conninfo"], changed["dry_run"]) == ("host=elsewhere", True)
+    assert client.tablet.show("cell1-1")["conninfo"] == "host=nowhere"
+    client.tablet.update("cell1-1", secret="env:PASSWORD", check=False)
+    shown = client.tablet.update("cell1-1", conninfo="host=elsewhere", check=False)
+    assert (shown["conninfo"], shown["secret"]) == ("host=elsewhere", "env:PASSWORD")
+    assert client.tablet.update("cell1-1", without_secret=True, check=False)["secret"] is None
+    with pytest.raises(InvalidArgumentError, match="password"):
+        client.tablet.update("cell1-1", conninfo="host=x password=y", check=False)
+    with pytest.raises(NotFoundError):
+        client.tablet.update("cell1-9", secret="env:PASSWORD", check=False)
     assert [k["name"] for k in client.keyspace.list()["items"]] == ["ks1"]
     with pytest.raises(AlreadyExistsError):
         client.keyspace.create("ks1")

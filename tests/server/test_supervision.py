@@ -90,6 +90,7 @@ def test_an_orderly_shutdown_stops_everything_and_starts_nothing() -> None:
         (0, ExitClass.DONE),
         (3, ExitClass.FATAL),
         (4, ExitClass.EPOCH_LOST),
+        (5, ExitClass.REFUSED),
         (1, ExitClass.TRANSIENT),
         (-9, ExitClass.TRANSIENT),
         (None, ExitClass.TRANSIENT),
@@ -133,6 +134,33 @@ def test_transient_ends_back_off_to_a_bound_and_reset_after_a_healthy_time() -> 
     assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30]
     healthy = ended(state, 1, now + POLICY.healthy_s, POLICY, 1.0)
     assert healthy.retry_at - (now + POLICY.healthy_s) == POLICY.first_delay_s
+
+
+def test_refused_credentials_are_tried_rarely_and_at_once_when_a_secret_changes() -> None:
+    state, now, waits = running(), 10.0, []
+    for _ in range(8):
+        state = ended(state, 5, now, POLICY, 0.0)
+        waits.append(state.retry_at - now)
+        assert not state.held
+        assert one(WISH, state, state.retry_at - 0.01) is None
+        changed = replace(WISH, secrets="other")
+        assert one(changed, state, now) == Start(changed)
+        now = state.retry_at
+        assert one(WISH, state, now) == Start(WISH)
+        state = started(state, WISH, WORKER, now)
+    assert waits == [15, 30, 60, 120, 240, 480, 900, 900]
+    early = not_started(replace(state, process=None), WISH, now, POLICY, 1.0, refused=True)
+    assert early.retry_at - now >= 900
+    again = replace(WISH, generation=1)
+    assert one(again, early, now) == Start(again)
+
+
+def test_a_changed_secret_disturbs_no_worker_that_runs_and_frees_none_that_is_held() -> None:
+    changed = replace(WISH, secrets="other")
+    assert one(changed, running(), 11.0) is None
+    assert one(changed, ended(running(), 3, 11.0, POLICY, 0.0), 1e6) is None
+    waiting = ended(running(), 1, 11.0, POLICY, 1.0)
+    assert one(changed, waiting, 11.1) is None
 
 
 def test_a_start_that_fails_before_there_is_a_process_backs_off_too() -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from tidegate.cli.common import DEFAULTS, Common, DryRun, Yes, confirm, names
-from tidegate.cli.output import Column
+from tidegate.cli.output import Column, note
+from tidegate.errors import UsageError
 
 app = App(name="tablet")
 
@@ -81,6 +82,49 @@ def show(alias: str, /, *, common: Common = DEFAULTS) -> None:
     """
     answer = common.client().tablet.show(alias)
     common.one(answer, [(column.title.lower(), column.of(answer)) for column in COLUMNS], alias)
+
+
+@app.command(
+    help_epilogue="Example:  tidegate tablet update zone1-100 --secret file:/etc/tidegate/new"
+)
+def update(
+    alias: str,
+    /,
+    *,
+    conninfo: str | None = None,
+    secret: str | None = None,
+    no_secret: bool = False,
+    check: Annotated[bool, Parameter(negative="--no-check")] = True,
+    dry_run: DryRun = False,
+    common: Common = DEFAULTS,
+) -> None:
+    """Change where a database is, or where its secret is kept, also while workflows use it.
+
+    A database that a workflow uses must stay the same database of the same server, or of a promoted
+    standby of it. Workers are started again with the new connection.
+
+    Args:
+        alias: CELL-NUMBER.
+        conninfo: libpq's connection string, without a password; as before when not given.
+        secret: where the node finds the password, env:NAME or file:/path; as before when not given.
+        no_secret: libpq finds the password itself.
+        check: connect, and refuse an endpoint that cannot be used.
+    """
+    if conninfo is None and secret is None and not no_secret:
+        raise UsageError(
+            "nothing to change is given", next_step="give --conninfo, --secret or --no-secret"
+        )
+    answer = common.client().tablet.update(
+        alias,
+        conninfo=conninfo,
+        secret=secret,
+        without_secret=no_secret,
+        check=check,
+        dry_run=dry_run,
+    )
+    for warning in answer["warnings"]:
+        note(f"warning: {warning}")
+    common.done(answer, f"tablet {alias} {{would}}changed", alias)
 
 
 @app.command(help_epilogue="Example:  tidegate tablet delete zone1-100 --yes")

@@ -118,7 +118,13 @@ def status_text(status: Json) -> str:
             lines.append(f"worker {span['span']} stopped for good; mend the cause, then start it")
         elif span["failures"] and span["pid"] is None:
             again = f"; next try in {duration(span['retry_in_s'])}" if span["retry_in_s"] else ""
-            lines.append(f"worker failed {span['failures']} times: {span['error']}{again}")
+            if span["last_end"] == "refused":
+                lines.append(
+                    f"worker refused {span['failures']} times: {span['error']}"
+                    f"; tried at once when the secret changes{again}"
+                )
+            else:
+                lines.append(f"worker failed {span['failures']} times: {span['error']}{again}")
     lines += [f"unreachable: {where}: {why}" for where, why in status["unreachable"].items()]
     return "\n".join(lines)
 

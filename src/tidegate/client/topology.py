@@ -128,6 +128,30 @@ class Tablets(Noun):
         """One tablet."""
         return self._call("GET", path_of("tablets", alias))
 
+    def update(
+        self,
+        alias: str,
+        *,
+        conninfo: str | None = None,
+        secret: str | None = None,
+        without_secret: bool = False,
+        check: bool = True,
+        dry_run: bool = False,
+    ) -> Json:
+        """Change where a database is, or where its secret is kept, also while workflows use it.
+
+        Args:
+            alias: of the tablet.
+            conninfo: the new connection string, without a password; None: as before.
+            secret: the new place of the password, ``env:NAME`` or ``file:/path``; None: as before.
+            without_secret: libpq finds the password itself.
+            check: connect first; what a workflow uses is checked in any case.
+            dry_run: check everything and change nothing.
+        """
+        body = {"conninfo": conninfo, "secret": secret, "without_secret": without_secret}
+        query = {"check": str(check).lower(), "dry_run": dry_run}
+        return self._call("PATCH", path_of("tablets", alias), body, query=query)
+
     def delete(self, alias: str, *, dry_run: bool = False) -> Json:
         """Remove a tablet from the topology; its database is not touched."""
         return self._call("DELETE", path_of("tablets", alias), query={"dry_run": dry_run})

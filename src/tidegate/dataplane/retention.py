@@ -24,6 +24,7 @@ from tidegate.dataplane.model import StreamState
 from tidegate.engines.postgres.capacity import read_capacity, retention_alarm
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import LogRetentionError, TidegateError
+from tidegate.topology.refusals import delay_s, is_refusal
 
 if TYPE_CHECKING:
     from tidegate.dataplane.model import SpanSpec, TargetSpec
@@ -83,9 +84,11 @@ class RetentionWatch:
         return f"terminal error: {error.code}: {error.message}. Next: {error.next_step}"
 
     def _watch(self) -> None:
+        refusals = 0
         while not self._done.is_set():
             try:
                 with connect(self._spec.source, purpose="retention") as source:
+                    refusals = 0
                     while not self._done.is_set():
                         check(source, self._spec)
                         self._done.wait(CHECK_INTERVAL_S)
@@ -94,9 +97,10 @@ class RetentionWatch:
                 self._stop.set()
                 self._record()
                 return
-            except (TidegateError, psycopg.Error, OSError):
+            except (TidegateError, psycopg.Error, OSError) as error:
                 # The worker's own sessions meet whatever is wrong with the source, and say it.
-                self._done.wait(CHECK_INTERVAL_S)
+                refusals = refusals + 1 if is_refusal(error) else 0
+                self._done.wait(delay_s(refusals) if refusals else CHECK_INTERVAL_S)
 
     def _record(self) -> None:
         deadline = time.monotonic() + RECORD_TIMEOUT_S

@@ -6,8 +6,12 @@ a person can mend them; a lost epoch ends the process without a word to the rows
 another worker. SIGTERM ends it at the next batch boundary and leaves the rows as they are, so that
 the next process goes on. SIGKILL is always safe.
 
-Exit status: 0 no stream is active any more, 3 fatal, 4 epoch lost, 143 asked to end; anything else
-is transient. Standard output carries JSON lines (see :mod:`tidegate.dataplane.progress`).
+Refused credentials end the process as well, with the streams' state as it was: whoever watches it
+knows how rarely a password may be tried.
+
+Exit status: 0 no stream is active any more, 3 fatal, 4 epoch lost, 5 credentials refused, 143 asked
+to end; anything else is transient. Standard output carries JSON lines (see
+:mod:`tidegate.dataplane.progress`).
 """
 
 from __future__ import annotations
@@ -30,13 +34,19 @@ from tidegate.dataplane.phases import Span
 from tidegate.dataplane.progress import Progress
 from tidegate.dataplane.retention import RetentionWatch
 from tidegate.engines.postgres.connection import connect
-from tidegate.errors import EpochLostError, SchemaChangedError, TidegateError
+from tidegate.errors import (
+    AuthenticationError,
+    EpochLostError,
+    SchemaChangedError,
+    SecretError,
+    TidegateError,
+)
 from tidegate.topology.connections import redacted
 
 if TYPE_CHECKING:
     from types import FrameType
 
-EXIT_DONE, EXIT_FATAL, EXIT_EPOCH_LOST, EXIT_ASKED = 0, 3, 4, 143
+EXIT_DONE, EXIT_FATAL, EXIT_EPOCH_LOST, EXIT_REFUSED, EXIT_ASKED = 0, 3, 4, 5, 143
 
 FIRST_DELAY_S = 0.2
 DELAY_MAX_S = 5.0
@@ -118,6 +128,8 @@ class Worker:
             except EpochLostError as error:
                 self._progress.event("error", error=error.to_json(), kind="epoch_lost")
                 return EXIT_EPOCH_LOST
+            except (AuthenticationError, SecretError) as error:
+                return self._refused(error)
             except (TidegateError, psycopg.Error, OSError) as error:
                 now = time.monotonic()
                 exhausted = patience.note(describe(error), now, now - began)
@@ -136,15 +148,25 @@ class Worker:
         self._record(state, message)
         return EXIT_FATAL
 
+    def _refused(self, error: TidegateError) -> int:
+        message = (
+            f"refused: {describe(error)}; tried again when the secret changes, or after a while"
+        )
+        self._progress.event("error", message=message, kind="refused")
+        self._record(None, message, except_at=error.details.get("endpoint"))
+        return EXIT_REFUSED
+
     def _retry(self, error: BaseException, delay_s: float) -> None:
         message = f"retrying: {describe(error)}"
         self._progress.event("error", message=message, kind="transient", delay_s=delay_s)
         self._record(None, message)
         self.stop.wait(delay_s)
 
-    def _record(self, state: StreamState | None, message: str) -> None:
+    def _record(self, state: StreamState | None, message: str, except_at: object = None) -> None:
         """Write to the rows of all targets that can be reached and are still ours."""
         for target in self._spec.targets:
+            if target.endpoint.to_json() == except_at:
+                continue
             with (
                 contextlib.suppress(TidegateError, psycopg.Error, OSError),
                 connect(target.endpoint, purpose="control", lock_timeout_s=10) as conn,

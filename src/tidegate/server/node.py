@@ -41,9 +41,11 @@ from tidegate.server.takeover import take_over
 from tidegate.topology import followers
 from tidegate.topology import store as topology_store
 from tidegate.topology.followers import RouterReports
+from tidegate.topology.refusals import Refusals
 from tidegate.topology.store import TopologyStore
 from tidegate.workflow import store as workflow_store
 from tidegate.workflow.service import WorkflowService
+from tidegate.workflow.sessions import endpoints_of
 from tidegate.workflow.spans import desired_spans
 from tidegate.workflow.store import WorkflowStore
 from tidegate.workflow.vdiff.service import VDiffService
@@ -100,6 +102,7 @@ class Node:
         stack.callback(self._vdiffs.close)
         self._seen: Snapshot | None = None
         self._left_out: dict[str, str] = {}
+        self._refusals = Refusals()
         leases = Leases(database)
         for holder in names.dead:
             leases.release_holder(holder)
@@ -242,6 +245,11 @@ class Node:
         for workflow in self._records.all() if keys is None or keys else []:
             if keys is not None and workflow.key not in keys:
                 continue
+            endpoints = endpoints_of(self._store.read(), workflow)
+            if not self._refusals.allow(workflow.uuid, endpoints):
+                left.add(workflow.key)
+                continue
+            failed: TidegateError | None = None
             try:
                 for direction in Direction:
                     spans = self.services.spans(workflow, direction)
@@ -251,6 +259,8 @@ class Node:
             except TidegateError as error:
                 log.warning("comparisons not seen", workflow=workflow.key, error=str(error))
                 left.add(workflow.key)
+                failed = error
+            self._refusals.note(workflow.uuid, endpoints, failed)
         return left
 
 

@@ -11,6 +11,8 @@ The rules:
   for a slow look in case only its rows were changed;
 * a worker that met something nobody but a person can mend (3) stays down until the span is started
   again or described otherwise;
+* a worker whose credentials were refused (5) is tried again after a delay that grows to many
+  minutes, because wrong passwords may lock an account; at once when a secret has changed;
 * a worker that lost its epoch (4) or ended in any other way comes back after a delay that doubles
   up to a bound, spread at random, and falls back after it has been healthy for a while;
 * a span that is no longer wanted, or is described otherwise than what runs, is asked to stop, and
@@ -23,12 +25,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from tidegate.topology import refusals
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 EXIT_DONE = 0
 EXIT_FATAL = 3
 EXIT_EPOCH_LOST = 4
+EXIT_REFUSED = 5
 
 
 class ExitClass(StrEnum):
@@ -37,6 +42,7 @@ class ExitClass(StrEnum):
     DONE = "done"
     FATAL = "fatal"
     EPOCH_LOST = "epoch_lost"
+    REFUSED = "refused"
     TRANSIENT = "transient"
 
 
@@ -48,6 +54,7 @@ def classify(status: int | None) -> ExitClass:
         EXIT_DONE: ExitClass.DONE,
         EXIT_FATAL: ExitClass.FATAL,
         EXIT_EPOCH_LOST: ExitClass.EPOCH_LOST,
+        EXIT_REFUSED: ExitClass.REFUSED,
     }
     return known.get(status, ExitClass.TRANSIENT)
 
@@ -62,6 +69,8 @@ class Policy:
         healthy_s: a worker that ran so long starts from the first delay again.
         stop_timeout_s: between the request to stop and SIGKILL.
         done_again_s: between two looks at a span that ended on request but is still wanted.
+        refused_delay_s: after credentials were refused; each further refusal doubles it, up to
+            :data:`tidegate.topology.refusals.LONGEST_DELAY_S`.
     """
 
     first_delay_s: float = 0.5
@@ -69,6 +78,7 @@ class Policy:
     healthy_s: float = 60.0
     stop_timeout_s: float = 20.0
     done_again_s: float = 15.0
+    refused_delay_s: float = refusals.FIRST_DELAY_S
 
 
 @dataclass(frozen=True)
@@ -87,11 +97,14 @@ class Wish:
         digest: stands for everything the worker was told but the epoch; another digest needs
             another worker.
         generation: rises when a person or a plan starts the span (again).
+        secrets: changes with the content of the secrets; unlike ``digest`` it needs no other
+            worker, because open sessions stay open.
     """
 
     span_id: str
     digest: str
     generation: int = 0
+    secrets: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,7 @@ class SpanState:
         process: the worker that runs, as far as is known.
         digest: of the wish it was last started for.
         generation: likewise.
+        secrets: likewise.
         started_at: when, in the clock of :func:`decide`.
         failures: in a row, without a healthy time between them.
         retry_at: no start before this.
@@ -114,6 +128,7 @@ class SpanState:
     process: Process | None = None
     digest: str = ""
     generation: int = 0
+    secrets: str = ""
     started_at: float = 0.0
     failures: int = 0
     retry_at: float = 0.0
@@ -183,6 +198,7 @@ def started(state: SpanState, wish: Wish, process: Process, now: float) -> SpanS
         process=process,
         digest=wish.digest,
         generation=wish.generation,
+        secrets=wish.secrets,
         started_at=now,
         failures=state.failures if state.generation == wish.generation else 0,
         ended=None,
@@ -209,18 +225,29 @@ def ended(
 
 
 def not_started(
-    state: SpanState, wish: Wish, now: float, policy: Policy, jitter: float
+    state: SpanState,
+    wish: Wish,
+    now: float,
+    policy: Policy,
+    jitter: float,
+    *,
+    refused: bool = False,
 ) -> SpanState:
-    """The state after a start failed before there was a process: a server was unreachable, say."""
+    """The state after a start failed before there was a process: a server was unreachable, say.
+
+    ``refused``: a server answered, and did not accept our credentials.
+    """
     assert state.process is None, f"{state.span_id} has a worker already"
     tried = replace(
         state,
         digest=wish.digest,
         generation=wish.generation,
+        secrets=wish.secrets,
         started_at=now,
         failures=state.failures if state.generation == wish.generation else 0,
     )
-    return _failed(tried, ExitClass.TRANSIENT, now, policy, jitter)
+    kind = ExitClass.REFUSED if refused else ExitClass.TRANSIENT
+    return _failed(tried, kind, now, policy, jitter)
 
 
 def _failed(
@@ -228,9 +255,11 @@ def _failed(
 ) -> SpanState:
     healthy = now - state.started_at >= policy.healthy_s
     failures = 1 if healthy else state.failures + 1
-    return replace(
-        state, ended=kind, failures=failures, retry_at=now + delay_s(failures, policy, jitter)
-    )
+    delay = delay_s(failures, policy, jitter)
+    if kind is ExitClass.REFUSED:
+        # not spread to the early side: a bound on wrong passwords in a time must hold
+        delay = refusals.delay_s(failures, policy.refused_delay_s) * (1 + 0.1 * jitter)
+    return replace(state, ended=kind, failures=failures, retry_at=now + delay)
 
 
 def decide(
@@ -266,6 +295,8 @@ def _decide_one(wish: Wish | None, state: SpanState, now: float, policy: Policy)
     if wish is None:
         return Forget(state.span_id)
     if state.generation != wish.generation or state.digest != wish.digest:
+        return Start(wish)
+    if state.ended is ExitClass.REFUSED and state.secrets != wish.secrets:
         return Start(wish)
     if state.held or now < state.retry_at:
         return None

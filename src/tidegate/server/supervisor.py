@@ -27,6 +27,7 @@ import structlog
 from tidegate.server import processes
 from tidegate.server.processes import Record, SpanFiles
 from tidegate.server.supervision import (
+    ExitClass,
     Forget,
     Kill,
     Policy,
@@ -39,6 +40,7 @@ from tidegate.server.supervision import (
     not_started,
     started,
 )
+from tidegate.topology.refusals import SecretDigest, is_refusal
 
 if TYPE_CHECKING:
     import subprocess
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tidegate.dataplane.model import SpanSpec
+    from tidegate.topology.connections import Endpoint
 
 TICK_S = 0.25
 START_THREADS = 4
@@ -70,6 +73,11 @@ class DesiredSpan:
         told = {**self.spec.to_json(), "epoch": 0}
         text = json.dumps(told, sort_keys=True).encode()
         return Wish(self.spec.span_id, hashlib.sha256(text).hexdigest()[:16], self.generation)
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Every database its worker connects to."""
+        return [self.spec.source, *(target.endpoint for target in self.spec.targets)]
 
 
 @dataclass
@@ -118,6 +126,7 @@ class Supervisor:
         self._policy = policy or Policy()
         self._rng = rng or random.Random()  # noqa: S311 - spreads restarts, guards nothing
         self._clock = clock
+        self._secrets = SecretDigest()
         self._states: dict[str, SpanState] = {}
         self._workers: dict[str, _Worker] = {}
         self._starters = ThreadPoolExecutor(START_THREADS, thread_name_prefix="start-worker")
@@ -209,7 +218,7 @@ class Supervisor:
         with self._lock:
             self._observe()
             spans = {span.spec.span_id: span for span in wanted}
-            wishes = {span_id: span.wish for span_id, span in spans.items()}
+            wishes = {span_id: self._wish(span) for span_id, span in spans.items()}
             busy = {span_id for span_id, worker in self._workers.items() if worker.starting}
             actions = decide(
                 [wish for span_id, wish in wishes.items() if span_id not in busy],
@@ -234,6 +243,13 @@ class Supervisor:
                     case Forget(span_id):
                         self._workers.pop(span_id).files.remove()
                         del self._states[span_id]
+
+    def _wish(self, span: DesiredSpan) -> Wish:
+        """Secrets are read for spans without a worker only: one that runs needs none of them."""
+        state = self._states.get(span.spec.span_id)
+        if state is not None and state.process is not None:
+            return span.wish
+        return replace(span.wish, secrets=self._secrets.of(span.endpoints))
 
     def _observe(self) -> None:
         for span_id, worker in self._workers.items():
@@ -302,7 +318,14 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001 - a server may be gone in any way; try again
             worker.error = str(error)
             log.warning("worker not started", span=span_id, error=worker.error)
-            self._states[span_id] = not_started(state, wish, now, self._policy, self._rng.random())
+            self._states[span_id] = not_started(
+                state,
+                wish,
+                now,
+                self._policy,
+                self._rng.random(),
+                refused=is_refusal(error),
+            )
             return
         worker.error, worker.child, worker.record = "", child, record
         self._states[span_id] = started(state, wish, record.process, now)
@@ -317,4 +340,6 @@ def _failures(state: SpanState, now: float, policy: Policy) -> int:
 
 def _last_words(worker: _Worker, state: SpanState) -> str:
     """Why a worker that is down went down."""
+    if state.ended is ExitClass.REFUSED:
+        return str(worker.files.last_event().get("message", ""))
     return worker.files.last_words() if state.process is None and state.failures else ""

@@ -21,6 +21,7 @@ import structlog
 
 from tidegate import steps
 from tidegate.errors import OutcomeUnknownError, TidegateError
+from tidegate.topology.refusals import is_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -146,28 +147,34 @@ def _observed(actions: Actions, journal: Journal, cause: Exception) -> bool:
         raise OutcomeUnknownError(
             f"nobody can see whether the point of no return was reached: {error}",
             next_step="make every source server reachable; the node then decides and goes on",
+            refused=is_refusal(error),
         ) from cause
 
 
 def _take_back(plan: Plan, actions: Actions, journal: Journal, cause: Exception) -> None:
     """Undo everything, past errors; raises only when something is left."""
     journal.undoing(str(cause))
-    errors = _collect(plan.to_undo(), actions, journal)
-    if errors:
+    failed = _collect(plan.to_undo(), actions, journal)
+    if failed:
+        errors = [f"{name}: {error}" for name, error in failed]
         journal.unfinished("; ".join(errors))
         raise UndoFailedError(
-            f"{cause}; taking it back failed too: {'; '.join(errors)}", errors=errors
+            f"{cause}; taking it back failed too: {'; '.join(errors)}",
+            errors=errors,
+            refused=any(is_refusal(error) for _, error in failed),
         ) from cause
     journal.undone()
 
 
-def _collect(undo: Iterable[PlanStep], actions: Actions, journal: Journal) -> list[str]:
-    errors: list[str] = []
+def _collect(
+    undo: Iterable[PlanStep], actions: Actions, journal: Journal
+) -> list[tuple[str, Exception]]:
+    errors: list[tuple[str, Exception]] = []
     for step in undo:
         try:
             _perform(step, actions.undo, "undone", journal)
         except Exception as error:  # noqa: BLE001 - every undo is tried, whatever others do
-            errors.append(f"{step.name}: {error}")
+            errors.append((step.name, error))
     return errors
 
 
@@ -182,11 +189,12 @@ def _insist(step: PlanStep, actions: Actions, journal: Journal) -> None:
         try:
             _perform(step, actions.do, "done", journal)
         except Exception as error:
-            if attempt == AFTER_ATTEMPTS:
+            if attempt == AFTER_ATTEMPTS or is_refusal(error):
                 journal.unfinished(f"{step.name}: {error}")
                 raise UnfinishedError(
                     f"step {step.name} failed after the point of no return: {error}",
                     step=step.name,
+                    refused=is_refusal(error),
                 ) from error
             time.sleep(AFTER_BACKOFF_S * attempt)
         else:

@@ -22,6 +22,7 @@ from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
 from tidegate.errors import ConflictError, TidegateError
 from tidegate.topology.followers import RouterReports
+from tidegate.topology.refusals import Refusals
 from tidegate.workflow import (
     cancel,
     complete,
@@ -30,6 +31,7 @@ from tidegate.workflow import (
     objects,
     reads,
     recovery,
+    relocation,
     routers,
     spans,
     switch,
@@ -45,7 +47,7 @@ from tidegate.workflow.readiness import (
     verified_age_s,
 )
 from tidegate.workflow.requests import checked_log_budget
-from tidegate.workflow.sessions import Sessions
+from tidegate.workflow.sessions import Sessions, endpoints_of
 from tidegate.workflow.status import WorkflowStatus, read_status
 from tidegate.workflow.store import WorkflowStore
 from tidegate.workflow.switch_steps import SwitchActions, new_token
@@ -95,6 +97,7 @@ class WorkflowService:
     ) -> None:
         heard = routers or RouterReports(database)
         self._cluster = Cluster(database, topology, WorkflowStore(database), holder, heard)
+        self._refusals = Refusals()
 
     # -- looking
 
@@ -346,6 +349,12 @@ class WorkflowService:
                 work, plan.title, plan, dry_run=dry_run, start_state=status.traffic
             )
 
+    # -- endpoints
+
+    def change_tablet(self, alias: str, **options: Any) -> relocation.Relocation:
+        """See :func:`tidegate.workflow.relocation.change_tablet`."""
+        return relocation.change_tablet(self._cluster, alias, **options)
+
     # -- after a crash
 
     def recover(self, dead_holders: Sequence[str] = ()) -> dict[str, str]:
@@ -361,6 +370,10 @@ class WorkflowService:
         for workflow in self._cluster.store.all():
             if workflow.operation is None:
                 continue
+            endpoints = endpoints_of(self._cluster.topology.read(), workflow)
+            if not self._refusals.allow(workflow.uuid, endpoints):
+                continue  # a password is not tried every few seconds
+            failed: TidegateError | None = None
             try:
                 ended[workflow.key] = self._recover_one(workflow)
             except ConflictError:
@@ -368,6 +381,8 @@ class WorkflowService:
             except TidegateError as error:
                 log.warning("workflow.not_recovered", workflow=workflow.key, error=str(error))
                 ended[workflow.key] = f"not yet: {error}"
+                failed = error
+            self._refusals.note(workflow.uuid, endpoints, failed)
         return ended
 
     def _recover_one(self, workflow: Workflow) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from tidegate.topology.model import Snapshot
+    from tidegate.workflow.model import Workflow
 
 PARALLEL_MAX = 16
 
@@ -35,6 +36,20 @@ def endpoint_of(snapshot: Snapshot, keyspace: str, shard: str) -> Endpoint:
     """Where the primary of a shard is."""
     tablet = snapshot.primary_of(keyspace, shard)
     return Endpoint(tablet.conninfo, tablet.secret)
+
+
+def endpoints_of(snapshot: Snapshot, workflow: Workflow) -> list[Endpoint]:
+    """Where the primaries of a workflow's shards are; those that have none are left out."""
+    sides = (
+        (workflow.source_keyspace, workflow.source_shards),
+        (workflow.target_keyspace, workflow.target_shards),
+    )
+    found = []
+    for keyspace, shards in sides:
+        for shard in shards:
+            with suppress(TidegateError):
+                found.append(endpoint_of(snapshot, keyspace, shard))
+    return found
 
 
 class Sessions:

@@ -20,6 +20,14 @@ Recursive = Annotated[bool, Query(description="Remove what belongs to it as well
 RuleKind = Literal["table", "shard", "keyspace"]
 
 
+class TabletChangeBody(Body):
+    """What to change of a tablet; what is left out stays."""
+
+    conninfo: str | None = None
+    secret: str | None = None
+    without_secret: bool = False
+
+
 class CellBody(Body):
     """A cell to add."""
 
@@ -182,6 +190,24 @@ def list_tablets(node: Node, keyspace: str | None = None) -> Json:
 def show_tablet(node: Node, alias: str) -> Json:
     """One tablet."""
     return one(_tablet(node.store.read().tablet(alias)))
+
+
+@router.patch("/tablets/{alias}")
+def update_tablet(
+    node: Node,
+    alias: str,
+    body: TabletChangeBody,
+    check: Annotated[bool, Query(description="Connect first; refuse what cannot be used.")] = True,
+    dry_run: DryRun = False,
+) -> Json:
+    """Change where a database is, or where its secret is kept, also while workflows use it.
+
+    What a workflow uses must stay the same database of the same server, or of a promoted standby
+    of it; workers are started again with the new connection.
+    """
+    done = node.workflows.change_tablet(alias, **body.model_dump(), check=check, dry_run=dry_run)
+    node.supervisor.wake()
+    return one({**_tablet(done.tablet), "warnings": done.warnings}, dry_run=dry_run)
 
 
 @router.delete("/tablets/{alias}")
