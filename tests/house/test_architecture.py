@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": {"errors", "steps", "cluster", "topology"},
     "dataplane": {"errors", "steps", "cluster", "topology", "engines"},
     "workflow": {"errors", "steps", "cluster", "topology", "engines", "dataplane"},
-    "bootstrap": {"errors", "steps", "cluster", "topology", "engines"},
+    "bootstrap": {"errors", "steps", "secret", "cluster", "topology", "engines"},
     "router": {"errors", "topology"},
     "client": {"errors"},
     "cli": {"errors", "client"},
