@@ -9,6 +9,7 @@ target. A handler that raises leaves nothing behind but its error and the time o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from tidegate import steps
@@ -54,6 +55,14 @@ STEP_READY: Final = _step("step.ready", "all tenants of a step are settled and i
 UPGRADE_READY: Final = _step("upgrade.ready", "all steps are ready, and so is the upgrade")
 
 
+class Closing(StrEnum):
+    """What came of an attempt to end a step."""
+
+    READY = "ready"
+    FOUND_MORE = "found_more"
+    WAITING = "waiting"
+
+
 class _HandlerError(Exception):
     """A handle raised; what it raised is the cause."""
 
@@ -93,7 +102,7 @@ class ClusterWork[C]:
                 case RunCluster():
                     steps.reached(CLUSTER_DONE)
                 case Sweep(step):
-                    if not self.close(step):
+                    if self.close(step) is not Closing.READY:
                         return False
                 case MarkReady():
                     pass
@@ -138,29 +147,25 @@ class ClusterWork[C]:
             self.work.store.note_step_failure(connection, step, why, again)
         log.error("cluster step failed", version=step.leg.target, error=why, again=str(again))
 
-    def close(self, step: Step) -> bool:
-        """End a step whose tenants are all settled, unless more of them are found.
-
-        Returns:
-            Whether the step is ready now.
-        """
+    def close(self, step: Step) -> Closing:
+        """End a step whose tenants are all settled, unless more of them are found."""
         if self._sweep(step):
-            return False
+            return Closing.FOUND_MORE
         store = self.work.store
         with self.work.database.read() as connection:
             current = _current(store.steps(connection, step.sequence), step)
-            if current is None or current.state is StepState.READY:
-                return current is not None
+        if current.state is StepState.READY:
+            return Closing.READY
         with self.work.database.transaction() as connection:
             current = _current(store.steps(connection, step.sequence, lock=True), step)
-            if current is None or current.state is not StepState.UPGRADING_TENANTS:
-                return current is not None and current.state is StepState.READY
-            if not store.progress(connection, current).is_complete:
-                return False
-            store.move_step(connection, current, StepState.READY)
+            is_running = current.state is StepState.UPGRADING_TENANTS
+            if is_running and store.progress(connection, current).is_complete:
+                store.move_step(connection, current, StepState.READY)
+            elif current.state is not StepState.READY:
+                return Closing.WAITING
         steps.reached(STEP_READY)
         log.info("step ready", source=step.leg.source, target=step.leg.target)
-        return True
+        return Closing.READY
 
     def _sweep(self, step: Step) -> int:
         """Record tenants that are older than the step's target and not known to it; how many."""
@@ -180,7 +185,7 @@ class ClusterWork[C]:
                 return 0
         with self.work.database.transaction() as connection:
             current = _current(store.steps(connection, step.sequence, lock=True), step)
-            if current is None or current.state is not StepState.UPGRADING_TENANTS:
+            if current.state is not StepState.UPGRADING_TENANTS:
                 return 0
             known = store.known_tenants(connection, step, tenant_ids)
             new = [tenant for tenant in tenant_ids if tenant not in known]
@@ -190,5 +195,6 @@ class ClusterWork[C]:
         return len(new)
 
 
-def _current(found: list[Step], step: Step) -> Step | None:
-    return next((each for each in found if each.key == step.key), None)
+def _current(found: list[Step], step: Step) -> Step:
+    """The step as it is now; steps are never deleted."""
+    return next(each for each in found if each.key == step.key)

@@ -234,7 +234,10 @@ class Service[C]:
                 return self._operating.wait_for_all(deadline, self._clock, self._pause)
             tenant_id = self._work.directory.id_of(name)
             self._operating.wait_for_cluster(deadline, self._clock, self._pause)
-            return self._one.by_hand(tenant_id, name, retries)
+            try:
+                return self._one.by_hand(tenant_id, name, retries)
+            finally:
+                self._loops.wake()
 
     def get_final_version(self) -> str:
         """The newest version of this program."""
@@ -255,6 +258,15 @@ class Service[C]:
             UpgradeRefusedError: members or tenants are older; names them.
         """
         return self._operating.finalise()
+
+    def plan(self, *, supersede: bool = False) -> Decision:
+        """Plan the upgrade, once, and start nothing: passes are run by whoever runs them.
+
+        Raises:
+            UpgradeRefusedError: this program may not upgrade the cluster; nothing was written.
+            ConflictError: another node planned at the same time.
+        """
+        return self._planner.plan(supersede=supersede)
 
     def supersede(self) -> Decision:
         """Set an older upgrade that is stuck aside and plan this program's.

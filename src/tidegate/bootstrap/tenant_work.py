@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from tidegate import steps
 from tidegate.bootstrap.claims import Claim, choose
+from tidegate.bootstrap.cluster_work import Closing
 from tidegate.bootstrap.model import Leg, StepState, TenantState
 from tidegate.bootstrap.retry import after_failure, is_breaker_open
 from tidegate.bootstrap.run_rules import legs_for, should_run
@@ -128,7 +129,7 @@ class TenantWork[C]:
         if claim.may_repair:
             for batch in claim.deleted:
                 self._repair(step, batch)
-            self._finish(step)
+            return PassResult(has_worked=self._finish(step))
         return IDLE
 
     def _running_step(self) -> Step | None:
@@ -255,12 +256,11 @@ class TenantWork[C]:
                 connection, step, batch, ready=not left, next_at=_next_look(left, now)
             )
 
-    def _finish(self, step: Step) -> None:
-        """End the step if no tenant is left to wait for."""
+    def _finish(self, step: Step) -> bool:
+        """End the step if no tenant is left to wait for; whether that changed anything."""
         with self.work.database.read() as connection:
             complete = self.work.store.progress(connection, step).is_complete
-        if complete:
-            self.cluster.close(step)
+        return complete and self.cluster.close(step) is not Closing.WAITING
 
 
 def _next_look(tasks: list[TenantTask], now: datetime) -> datetime | None:
