@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tidegate import steps
 from tidegate.cluster import dump, ledger, patchfile
@@ -170,16 +170,10 @@ class Schema:
                 applied = ledger.read(connection)
             if applied and not self.missing(applied):
                 return self.version
-        stopped: GracefulAbortError | None = None
-        found = 0
-        with database.transaction() as connection:
-            try:
-                found = self._bring_up(database, connection, patch)
-                if then is not None:
-                    then(connection)
-            except GracefulAbortError as error:
-                stopped = error
-            steps.reached(BEFORE_COMMIT)
+        try:
+            found, stopped = self._in_one_transaction(database, patch, then)
+        except IntegrityError as error:
+            raise _failed("commit the updates", error.orig or error) from error
         steps.reached(COMMITTED)
         if patch is not None:
             self._files.rename(patch.path, patch.done_path)
@@ -196,6 +190,23 @@ class Schema:
         """
         with database.read() as connection:
             return dump.text_of(connection, self.updates)
+
+    def _in_one_transaction(
+        self,
+        database: ClusterDatabase,
+        patch: Patch | None,
+        then: Callable[[Connection], None] | None,
+    ) -> tuple[int, GracefulAbortError | None]:
+        found, stopped = 0, None
+        with database.transaction() as connection:
+            try:
+                found = self._bring_up(database, connection, patch)
+                if then is not None:
+                    then(connection)
+            except GracefulAbortError as error:
+                stopped = error
+            steps.reached(BEFORE_COMMIT)
+        return found, stopped
 
     def _bring_up(
         self, database: ClusterDatabase, connection: Connection, patch: Patch | None

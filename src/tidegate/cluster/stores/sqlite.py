@@ -107,6 +107,7 @@ class SqliteStore:
         """Copy the file; see :class:`tidegate.cluster.stores.seam.Store`."""
         with closing(self.engine.raw_connection()) as connection:
             cursor = connection.cursor()
+            cursor.execute("PRAGMA query_only=OFF")
             (now_ms,) = cursor.execute(_CLOCK).fetchone()
             try:
                 return sqlite_copy.copy(
