@@ -10,4 +10,5 @@ pytest_plugins = [
     "fix_proxy",
     "fix_cluster",
     "fix_dqlite",
+    "fix_tenants",
 ]

@@ -8,6 +8,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 
 from tidegate.cli.output import Json, duration, size
+from tidegate.cli.tenant_view import notes, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +42,9 @@ class Bars:
         if "RowsCompared" in status:
             self._show_report(status)
             return
+        if "counts" in status:
+            self._show_run(status)
+            return
         for table in status["tables"]:
             left = "" if table["eta_s"] in {None, 0} else f"  {duration(table['eta_s'])} left"
             done = f"{size(table['bytes_copied'])} of {size(table['bytes_total'])}{left}"
@@ -60,6 +64,13 @@ class Bars:
         progress = report.get("Progress") or {}
         share = 100.0 if report["State"] == "completed" else progress.get("Percentage", 0.0)
         self._bar("VDiff", share, f"{report['State']}, {report['RowsCompared']} rows compared")
+
+    def _show_run(self, run: Json) -> None:
+        """The wave that is worked on, and all of them."""
+        current = run["waves"][run["wave"] - 1]
+        if len(run["waves"]) > 1:
+            self._bar(f"wave {run['wave']}", percent(current), notes(current))
+        self._bar("tenants", percent(run["counts"]), f"{run['state']}: {notes(run['counts'])}")
 
     def _bar(self, name: str, percent: float, text: str) -> None:
         if name not in self._tasks:

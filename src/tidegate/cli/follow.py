@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tidegate.cli.output import Json, duration
+from tidegate.cli.tenant_view import OVER
 from tidegate.errors import DetachedError, StreamFailedError, WaitTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tidegate.client.tenants import Tenants
     from tidegate.client.workflows import VDiffs, WorkflowVerbs
 
 POLL_S = 0.5
@@ -91,6 +93,21 @@ def until_compared(
     return _follow(look, again, f"VDiff {uuid}", timeout_s)
 
 
+def until_upgraded(verbs: Tenants, run: int, *, timeout_s: float | None) -> dict[str, Any]:
+    """Follow a run of tenant upgrades until nobody works on it; its report.
+
+    Raises:
+        WaitTimeoutError: the time is over; the run goes on.
+        DetachedError: Ctrl-C; the run goes on.
+    """
+
+    def look() -> tuple[dict[str, Any], bool]:
+        found = verbs.run(run)
+        return found, found["state"] in OVER
+
+    return _follow(look, f"tenant run {run} --wait", f"run {run}", timeout_s)
+
+
 def _follow(
     look: Callable[[], tuple[dict[str, Any], bool]],
     again: str,
@@ -158,6 +175,9 @@ class _Lines:
 
 def figures(status: Json) -> Json:
     """The few figures of a status, or of a comparison's report, that say how far it is."""
+    if "counts" in status:
+        shown = {key: status[key] for key in ("id", "state", "wave")}
+        return {**shown, "waves": len(status["waves"]), **status["counts"]}
     if "RowsCompared" in status:
         return {key: status[key] for key in ("UUID", "State", "RowsCompared", "HasMismatch")}
     tables = status["tables"]

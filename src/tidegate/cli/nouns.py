@@ -35,6 +35,13 @@ NOUNS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
         ),
     ),
     (
+        "Tenants",
+        (
+            ("tenant", "tenant", "Schemas and databases of tenants, and their upgrades."),
+            ("migrations", "migrations", "Where the upgrades of tenants come from."),
+        ),
+    ),
+    (
         "Routers",
         (
             ("routes", "routes", "What routers follow."),

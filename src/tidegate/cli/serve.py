@@ -23,6 +23,10 @@ def serve(
     on_route_change: Annotated[
         str | None, Parameter(help="Command run after each change of the routes.")
     ] = None,
+    migrations_from: Annotated[
+        str | None,
+        Parameter(help="Folders whose Alembic, Django and Python migrations the node may run."),
+    ] = None,
     tls_cert: Annotated[str | None, Parameter(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[str | None, Parameter(help="Key of the certificate, PEM.")] = None,
     log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None,
@@ -41,6 +45,7 @@ def serve(
             "state_dir": state_dir,
             "cluster_database": cluster_database,
             "on_route_change": on_route_change,
+            "migrations_from": migrations_from,
             "tls_cert": tls_cert,
             "tls_key": tls_key,
             "log_level": log_level,

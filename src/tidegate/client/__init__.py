@@ -10,6 +10,7 @@ databases, and it keeps no state but its connections.
 
 from __future__ import annotations
 
+from tidegate.client.tenants import Migrations, Tenants
 from tidegate.client.topology import (
     Cells,
     Keyspaces,
@@ -46,6 +47,8 @@ class Client(Transport):
         self.reshard = Reshard(self)
         self.workflow = Workflows(self)
         self.vdiff = VDiffs(self)
+        self.tenant = Tenants(self)
+        self.migrations = Migrations(self)
         self.vindex = Vindexes(self)
         self.routes = Routes(self)
         self.router = Routers(self)

@@ -17,7 +17,7 @@ import tidegate
 from tidegate.errors import ApiLevelError, TidegateError
 from tidegate.server import problems
 from tidegate.server.api import node as node_api
-from tidegate.server.api import topology, vdiffs, workflows
+from tidegate.server.api import tenants, topology, vdiffs, workflows
 from tidegate.server.forwarding import Forward
 from tidegate.server.peers import peer_of
 
@@ -47,6 +47,7 @@ def create_app(runtime: Runtime | None) -> FastAPI:
     app.include_router(workflows.router)
     app.include_router(workflows.verbs)
     app.include_router(vdiffs.router)
+    app.include_router(tenants.router)
     problems.install(app)
     if runtime is not None:
         app.state.runtime = runtime

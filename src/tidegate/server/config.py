@@ -60,6 +60,11 @@ class Settings(BaseSettings):
         description="Command run after each change of the routes, with the routes as JSON on its"
         " standard input; for applications that are not Python.",
     )
+    migrations_from: str | None = Field(
+        None,
+        description="Folders, with colons between, below which migrations that are programs lie"
+        " (Alembic, Django, Python); they run as the node's account. Default: nowhere.",
+    )
     tls_cert: Path | None = Field(None, description="Certificate chain of the HTTP API, PEM.")
     tls_key: Path | None = Field(None, description="Key of that certificate, PEM.")
     log_level: str = Field("info", description="debug, info, warning or error.")
@@ -87,6 +92,22 @@ class Settings(BaseSettings):
         if value.lower() not in {"debug", "info", "warning", "error"}:
             raise ValueError("use debug, info, warning or error")
         return value.lower()
+
+    @field_validator("migrations_from")
+    @classmethod
+    def _are_folders(cls, value: str | None) -> str | None:
+        if any(not Path(each).is_absolute() for each in (value or "/").split(":")):
+            raise ValueError("write absolute folders with colons between, as in /srv/app:/srv/jobs")
+        return value
+
+    @property
+    def program_folders(self) -> tuple[Path, ...]:
+        """The folders below which programs of migrations may lie."""
+        return (
+            tuple(map(Path, (self.migrations_from or "").split(":")))
+            if self.migrations_from
+            else ()
+        )
 
     @property
     def host(self) -> str:

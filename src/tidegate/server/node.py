@@ -25,6 +25,9 @@ from typing import TYPE_CHECKING, Self
 
 import structlog
 
+from tidegate.bootstrap.tenants import runs as tenant_runs
+from tidegate.bootstrap.tenants import store as tenant_store
+from tidegate.bootstrap.tenants.service import TenantService
 from tidegate.cluster import member_store
 from tidegate.cluster import updates as cluster_updates
 from tidegate.cluster.leases import Leases
@@ -38,6 +41,7 @@ from tidegate.server.feed import RouteFeed
 from tidegate.server.services import Services
 from tidegate.server.supervisor import DesiredSpan, Supervisor
 from tidegate.server.takeover import take_over
+from tidegate.server.tenants import TenantRuns
 from tidegate.topology import followers
 from tidegate.topology import store as topology_store
 from tidegate.topology.followers import RouterReports
@@ -68,6 +72,8 @@ UPDATES = (
     *workflow_store.UPDATES,
     *followers.UPDATES,
     *member_store.UPDATES,
+    *tenant_store.UPDATES,
+    *tenant_runs.UPDATES,
 )
 """Every schema update of the cluster database, in the order they were written."""
 
@@ -100,6 +106,7 @@ class Node:
         )
         self._vdiffs = VDiffService()
         stack.callback(self._vdiffs.close)
+        tenants = TenantService(database, self._store, allowed=settings.program_folders)
         self._seen: Snapshot | None = None
         self._left_out: dict[str, str] = {}
         self._refusals = Refusals()
@@ -119,6 +126,7 @@ class Node:
             records=self._records,
             workflows=self._workflows,
             vdiffs=self._vdiffs,
+            tenants=tenants,
             supervisor=supervisor,
             feed=feed,
             routers=reports,
@@ -134,11 +142,17 @@ class Node:
         self.ownership.start()
         supervisor.start()
         stack.callback(supervisor.stop)
+        runs = TenantRuns(tenants, database, holder=names.holder, is_owner=self._is_owner)
+        runs.start()
+        stack.callback(runs.stop)
         self._recovery = threading.Thread(target=self._recover, name="recovery", daemon=True)
         stack.callback(self._recovery.join, RECOVERY_ENDS_S)
         stack.callback(self._wake.set)
         stack.callback(self._closing.set)
         self._recovery.start()
+
+    def _is_owner(self) -> bool:
+        return self.ownership.believed.standing is Standing.OWNER
 
     def _stands(self, _believed: Believed) -> None:
         """The standing has changed: look at once what is to be done now."""

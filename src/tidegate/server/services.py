@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from tidegate.bootstrap.tenants.service import TenantService
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.dataplane.model import Direction, SpanSpec
     from tidegate.server.config import Settings
@@ -59,6 +60,7 @@ class Services:
     records: WorkflowStore
     workflows: WorkflowService
     vdiffs: VDiffService
+    tenants: TenantService
     supervisor: Supervisor
     feed: RouteFeed
     routers: RouterReports

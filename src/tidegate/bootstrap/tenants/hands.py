@@ -1,0 +1,220 @@
+"""What upgrades one tenant after another: plain SQL in a thread of the node.
+
+A *hand* belongs to one thread. It gets a job, brings the tenant to the target or finds out why not,
+and answers with an outcome; it never raises for the sake of a tenant. This one sends SQL files over
+connections that it keeps from tenant to tenant: schemas of one database share a connection, which
+is made like a new one in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+import psycopg
+
+from tidegate import steps
+from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result, cause_of, refusal
+from tidegate.bootstrap.tenants.versions import Standing, groups, look_at
+from tidegate.engines.postgres import holders, tenants
+from tidegate.engines.postgres.connection import connect
+from tidegate.errors import AuthenticationError, ConnectError, TidegateError
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.bootstrap.tenants.folder import Folder
+    from tidegate.bootstrap.tenants.model import Place, RunOptions, Source
+    from tidegate.bootstrap.tenants.versions import Version
+    from tidegate.topology.connections import Endpoint
+
+CONNECTIONS_MAX: Final = 4
+"""Of one hand; the one unused for longest is closed for another."""
+PURPOSE: Final = "tenants"
+
+COMMITTED = steps.declare(
+    "tenant.committed",
+    runs_in="node",
+    plan="tenant",
+    description="a tenant's transaction is committed; the cluster database does not know yet",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One tenant to be brought to a version."""
+
+    tenant_id: str
+    name: str
+    place: Place
+    endpoint: Endpoint
+    target: str
+
+
+class Hand(Protocol):
+    """Upgrades one tenant after another."""
+
+    def upgrade(self, job: Job) -> Outcome:
+        """Bring a tenant to the target; safe to repeat after anything."""
+
+    def close(self) -> None:
+        """Give up what is held open."""
+
+
+class SqlHand:
+    """Runs the files of a folder."""
+
+    def __init__(self, folder: Folder, source: Source, options: RunOptions) -> None:
+        self._folder = folder
+        self._source = source
+        self._options = options
+        self._open: OrderedDict[tuple[Endpoint, str], Connection[TupleRow]] = OrderedDict()
+
+    def close(self) -> None:
+        """Close all connections."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def upgrade(self, job: Job) -> Outcome:
+        """Bring a tenant to the target."""
+        started = time.monotonic()
+        try:
+            outcome = self._upgrade(job)
+        except AuthenticationError as error:
+            outcome = Outcome.failed(Cause.ACCESS, error.message)
+        except ConnectError as error:
+            outcome = self._unconnected(job, error)
+        except TidegateError as error:
+            outcome = Outcome.failed(Cause.ACCESS, error.message)
+        return replace(outcome, took_ms=(time.monotonic() - started) * 1000)
+
+    def _upgrade(self, job: Job) -> Outcome:
+        connection = self._connection(job)
+        applied: list[str] = []
+        first: str | None = None
+        try:
+            while True:
+                look = look_at(
+                    self._folder.chain, tenants.begin(connection, self._settings(job)), job.target
+                )
+                first = look.current if first is None else first
+                refused = refusal(look, job.target)
+                if refused is not None:
+                    tenants.rollback(connection)
+                    return Outcome.failed(Cause.VERSION, refused)
+                if look.standing is Standing.AT_TARGET:
+                    tenants.rollback(connection)
+                    break
+                group = groups(look.pending)[0]
+                self._run(connection, job, group)
+                steps.reached(COMMITTED)
+                applied += [version.id for version in group]
+                if len(group) == len(look.pending):
+                    break
+            return Outcome(Result.DONE, first, job.target, tuple(applied))
+        except tenants.TenantMissingError:
+            return Outcome(Result.MISSING, message=f"{job.place} is not there")
+        except (psycopg.Error, tenants.ScriptError) as error:
+            failed = self._failed(connection, job, error)
+            now = applied[-1] if applied else first or ""
+            return replace(failed, from_version=first or "", to_version=now, applied=tuple(applied))
+        finally:
+            self._clean(job, connection)
+
+    def _run(self, connection: Connection[TupleRow], job: Job, group: tuple[Version, ...]) -> None:
+        settings = self._settings(job)
+        recorded = [tenants.Recorded(v.id, v.name, v.sha256) for v in group]
+        scripts = [self._folder.of(version.id) for version in group]
+        try:
+            if group[0].is_transactional:
+                text = "\n;\n".join(script.text for script in scripts)
+                tenants.commit_script(connection, settings, text, recorded)
+            else:
+                tenants.run_alone(connection, settings, scripts[0].statements, recorded[0])
+        except tenants.ScriptError as error:
+            where = scripts[0].file
+            if group[0].is_transactional and error.line is not None:
+                where = _where([(s.file, s.text.count("\n") + 2) for s in scripts], error.line)
+            elif len(scripts) > 1:
+                where = f"{scripts[0].file} to {scripts[-1].file}"
+            raise tenants.ScriptError(error.sqlstate, f"{where}: {error.message}", None) from None
+
+    def _settings(self, job: Job) -> tenants.TenantSettings:
+        return tenants.TenantSettings(
+            schema=job.place.schema,
+            also_search=self._source.also_search,
+            role=self._source.role,
+            version_table=self._source.version_table,
+            lock_timeout_s=self._options.lock_timeout_s,
+            statement_timeout_s=self._options.statement_timeout_s,
+        )
+
+    def _connection(self, job: Job) -> Connection[TupleRow]:
+        key = (job.endpoint, job.place.database)
+        found = self._open.pop(key, None)
+        if found is None:
+            while len(self._open) >= CONNECTIONS_MAX:
+                self._open.popitem(last=False)[1].close()
+            found = connect(job.endpoint, purpose=PURPOSE, dbname=job.place.database or None)
+            tenants.clean(found)  # the role's own settings, as its applications have them
+        self._open[key] = found
+        return found
+
+    def _clean(self, job: Job, connection: Connection[TupleRow]) -> None:
+        """Make the session like a new one, or give it up."""
+        try:
+            if not (connection.closed or connection.broken):
+                tenants.clean(connection)
+                return
+        except psycopg.Error:
+            pass
+        connection.close()
+        self._open.pop((job.endpoint, job.place.database), None)
+
+    def _failed(
+        self,
+        connection: Connection[TupleRow],
+        job: Job,
+        error: psycopg.Error | tenants.ScriptError,
+    ) -> Outcome:
+        message = error.message if isinstance(error, tenants.ScriptError) else _text(error)
+        if connection.closed or connection.broken:
+            # Whether a COMMIT arrived is unknown; the next look finds out.
+            return Outcome.failed(Cause.CONNECTION, message)
+        cause = cause_of(error.sqlstate)
+        with contextlib.suppress(psycopg.Error):
+            tenants.rollback(connection)
+            if cause is Cause.LOCK:
+                found = tenants.lock_holders(connection, self._settings(job).version_schema)
+                message += f"; locks are held by {holders.describe(found)}"
+        return Outcome.failed(cause, message)
+
+    def _unconnected(self, job: Job, error: ConnectError) -> Outcome:
+        """No connection: because the database is not there, or for now."""
+        if job.place.database:
+            with (
+                contextlib.suppress(TidegateError, psycopg.Error),
+                connect(job.endpoint, purpose=PURPOSE) as connection,
+            ):
+                if job.place.database not in tenants.databases_named(
+                    connection, job.place.database
+                ):
+                    return Outcome(Result.MISSING, message=f"{job.place} is not there")
+        return Outcome.failed(Cause.CONNECTION, error.message)
+
+
+def _text(error: psycopg.Error) -> str:
+    return " ".join((error.diag.message_primary or str(error)).split())
+
+
+def _where(files: list[tuple[str, int]], line: int) -> str:
+    """The file and line of a line of the joined script."""
+    for file, lines in files:
+        if line <= lines:
+            return f"{file} line {line}"
+        line -= lines
+    return files[-1][0]

@@ -1,0 +1,375 @@
+"""The verbs of tenants and of their upgrades: what the API calls.
+
+Decides what each verb requires and what it says when it refuses; the decisions about versions,
+waves and outcomes are in the modules beside. A verb either happens, in one transaction of the
+cluster database, or changes nothing. The work on runs is done by :mod:`.loop`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from tidegate import steps
+from tidegate.bootstrap.tenants import waves
+from tidegate.bootstrap.tenants.ground import RunGround, job_of
+from tidegate.bootstrap.tenants.model import (
+    Item,
+    ItemState,
+    Run,
+    RunOptions,
+    RunState,
+    Wish,
+)
+from tidegate.bootstrap.tenants.outcomes import Outcome, Result
+from tidegate.bootstrap.tenants.registry import Registry
+from tidegate.bootstrap.tenants.runs import RunStore
+from tidegate.bootstrap.tenants.selection import Selection, select
+from tidegate.bootstrap.tenants.sources import Sources
+from tidegate.bootstrap.tenants.store import TenantStore
+from tidegate.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    TenantBusyError,
+    TenantUpgradeError,
+    TidegateError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from tidegate.bootstrap.tenants.versions import Chain
+    from tidegate.cluster.database import ClusterDatabase
+    from tidegate.topology.store import TopologyStore
+
+CREATED = steps.declare(
+    "tenant.run.created",
+    runs_in="node",
+    plan="tenant",
+    description="a run, its items and its claims are in the cluster database; nothing has begun",
+)
+
+
+@dataclass(frozen=True)
+class UpgradeRequest:
+    """What ``tidegate tenant upgrade`` asks for."""
+
+    source: str | None = None
+    to: str = "head"
+    selection: Selection = field(default_factory=Selection)
+    wave: str | None = None
+    then: str | None = None
+    options: RunOptions = field(default_factory=RunOptions)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that was not created: its waves, and what would be run where."""
+
+    run: Run
+    items: tuple[Item, ...]
+    chain: Chain
+
+    def to_json(self) -> dict[str, Any]:
+        """The waves by name, and for each version that tenants are at, what would be run."""
+        cut: list[list[str]] = [[] for _ in range(self.run.waves)] if self.items else []
+        for item in self.items:
+            cut[item.wave].append(item.name)
+        ids = self.chain.ids
+        end = ids.index(self.run.target) + 1
+        steps_of: dict[str, Any] = {}
+        for item in self.items:
+            found = steps_of.setdefault(item.from_version, {"tenants": 0, "versions": []})
+            found["tenants"] += 1
+            start = ids.index(item.from_version) + 1 if item.from_version in ids else 0
+            found["versions"] = list(ids[start:end])
+        return {
+            "source": self.run.source.name,
+            "target": self.run.target,
+            "at_target": self.run.at_target,
+            "waves": [{"wave": n + 1, "tenants": names} for n, names in enumerate(cut)],
+            "steps": [{"from": version, **found} for version, found in sorted(steps_of.items())],
+        }
+
+
+class TenantService:
+    """Tenants, migration sources and runs of one cluster.
+
+    Args:
+        database: the cluster database.
+        topology: where shards and tablets are found.
+        allowed: folders below which sources that are programs may lie.
+        wake: called when there is a run to work on.
+    """
+
+    def __init__(
+        self,
+        database: ClusterDatabase,
+        topology: TopologyStore,
+        *,
+        allowed: Sequence[Path] = (),
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._database = database
+        self._topology = topology
+        self.wake = wake
+        self.tenants = TenantStore(database)
+        self.registry = Registry(database, topology, self.tenants)
+        self.runs = RunStore(database)
+        self.sources = Sources(self.tenants, allowed)
+
+    def plan(self, request: UpgradeRequest) -> Planned:
+        """The run that a request means, as things are now.
+
+        Raises:
+            MigrationSourceError: the source must not be run.
+            NotFoundError: there are no tenants, or one that was named is none.
+            InvalidArgumentError: the target, a wave or a condition cannot be read.
+        """
+        spec = waves.parse_waves(request.wave, request.then)
+        opened = self.sources.open(self.sources.find(request.source))
+        target = opened.target(request.to)
+        source = opened.source.name
+        known = self.tenants.all()
+        if not known:
+            raise NotFoundError(
+                "no tenant is registered",
+                next_step="tidegate tenant discover --keyspace K --schemas 'tenant_%' --register",
+            )
+        chosen = select(known, request.selection, source, opened.chain, target)
+        verify = request.options.verify
+        behind = [t for t in chosen if verify or t.versions.get(source) != target]
+        cut = waves.plan_waves([tenant.name for tenant in behind], spec)
+        by_name = {tenant.name: tenant for tenant in behind}
+        items = tuple(
+            Item(
+                by_name[name].id,
+                name,
+                wave,
+                ordinal,
+                from_version=by_name[name].versions.get(source, ""),
+            )
+            for wave, names in enumerate(cut)
+            for ordinal, name in enumerate(names)
+        )
+        run = Run(
+            id=0,
+            source=opened.source,
+            target=target,
+            state=RunState.RUNNING if items else RunState.DONE,
+            options=request.options,
+            selection=request.selection.to_json(),
+            waves=max(1, len(cut)),
+            at_target=len(chosen) - len(behind),
+        )
+        return Planned(run, items, opened.chain)
+
+    def upgrade(self, request: UpgradeRequest) -> Run:
+        """Create a run; the work on it begins at once, in the node.
+
+        Raises:
+            ConflictError: another run has one of the tenants.
+            TidegateError: as :meth:`plan`.
+        """
+        planned = self.plan(request)
+        run = self.runs.create(planned.run, planned.items)
+        steps.reached(CREATED)
+        if not run.state.is_over:
+            self.wake()
+        return run
+
+    def pause(self, run_id: int | None) -> Run:
+        """Begin with no more tenants; those that are being worked on end as they do.
+
+        Raises:
+            FailedPreconditionError: the run does not run.
+        """
+        run = self.runs.get(run_id)
+        if run.state is not RunState.RUNNING:
+            raise _not_in(run, "paused")
+        return self._swap(run, replace(run, wish=Wish.PAUSE))
+
+    def cancel(self, run_id: int | None) -> Run:
+        """End a run; tenants that were upgraded stay so, the others stay as they are.
+
+        Raises:
+            FailedPreconditionError: it is over.
+        """
+        run = self.runs.get(run_id)
+        if run.state.is_over:
+            raise _not_in(run, "cancelled")
+        if run.state is RunState.RUNNING:
+            return self._swap(run, replace(run, wish=Wish.CANCEL))
+        after = replace(run, state=RunState.CANCELLED, message="cancelled by a person")
+        return self._swap(run, after)
+
+    def resume(self, run_id: int | None) -> Run:
+        """Go on with a paused run, or with a stopped one in spite of what has failed so far.
+
+        Raises:
+            FailedPreconditionError: it runs, or is over.
+        """
+        run = self.runs.get(run_id)
+        if run.state is RunState.RUNNING and run.wish is Wish.PAUSE:
+            return self._swap(run, replace(run, wish=Wish.NONE))
+        if run.state not in {RunState.PAUSED, RunState.STOPPED}:
+            raise _not_in(run, "resumed")
+        failed = self.runs.counts(run.id).get((run.wave, ItemState.FAILED), 0)
+        after = replace(run, state=RunState.RUNNING, message="", forgiven=failed)
+        return self._swap(run, after)
+
+    def retry(self, run_id: int | None, tenants: Sequence[str] = ()) -> Run:
+        """Try failed tenants again, all of them or those named, and go on with the run.
+
+        Raises:
+            FailedPreconditionError: none failed, or the run was cancelled.
+            ConflictError: another run has one of them by now.
+        """
+        run = self.runs.get(run_id)
+        if run.state is RunState.CANCELLED:
+            raise _not_in(run, "retried")
+        items = self.runs.items(run.id)
+        failed = _named(items, tenants, {ItemState.FAILED}, run, "failed")
+        first = min(item.wave for item in failed)
+        again = [
+            (i.state, replace(i, state=ItemState.PENDING, attempts=0, next_at=None)) for i in failed
+        ]
+        wave = min(first, run.wave)
+        left = [i for i in items if i.wave == wave and i.state is ItemState.FAILED]
+        after = replace(
+            run,
+            state=RunState.RUNNING,
+            message="",
+            wish=Wish.NONE,
+            wave=wave,
+            wave_opens_at=None,
+            forgiven=len(left) - sum(1 for i in failed if i.wave == wave),
+        )
+        reclaim = [item.tenant_id for item in failed] if run.state.is_over else []
+        return self._swap(run, after, items=again, reclaim=reclaim)
+
+    def skip(self, run_id: int | None, tenants: Sequence[str]) -> Run:
+        """Leave tenants out of a run: such that nobody works on, or that failed.
+
+        Raises:
+            NotFoundError: a name is none of the run's.
+            FailedPreconditionError: one is being worked on or done, or the run is over.
+        """
+        run = self.runs.get(run_id)
+        if run.state.is_over:
+            raise _not_in(run, "changed")
+        wanted = {ItemState.PENDING, ItemState.FAILED}
+        if not tenants:
+            raise InvalidArgumentError("no tenant is named", next_step="name those to leave out")
+        items = _named(self.runs.items(run.id), tenants, wanted, run, "waiting or failed")
+        left_out = [
+            (i.state, replace(i, state=ItemState.SKIPPED, reason="by a person", next_at=None))
+            for i in items
+        ]
+        return self._swap(run, run, items=left_out)
+
+    def _swap(
+        self,
+        before: Run,
+        after: Run,
+        *,
+        items: Sequence[tuple[ItemState, Item]] = (),
+        reclaim: Sequence[str] = (),
+    ) -> Run:
+        made = self.runs.swap(before, after, items=items, reclaim=reclaim)
+        self.wake()
+        return made
+
+    def ensure(
+        self, name: str, source: str | None = None, options: RunOptions | None = None
+    ) -> tuple[bool, str]:
+        """Bring one tenant to the head of a source, now: for an application whose tenant logs in.
+
+        Costs no connection to the tenant when its stored version is the head.
+
+        Returns:
+            Whether it was upgraded by this call, and its version.
+
+        Raises:
+            NotFoundError: no such tenant, source, schema or database.
+            TenantBusyError: a lock is held or a server away; to be tried again.
+            TenantUpgradeError: the migration failed; the tenant is as it was.
+        """
+        tenant = self.tenants.get(name)
+        opened = self.sources.open(self.sources.find(source))
+        target = opened.target("head")
+        stored = tenant.versions.get(opened.source.name)
+        if stored == target:
+            return False, target
+        job = job_of(self._topology.read(), tenant, target)
+        if isinstance(job, Outcome):
+            outcome = job
+        else:
+            hand = opened.hand(options or RunOptions())
+            try:
+                outcome = hand.upgrade(job)
+            finally:
+                hand.close()
+        if outcome.to_version:
+            self.tenants.store_version(tenant.id, opened.source.name, outcome.to_version)
+        if outcome.result is not Result.DONE:
+            raise _refusal(name, outcome)
+        return bool(outcome.applied), target
+
+    def ground(self, run: Run) -> RunGround:
+        """What the loop of a run needs to know.
+
+        Raises:
+            MigrationSourceError: the source must not be run any more.
+        """
+        opened = self.sources.open(run.source)
+        opened.target(run.target)
+        return RunGround(self.tenants, self._topology, run, opened)
+
+
+def _named(
+    items: Sequence[Item],
+    names: Sequence[str],
+    states: set[ItemState],
+    run: Run,
+    what: str,
+) -> list[Item]:
+    """The items with these names, or all in these states; each must be in one of them."""
+    by_name = {item.name: item for item in items}
+    strangers = sorted(set(names) - set(by_name))
+    if strangers:
+        raise NotFoundError(
+            f"run {run.id} has no tenant {', '.join(strangers[:10])}",
+            next_step=f"tidegate tenant run {run.id}",
+        )
+    chosen = [by_name[name] for name in dict.fromkeys(names)] if names else list(items)
+    found = [item for item in chosen if item.state in states]
+    if not found or (names and len(found) != len(chosen)):
+        wrong = next((i for i in chosen if i.state not in states), None)
+        shown = f"{wrong.name} is {wrong.state}" if names and wrong else "none is"
+        raise FailedPreconditionError(
+            f"of run {run.id}, only tenants that are {what} can be chosen: {shown}",
+            next_step=f"tidegate tenant run {run.id}",
+        )
+    return found
+
+
+def _not_in(run: Run, what: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"run {run.id} is {run.state} and cannot be {what}",
+        next_step=f"tidegate tenant run {run.id}",
+        state=run.state.value,
+    )
+
+
+def _refusal(name: str, outcome: Outcome) -> TidegateError:
+    message = f"tenant {name}: {outcome.message}"
+    if outcome.result is Result.MISSING:
+        return NotFoundError(message, next_step=f"tidegate tenant show {name}")
+    assert outcome.cause is not None
+    details: Mapping[str, Any] = {"tenant": name, "reason": outcome.cause.value}
+    if outcome.cause.passes:
+        return TenantBusyError(message, next_step="try again", **details)
+    return TenantUpgradeError(message, next_step="mend what is named, then try again", **details)

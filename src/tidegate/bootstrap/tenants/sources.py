@@ -1,0 +1,167 @@
+"""Opens migration sources: by name or as written, checked, with their versions.
+
+Decides which sources may be run at all. SQL files may lie in any folder that the node's account can
+read. Sources that are programs run as the node's account, so they must lie below a folder that the
+node was told (``--migrations-from``): a token of the API is no account on the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tidegate.bootstrap.tenants.folder import Folder, check_unedited, read_folder
+from tidegate.bootstrap.tenants.hands import SqlHand
+from tidegate.bootstrap.tenants.model import (
+    Source,
+    SourceKind,
+    check_name,
+    is_written_source,
+    parse_source,
+)
+from tidegate.bootstrap.tenants.versions import target_of
+from tidegate.errors import (
+    InvalidArgumentError,
+    MigrationSourceError,
+    NotFoundError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tidegate.bootstrap.tenants.hands import Hand
+    from tidegate.bootstrap.tenants.model import RunOptions
+    from tidegate.bootstrap.tenants.store import TenantStore
+    from tidegate.bootstrap.tenants.versions import Chain
+
+SQL_BACKLOG = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A source that was read and may be run."""
+
+    source: Source
+    chain: Chain
+    folder: Folder | None = None
+
+    @property
+    def backlog(self) -> int:
+        """Jobs that may wait for each thread: many when a tenant takes milliseconds."""
+        return SQL_BACKLOG if self.folder is not None else 1
+
+    def target(self, wanted: str) -> str:
+        """The version that ``wanted`` means."""
+        return target_of(self.chain, wanted)
+
+    def hand(self, options: RunOptions) -> Hand:
+        """A hand for one thread."""
+        assert self.folder is not None
+        return SqlHand(self.folder, self.source, options)
+
+
+class Sources:
+    """The migration sources of one node.
+
+    Args:
+        store: where they are registered.
+        allowed: folders below which sources that are programs may lie.
+    """
+
+    def __init__(self, store: TenantStore, allowed: Sequence[Path] = ()) -> None:
+        self._store = store
+        self._allowed = tuple(path.resolve() for path in allowed)
+
+    def add(self, name: str, text: str, **more: object) -> Opened:
+        """Register a source, after reading it once.
+
+        Raises:
+            InvalidArgumentError: it is written wrong, or lies where it must not.
+            MigrationSourceError: it cannot be run.
+            AlreadyExistsError: the name is taken.
+        """
+        source = self.check(name, text, **more)
+        opened = self.open(source)
+        self._store.add_source(source)
+        return opened
+
+    def check(self, name: str, text: str, **more: object) -> Source:
+        """The source of these words, if it may be run here; nothing is read yet."""
+        source = parse_source(check_name(name, "migration source"), text, **more)
+        self._refuse_place(source)
+        return source
+
+    def find(self, given: str | None) -> Source:
+        """A source by its name, as ``kind:address``, or the only one there is.
+
+        Raises:
+            NotFoundError: there is none of that name, or none at all.
+            InvalidArgumentError: it is written wrong, or several could be meant.
+        """
+        registered = {source.name: source for source in self._store.sources()}
+        if given is None:
+            if len(registered) == 1:
+                return next(iter(registered.values()))
+            if not registered:
+                raise NotFoundError(
+                    "no migration source is registered",
+                    next_step="name one with --from sql:/folder, or register it:"
+                    " tidegate migrations create NAME sql:/folder",
+                )
+            raise InvalidArgumentError(
+                f"there are {len(registered)} migration sources: {', '.join(registered)}",
+                next_step="choose one with --from",
+            )
+        if given in registered:
+            return registered[given]
+        if is_written_source(given):
+            source = parse_source(given, given)
+            self._refuse_place(source)
+            return source
+        raise NotFoundError(
+            f"migration source {given!r} does not exist", next_step="tidegate migrations list"
+        )
+
+    def open(self, source: Source) -> Opened:
+        """Read a source and check it against what tenants got from it.
+
+        Raises:
+            MigrationSourceError: it cannot be read, or must not be run.
+        """
+        self._refuse_place(source)
+        if source.kind is not SourceKind.SQL:
+            raise MigrationSourceError(
+                f"sources of kind {source.kind} are not run here", next_step="use sql:/folder"
+            )
+        folder = read_folder(source.address)
+        check_unedited(source.address, folder.chain, self._store.recorded(source.name))
+        return Opened(source, folder.chain, folder)
+
+    def _refuse_place(self, source: Source) -> None:
+        """Programs run only from where the node was told."""
+        if not source.kind.runs_programs:
+            if source.python or source.folder:
+                raise InvalidArgumentError(
+                    "SQL files need neither a Python program nor a working folder",
+                    next_step="leave --python and --folder away",
+                )
+            return
+        paths = {
+            "python": source.python,
+            "folder": source.folder,
+            "address": source.address if source.kind is SourceKind.ALEMBIC else "",
+        }
+        if source.kind is not SourceKind.ALEMBIC and not source.folder:
+            raise InvalidArgumentError(
+                f"a source of kind {source.kind} needs the folder its modules are in",
+                next_step="name it: --folder /srv/app",
+            )
+        for name, path in paths.items():
+            if path and not any(Path(path).is_relative_to(root) for root in self._allowed):
+                raise InvalidArgumentError(
+                    f"this node does not run programs from {path}",
+                    next_step="start it with --migrations-from FOLDER; what lies below runs as its"
+                    " account",
+                    setting=name,
+                )

@@ -1,0 +1,329 @@
+"""Resources of tenants: the registry, migration sources, runs of upgrades."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from tidegate.bootstrap.tenants.model import (
+    DEFAULT_VERSION_TABLE,
+    RunOptions,
+    Source,
+    Tenant,
+)
+from tidegate.bootstrap.tenants.report import brief, report, shown
+from tidegate.bootstrap.tenants.selection import Selection
+from tidegate.bootstrap.tenants.service import UpgradeRequest
+from tidegate.errors import InvalidArgumentError
+from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
+
+router = APIRouter(prefix="/v1", tags=["tenants"])
+
+PAGE = 1000
+
+
+class PlaceBody(Body):
+    """A tenant to register: a schema or a database, at a shard or a tablet."""
+
+    name: str
+    keyspace: str = ""
+    shard: str = ""
+    tablet: str = ""
+    database: str = ""
+    schema_name: str = Field(default="", alias="schema")
+
+
+class DiscoverBody(Body):
+    """Where to look for tenants, by a pattern of LIKE."""
+
+    keyspace: str
+    shard: str = ""
+    schemas: str = ""
+    databases: str = ""
+    register_new: bool = Field(default=False, alias="register")
+
+
+class RenameBody(Body):
+    """Another name."""
+
+    name: str
+
+
+class EnsureBody(Body):
+    """Which source; the only one there is when left out."""
+
+    source: str | None = None
+    lock_timeout_s: float = 5.0
+    statement_timeout_s: float = 600.0
+
+
+class SourceBody(Body):
+    """A migration source, written ``kind:address``."""
+
+    name: str
+    source: str
+    python: str = ""
+    folder: str = ""
+    role: str = ""
+    also_search: tuple[str, ...] = ()
+    version_table: str = DEFAULT_VERSION_TABLE
+    url_variable: str = ""
+
+
+class UpgradeBody(Body):
+    """A run: of which tenants, to which version, how."""
+
+    source: str | None = None
+    to: str = "head"
+    tenants: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    keyspace: str = ""
+    where: str = ""
+    wave: str | None = None
+    then: str | None = None
+    jobs: int = 4
+    max_failures: int = 3
+    lock_timeout_s: float = 5.0
+    statement_timeout_s: float = 600.0
+    tenant_timeout_s: float = 3600.0
+    retries: int = 5
+    pause_s: float = 0.0
+    verify: bool = False
+    recycle_after: int = 100
+
+
+class TenantsBody(Body):
+    """Tenants of a run by name."""
+
+    tenants: tuple[str, ...] = ()
+
+
+@router.get("/tenants")
+def list_tenants(
+    node: Node,
+    after: str = "",
+    limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
+    keyspace: str | None = None,
+) -> Json:
+    """The next tenants by name, with their stored versions by source."""
+    found = node.tenants.tenants.page(after=after, limit=limit, keyspace=keyspace)
+    answer = many(tenant_json(tenant) for tenant in found)
+    answer["next"] = found[-1].name if len(found) == limit else None
+    return answer
+
+
+@router.post("/tenants", status_code=201)
+def add_tenant(node: Node, body: PlaceBody, dry_run: DryRun = False) -> Json:
+    """Register a tenant."""
+    registry = node.tenants.registry
+    place = registry.place(
+        keyspace=body.keyspace,
+        shard=body.shard,
+        tablet=body.tablet,
+        database=body.database,
+        schema=body.schema_name,
+    )
+    return one(tenant_json(registry.add(body.name, place, dry_run=dry_run)), dry_run=dry_run)
+
+
+@router.post("/tenants:discover")
+def discover_tenants(node: Node, body: DiscoverBody) -> Json:
+    """Schemas or databases that fit a pattern; those that are new are registered if asked for."""
+    found = node.tenants.registry.discover(
+        body.keyspace,
+        shard=body.shard,
+        schemas=body.schemas,
+        databases=body.databases,
+        register=body.register_new,
+    )
+    answer = many(
+        {"name": each.name, **place_json(each.place), "registered": each.is_registered}
+        for each in found
+    )
+    answer["new"] = sum(1 for each in found if not each.is_registered)
+    return answer
+
+
+@router.get("/tenants:status")
+def tenants_status(node: Node, source: str | None = None, keyspace: str | None = None) -> Json:
+    """How many tenants have each version of a source, and what is its head."""
+    opened = node.tenants.sources.open(node.tenants.sources.find(source))
+    counted = node.tenants.tenants.histogram(opened.source.name, keyspace)
+    order = {version: place for place, version in enumerate(opened.chain.ids)}
+    versions = sorted(counted, key=lambda each: (order.get(each, -1), each))
+    return one(
+        {
+            "source": opened.source.name,
+            "head": opened.target("head"),
+            "items": [{"version": each, "tenants": counted[each]} for each in versions],
+        }
+    )
+
+
+@router.get("/tenants/{name}")
+def show_tenant(node: Node, name: str) -> Json:
+    """One tenant."""
+    return one(tenant_json(node.tenants.tenants.get(name)))
+
+
+@router.delete("/tenants/{name}")
+def remove_tenant(node: Node, name: str, dry_run: DryRun = False) -> Json:
+    """Forget a tenant; its schema or database is not touched."""
+    return one(tenant_json(node.tenants.registry.remove(name, dry_run=dry_run)), dry_run=dry_run)
+
+
+@router.post("/tenants/{name}:rename")
+def rename_tenant(node: Node, name: str, body: RenameBody, dry_run: DryRun = False) -> Json:
+    """Give a tenant another name."""
+    renamed = node.tenants.registry.rename(name, body.name, dry_run=dry_run)
+    return one(tenant_json(renamed), dry_run=dry_run)
+
+
+@router.post("/tenants/{name}:ensure")
+def ensure_tenant(node: Node, name: str, body: EnsureBody) -> Json:
+    """Bring one tenant to the head of a source now, as when it logs in; cheap when it is there."""
+    options = RunOptions(
+        lock_timeout_s=body.lock_timeout_s, statement_timeout_s=body.statement_timeout_s
+    )
+    upgraded, version = node.tenants.ensure(name, body.source, options)
+    return one({"tenant": name, "upgraded": upgraded, "version": version})
+
+
+@router.get("/migrations")
+def list_sources(node: Node) -> Json:
+    """The registered migration sources."""
+    return many(source_json(source) for source in node.tenants.tenants.sources())
+
+
+@router.post("/migrations", status_code=201)
+def add_source(node: Node, body: SourceBody, dry_run: DryRun = False) -> Json:
+    """Register a migration source; it is read once, and refused when it cannot be run."""
+    more = body.model_dump(exclude={"name", "source"})
+    sources = node.tenants.sources
+    if dry_run:
+        opened = sources.open(sources.check(body.name, body.source, **more))
+    else:
+        opened = sources.add(body.name, body.source, **more)
+    return one({**source_json(opened.source), "head": opened.target("head")}, dry_run=dry_run)
+
+
+@router.get("/migrations/{name}")
+def show_source(node: Node, name: str) -> Json:
+    """A migration source with its versions, as they are now."""
+    opened = node.tenants.sources.open(node.tenants.sources.find(name))
+    versions = [
+        {"id": each.id, "name": each.name, "transaction": each.is_transactional}
+        for each in opened.chain.versions
+    ]
+    return one({**source_json(opened.source), "head": opened.target("head"), "versions": versions})
+
+
+@router.delete("/migrations/{name}")
+def remove_source(node: Node, name: str, dry_run: DryRun = False) -> Json:
+    """Forget a migration source; tenants keep their own version tables."""
+    source = node.tenants.sources.find(name)
+    if not dry_run:
+        node.tenants.tenants.remove_source(name)
+    return one(source_json(source), dry_run=dry_run)
+
+
+@router.post("/tenant-runs", status_code=201)
+def upgrade_tenants(node: Node, body: UpgradeBody, dry_run: DryRun = False) -> Json:
+    """Create a run; the node works on it from now on."""
+    given = body.model_dump()
+    selection = Selection(**{key: given.pop(key) for key in Selection.__slots__})
+    head = {key: given.pop(key) for key in ("source", "to", "wave", "then")}
+    request = UpgradeRequest(**head, selection=selection, options=RunOptions(**given))
+    if dry_run:
+        return one(node.tenants.plan(request).to_json(), dry_run=True)
+    return one(report(node.tenants.runs, node.tenants.upgrade(request)))
+
+
+@router.get("/tenant-runs")
+def list_runs(node: Node, limit: Annotated[int, Query(ge=1, le=PAGE)] = 20) -> Json:
+    """The newest runs."""
+    return many(brief(run) for run in node.tenants.runs.all(limit=limit))
+
+
+@router.get("/tenant-runs/{run_id}")
+def show_run(node: Node, run_id: str) -> Json:
+    """A run by its number, or the ``last`` one."""
+    return one(report(node.tenants.runs, node.tenants.runs.get(number(run_id))))
+
+
+@router.get("/tenant-runs/{run_id}/tenants")
+def list_run_tenants(node: Node, run_id: str) -> Json:
+    """Every tenant of a run."""
+    run = node.tenants.runs.get(number(run_id))
+    return many(shown(item) for item in node.tenants.runs.items(run.id))
+
+
+@router.post("/tenant-runs/{run_id}:pause")
+def pause_run(node: Node, run_id: str) -> Json:
+    """Begin with no more tenants."""
+    return one(report(node.tenants.runs, node.tenants.pause(number(run_id))))
+
+
+@router.post("/tenant-runs/{run_id}:resume")
+def resume_run(node: Node, run_id: str) -> Json:
+    """Go on with a paused run, or with a stopped one in spite of its failures."""
+    return one(report(node.tenants.runs, node.tenants.resume(number(run_id))))
+
+
+@router.post("/tenant-runs/{run_id}:cancel")
+def cancel_run(node: Node, run_id: str) -> Json:
+    """End a run; what was upgraded stays."""
+    return one(report(node.tenants.runs, node.tenants.cancel(number(run_id))))
+
+
+@router.post("/tenant-runs/{run_id}:retry")
+def retry_run(node: Node, run_id: str, body: TenantsBody) -> Json:
+    """Try failed tenants again, and go on."""
+    return one(report(node.tenants.runs, node.tenants.retry(number(run_id), body.tenants)))
+
+
+@router.post("/tenant-runs/{run_id}:skip")
+def skip_tenants(node: Node, run_id: str, body: TenantsBody) -> Json:
+    """Leave tenants out of a run."""
+    return one(report(node.tenants.runs, node.tenants.skip(number(run_id), body.tenants)))
+
+
+def number(text: str) -> int | None:
+    """The number of a run; None for the last one.
+
+    Raises:
+        InvalidArgumentError: it is neither.
+    """
+    if text == "last":
+        return None
+    if text.isascii() and text.isdigit() and len(text) < 19:
+        return int(text)
+    raise InvalidArgumentError(
+        f"{text!r} is no run", next_step="give its number, or last: tidegate tenant runs"
+    )
+
+
+def place_json(place: Any) -> Json:
+    """A place as shown."""
+    return {
+        "keyspace": place.keyspace,
+        "shard": place.shard,
+        "tablet": place.tablet or None,
+        "database": place.database or None,
+        "schema": place.schema or None,
+    }
+
+
+def tenant_json(tenant: Tenant) -> Json:
+    """A tenant as shown."""
+    return {
+        "name": tenant.name,
+        **place_json(tenant.place),
+        "versions": dict(tenant.versions),
+        "created_at": tenant.created_at,
+    }
+
+
+def source_json(source: Source) -> Json:
+    """A migration source as shown."""
+    return {"name": source.name, "source": str(source), **source.to_json()}

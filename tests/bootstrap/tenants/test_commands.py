@@ -1,0 +1,192 @@
+"""`tidegate tenant` and `tidegate migrations` against a real node and real schemas."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from fix_node import NodeProcess
+from fix_tenants import ORDERS
+from tidegate.cli.main import run
+from tidegate.errors import ExitStatus, InvalidArgumentError, TenantUpgradeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tidegate.client import Client
+    from tidegate.engines.postgres.local import LocalServer
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+
+@dataclass
+class Town:
+    """A node, a database with schemas ``tenant_1`` … ``tenant_6``, a folder of migrations."""
+
+    node: NodeProcess
+    client: Client
+    server: LocalServer
+    database: str
+    folder: Path
+
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(
+            self.server.conninfo(self.database), password=self.server.password, autocommit=True
+        ) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+
+
+@pytest.fixture
+def town(
+    tmp_path: Path,
+    source_server: LocalServer,
+    new_database: Callable[[LocalServer], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Town]:
+    node = NodeProcess(tmp_path / "state").start()
+    database = new_database(source_server)
+    folder = tmp_path / "sql"
+    folder.mkdir()
+    monkeypatch.setenv("TIDEGATE_URL", node.url)
+    monkeypatch.setenv("TIDEGATE_TOKEN", node.token)
+    with node.client() as client:
+        client.cell.create("zone1")
+        client.keyspace.create("saas", shards=["0"])
+        client.tablet.create(
+            "zone1-100",
+            keyspace="saas",
+            shard="0",
+            conninfo=source_server.conninfo(database),
+            secret=source_server.secret,
+        )
+        made = Town(node, client, source_server, database, folder)
+        for number in range(1, 7):
+            made.execute(f"CREATE SCHEMA tenant_{number}")
+        yield made
+    node.stop()
+
+
+def tidegate(line: str, status: ExitStatus = ExitStatus.DONE) -> None:
+    assert run(line.split()) == status, line
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_from_discovery_to_the_last_wave(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.write("001_orders.sql", ORDERS)
+    tidegate("tenant discover --keyspace saas --schemas tenant_% -o json")
+    found = printed(capsys)
+    assert [item["registered"] for item in found["items"]] == [False] * 6
+    tidegate("tenant discover --keyspace saas --schemas tenant_% --register")
+    assert town.client.tenant.discover("saas", schemas="tenant_%")["new"] == 0
+    tidegate(f"migrations create app sql:{town.folder}")
+    capsys.readouterr()
+    tidegate("tenant upgrade --wave canary:2 --then 3 --dry-run -o json")
+    plan = printed(capsys)
+    assert [len(wave["tenants"]) for wave in plan["waves"]] == [2, 3, 1]
+    assert plan["steps"] == [{"from": "", "tenants": 6, "versions": ["001"]}]
+    assert town.client.tenant.runs()["items"] == []
+    tidegate("tenant upgrade --wave canary:2 --then 3")
+    shown = capsys.readouterr()
+    assert "6 done" in shown.out
+    assert all(json.loads(line)["id"] == 1 for line in shown.err.splitlines())
+    tidegate("tenant status -o json")
+    assert printed(capsys)["items"] == [{"version": "001", "tenants": 6}]
+    tidegate("tenant upgrade -o json")
+    again = printed(capsys)
+    assert (again["state"], again["at_target"], again["total"]) == ("done", 6, 0)
+
+
+def test_a_stopped_wave_ends_with_status_9_and_goes_on_after_a_retry(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    town.write("001_orders.sql", ORDERS)
+    tidegate("tenant discover --keyspace saas --schemas tenant_% --register")
+    tidegate(f"migrations create app sql:{town.folder}")
+    tidegate("tenant upgrade")
+    town.execute("INSERT INTO tenant_2.orders VALUES (1, 'bad')")
+    town.write("002_check.sql", "ALTER TABLE orders ADD CHECK (note <> 'bad');")
+    tidegate(
+        "tenant upgrade --wave canary:3 --then 1 --max-failures 1 --jobs 1",
+        ExitStatus.PARTLY_FAILED,
+    )
+    shown = capsys.readouterr()
+    assert "tenant_2  TG-TEN-MIGRATION" in shown.out
+    assert "tidegate tenant retry 2" in shown.err
+    town.execute("UPDATE tenant_2.orders SET note = 'good'")
+    tidegate("tenant retry --wait -o json")
+    report = printed(capsys)
+    assert report["state"] == "done"
+    assert report["counts"]["done"] == 6
+    tidegate("tenant runs -o name")
+    assert capsys.readouterr().out.split() == ["2", "1"]
+    tidegate("tenant run 2 --all -o json")
+    assert {item["to_version"] for item in printed(capsys)["items"]} == {"002"}
+
+
+def test_one_tenant_is_upgraded_when_it_logs_in(town: Town) -> None:
+    town.write("001_orders.sql", ORDERS)
+    town.client.tenant.add("acme", keyspace="saas", schema="tenant_1")
+    town.client.migrations.create("app", f"sql:{town.folder}")
+    assert town.client.tenant.ensure("acme")["upgraded"] is True
+    assert town.execute("SELECT count(*) FROM tenant_1.orders") == [(0,)]
+    assert town.client.tenant.ensure("acme")["upgraded"] is False
+    town.write("002_wrong.sql", "SELECT no_such_function();")
+    with pytest.raises(TenantUpgradeError, match="no_such_function"):
+        town.client.tenant.ensure("acme")
+    assert town.client.tenant.show("acme")["versions"] == {"app": "001"}
+
+
+def test_a_tenant_can_be_renamed_and_forgotten(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tidegate("tenant add acme --keyspace saas --shard 0 --schema tenant_1")
+    tidegate("tenant add globex --tablet zone1-100 --schema tenant_2")
+    tidegate("tenant add other --keyspace saas --schema tenant_2", ExitStatus.CONFLICT)
+    tidegate("tenant rename acme acme-inc")
+    tidegate("tenant rename globex acme-inc", ExitStatus.CONFLICT)
+    capsys.readouterr()
+    tidegate("tenant list -o name")
+    assert capsys.readouterr().out.split() == ["acme-inc", "globex"]
+    tidegate("tenant remove acme-inc --yes")
+    tidegate("tenant show acme-inc", ExitStatus.NOT_FOUND)
+    assert town.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'tenant_1'") == [(1,)]
+
+
+def test_a_node_runs_no_program_from_a_folder_it_was_not_told(town: Town) -> None:
+    with pytest.raises(InvalidArgumentError, match="does not run programs"):
+        town.client.migrations.create(
+            "app", "python:upgrades:migrate", folder=str(town.folder), dry_run=True
+        )
+
+
+def test_a_killed_node_goes_on_with_its_run(town: Town) -> None:
+    town.write("001_orders.sql", ORDERS)
+    town.client.tenant.discover("saas", schemas="tenant_%", register=True)
+    town.node.kill()
+    town.node.environment["TIDEGATE_CRASH_AT"] = "tenant.committed#3"
+    town.node.start()
+    with town.node.client() as client:
+        run_id = client.tenant.upgrade(source=f"sql:{town.folder}", jobs=1)["id"]
+    assert town.node.process is not None
+    assert town.node.process.wait(30) == -9
+    del town.node.environment["TIDEGATE_CRASH_AT"]
+    assert len(town.execute("SELECT 1 FROM pg_tables WHERE tablename = 'orders'")) == 3
+    town.node.start()
+    with town.node.client() as client:
+        from tidegate.cli import follow
+
+        report = follow.until_upgraded(client.tenant, run_id, timeout_s=60)
+    assert report["state"] == "done"
+    assert report["counts"]["done"] == 6
