@@ -22,7 +22,7 @@ from tidegate.bootstrap.tenants.service import TenantService, UpgradeRequest
 from tidegate.cluster import updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.leases import Leases
-from tidegate.cluster.ledger import Ledger
+from tidegate.cluster.schema import Schema
 from tidegate.steps import CRASH_VARIABLE
 from tidegate.topology import store as topology_store
 from tidegate.topology.service import TopologyService
@@ -41,7 +41,7 @@ RUNNER = Path(__file__).with_name("run_tenants.py")
 
 def open_database(url: str) -> ClusterDatabase:
     database = ClusterDatabase.open(url)
-    Ledger(UPDATES).ensure(database)
+    Schema(UPDATES).ensure(database)
     return database
 
 
