@@ -489,25 +489,3 @@ class MemberEvictedError(MembershipError):
     """This node left the cluster or was thrown out; its cluster goes on without it."""
 
     code = "TG-MEM-002"
-
-
-class MigrationSourceError(FailedPreconditionError):
-    """A migration source cannot be read or must not be run; ``findings`` lists the reasons."""
-
-    code = "TG-MIG-001"
-    exit_status = ExitStatus.PREFLIGHT
-
-
-class TenantsFailedError(TidegateError):
-    """Of several tenants some could not be upgraded; the others were, or wait."""
-
-    code = "TG-TEN-001"
-    exit_status = ExitStatus.PARTLY_FAILED
-
-
-class TenantBusyError(TenantUpgradeError):
-    """A tenant could not be upgraded now: a lock is held, or its server is away."""
-
-    code = "TG-TEN-002"
-    http_status = 503
-    retryable = True

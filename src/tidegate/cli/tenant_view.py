@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cli.output import Column, Json, duration, table_text
-from tidegate.errors import CancelledError, TenantsFailedError
+from tidegate.errors import CancelledError, ExitStatus, TidegateError
 
 if TYPE_CHECKING:
     from tidegate.cli.common import Common
+
+
+class TenantsFailedError(TidegateError):
+    """Of several tenants some could not be upgraded; the others were, or wait."""
+
+    code = "TG-TEN-001"
+    exit_status = ExitStatus.PARTLY_FAILED
+
 
 STATES: Final = ("pending", "running", "done", "failed", "skipped")
 OVER: Final = frozenset({"paused", "stopped", "done", "partly_failed", "cancelled"})

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tidegate.bootstrap.tenants.faults import MigrationSourceError
 from tidegate.bootstrap.tenants.versions import Chain, Version
 from tidegate.engines.postgres.script import (
     Statement,
@@ -25,7 +26,6 @@ from tidegate.engines.postgres.script import (
     statements,
     transaction_control,
 )
-from tidegate.errors import MigrationSourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

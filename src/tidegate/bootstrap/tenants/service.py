@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate import steps
 from tidegate.bootstrap.tenants import waves
+from tidegate.bootstrap.tenants.faults import TenantBusyError
 from tidegate.bootstrap.tenants.ground import RunGround, job_of
 from tidegate.bootstrap.tenants.model import (
     Item,
@@ -31,7 +32,6 @@ from tidegate.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
-    TenantBusyError,
     TenantUpgradeError,
     TidegateError,
 )

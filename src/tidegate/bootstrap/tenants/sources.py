@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tidegate.bootstrap.tenants.faults import MigrationSourceError
 from tidegate.bootstrap.tenants.folder import Folder, check_unedited, read_folder
 from tidegate.bootstrap.tenants.hands import SqlHand
 from tidegate.bootstrap.tenants.model import (
@@ -23,7 +24,6 @@ from tidegate.bootstrap.tenants.model import (
 from tidegate.bootstrap.tenants.versions import target_of
 from tidegate.errors import (
     InvalidArgumentError,
-    MigrationSourceError,
     NotFoundError,
 )
 
