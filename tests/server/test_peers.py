@@ -1,12 +1,10 @@
-"""The members' listener: who gets through to what, and bytes of the replication as they are."""
+"""The members' listener: who gets through to what, with which certificate."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import ssl
-import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ from tidegate.cluster.identity import Engine, Identity, IdentityFolder
 from tidegate.cluster.join_tokens import JoinToken
 from tidegate.errors import ClusterStateError, JoinTokenError, NotAMemberError, UnreachableNodeError
 from tidegate.server.peer_client import PeerClient, ask_to_join, authority_at
-from tidegate.server.peers import REPLICATION, PeerGate, PeerServer, peer_of
+from tidegate.server.peers import PeerGate, PeerServer, peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
 NOW = datetime.now(UTC)
 EVICTED = "gone"
-BLOCK = os.urandom(1 << 20)
 
 
 async def app(scope: Scope, _receive: Receive, send: Send) -> None:
@@ -55,28 +52,6 @@ def member(path: Path, authority: Pair, name: str) -> Path:
     return folder.path
 
 
-class Echo:
-    """A local socket that sends back what it gets, at its own pace."""
-
-    def __init__(self, path: str) -> None:
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
-        self.listener.listen()
-        self.closed = threading.Event()
-        threading.Thread(target=self.run, daemon=True).start()
-
-    def run(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            with connection:
-                while block := connection.recv(65536):
-                    connection.sendall(block)
-            self.closed.set()
-
-
 @pytest.fixture
 def authority() -> Pair:
     return certificates.make_authority("one", NOW)
@@ -88,17 +63,10 @@ def home(tmp_path: Path, authority: Pair) -> Path:
 
 
 @pytest.fixture
-def echo() -> Iterator[Echo]:
-    made = Echo(f"\0tidegate-test-{os.getpid()}-{os.urandom(4).hex()}")
-    yield made
-    made.listener.close()
-
-
-@pytest.fixture
-def address(home: Path, echo: Echo) -> Iterator[str]:
+def address(home: Path) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     gate = PeerGate(api=app, peer=app, is_evicted=EVICTED.__eq__)
-    server = PeerServer(listener, home, gate, replication=echo.listener.getsockname().decode())
+    server = PeerServer(listener, home, gate)
     server.start()
     host, port = listener.getsockname()
     yield f"{host}:{port}"
@@ -141,48 +109,6 @@ def test_a_member_of_another_cluster_is_refused(tmp_path: Path, address: str) ->
         authority_at(address, certificates.fingerprint(other.certificate))
     with pytest.raises(UnreachableNodeError):
         authority_at("127.0.0.1:1", "00")
-
-
-def replication(folder: Path, address: str, protocol: str = REPLICATION) -> ssl.SSLSocket:
-    context = certificates.member_context(ssl.Purpose.SERVER_AUTH, folder)
-    context.set_alpn_protocols([protocol])
-    host, _, port = address.rpartition(":")
-    return context.wrap_socket(socket.create_connection((host, int(port)), timeout=30))
-
-
-def test_replication_passes_as_it_is_both_ways(
-    tmp_path: Path, authority: Pair, address: str, echo: Echo
-) -> None:
-    folder = member(tmp_path / "b", authority, "b")
-    with replication(folder, address) as connection:
-        got: list[bytes] = []
-
-        def read() -> None:
-            while sum(map(len, got)) < 8 * len(BLOCK):
-                got.append(connection.recv(65536))
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        for _ in range(8):
-            connection.sendall(BLOCK)
-        reader.join(60)
-        assert b"".join(got) == BLOCK * 8
-    assert echo.closed.wait(30)
-
-
-def test_replication_is_for_members_only(home: Path, address: str) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.load_verify_locations(home / "ca.crt")
-    context.set_alpn_protocols([REPLICATION])
-    host, _, port = address.rpartition(":")
-    raw = socket.create_connection((host, int(port)), timeout=30)
-    try:
-        with context.wrap_socket(raw) as connection:
-            connection.sendall(b"hello")
-            assert connection.recv(1) == b""
-    except OSError:
-        pass  # refused without a farewell
 
 
 def test_a_membership_is_kept_whole_or_not_at_all(tmp_path: Path, authority: Pair) -> None:
