@@ -48,7 +48,8 @@ def member(path: Path, authority: Pair, name: str) -> Path:
     path.mkdir()
     folder = IdentityFolder(path)
     identity = Identity("uuid", 1, name, "127.0.0.1:1", Engine.DQLITE)
-    folder.write(identity, authority, certificates.make_member(authority, name, NOW))
+    folder.prepare(identity, authority, certificates.make_member(authority, name, NOW))
+    folder.commit()
     return folder.path
 
 
@@ -115,11 +116,15 @@ def test_a_membership_is_kept_whole_or_not_at_all(tmp_path: Path, authority: Pai
     folder = IdentityFolder(tmp_path)
     assert folder.read() is None
     identity = Identity("uuid", 3, "b", "127.0.0.1:1", Engine.CONFIGURED, ("127.0.0.1:2",))
-    folder.write(identity, authority, certificates.make_member(authority, "b", NOW))
+    own = certificates.make_member(authority, "b", NOW)
+    folder.prepare(identity, authority, own)
+    assert folder.read() is None
+    folder.prepare(identity, authority, own)
+    folder.commit()
     assert folder.read() == identity
     assert folder.authority() == authority
     with pytest.raises(ClusterStateError):
-        folder.write(identity, authority, certificates.make_member(authority, "b", NOW))
+        folder.prepare(identity, authority, own)
     modes: dict[str, Any] = {p.name: p.stat().st_mode & 0o077 for p in folder.path.iterdir()}
     assert set(modes.values()) == {0}
     (folder.path / "member.json").write_text("{")

@@ -20,6 +20,12 @@ def serve(
     cluster_database: Annotated[
         str | None, Parameter(help="URL of the cluster database; default: in the state folder.")
     ] = None,
+    member_address: Annotated[
+        str | None, Parameter(help="HOST:PORT on which other members of a cluster reach the node.")
+    ] = None,
+    member_listen: Annotated[
+        str | None, Parameter(help="HOST:PORT to listen on for them, where that differs.")
+    ] = None,
     on_route_change: Annotated[
         str | None, Parameter(help="Command run after each change of the routes.")
     ] = None,
@@ -44,6 +50,8 @@ def serve(
             "listen": listen,
             "state_dir": state_dir,
             "cluster_database": cluster_database,
+            "member_address": member_address,
+            "member_listen": member_listen,
             "on_route_change": on_route_change,
             "migrations_from": migrations_from,
             "tls_cert": tls_cert,

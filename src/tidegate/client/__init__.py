@@ -10,6 +10,7 @@ databases, and it keeps no state but its connections.
 
 from __future__ import annotations
 
+from tidegate.client.cluster import Cluster
 from tidegate.client.tenants import Migrations, Tenants
 from tidegate.client.topology import (
     Cells,
@@ -53,3 +54,4 @@ class Client(Transport):
         self.routes = Routes(self)
         self.router = Routers(self)
         self.node = Node(self)
+        self.cluster = Cluster(self)

@@ -59,12 +59,24 @@ class Identity:
     engine: Engine
     peers: tuple[str, ...] = ()
 
+    @property
+    def replication_address(self) -> str:
+        """HOST:PORT on which the cluster database reaches it: the next port."""
+        return next_port(self.address)
+
+
+def next_port(address: str) -> str:
+    """The address one port further."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + 1}"
+
 
 class IdentityFolder:
     """The folder in one node's state directory."""
 
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / FOLDER
+        self._draft = state_dir / f"{FOLDER}.new"
 
     def read(self) -> Identity | None:
         """The membership; None when the node has none.
@@ -101,16 +113,20 @@ class IdentityFolder:
         """The node's own certificate and key."""
         return self._pair("member")
 
-    def write(self, identity: Identity, authority: Pair, member: Pair) -> None:
-        """Keep a new membership.
+    def prepare(self, identity: Identity, authority: Pair, member: Pair) -> Path:
+        """Write a new membership beside; :meth:`commit` makes it count. Returns where it lies.
 
         Raises:
-            ClusterStateError: the node has one already, or the disk refuses.
+            ClusterStateError: the node has a membership already, or the disk refuses.
         """
-        scratch = self.path.with_name(f"{FOLDER}.new")
+        if self.path.exists():
+            raise ClusterStateError(
+                f"this node has a membership already, in {self.path}",
+                next_step="tidegate cluster list shows it; leave that cluster first",
+            )
         try:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(mode=0o700)
+            shutil.rmtree(self._draft, ignore_errors=True)
+            self._draft.mkdir(mode=0o700)
             for name, content in (
                 ("ca.crt", authority.certificate),
                 ("ca.key", authority.key),
@@ -118,15 +134,19 @@ class IdentityFolder:
                 ("member.key", member.key),
                 ("member.json", _text(identity).encode()),
             ):
-                _write_private(scratch / name, content)
-            _sync_folder(scratch)
-            scratch.rename(self.path)
-            _sync_folder(self.path.parent)
+                _write_private(self._draft / name, content)
+            _sync_folder(self._draft)
         except OSError as error:
             raise ClusterStateError(
                 f"the node's membership cannot be kept in {self.path}: {error.strerror}",
-                next_step="free the disk or remove what is left of an earlier membership there",
+                next_step="free the disk, then try again",
             ) from None
+        return self._draft
+
+    def commit(self) -> None:
+        """Make what was prepared the node's membership."""
+        self._draft.rename(self.path)
+        _sync_folder(self.path.parent)
         steps.reached(WRITTEN)
 
     def rewrite(self, identity: Identity) -> None:

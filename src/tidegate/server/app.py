@@ -16,6 +16,7 @@ from starlette.requests import Request
 import tidegate
 from tidegate.errors import ApiLevelError, TidegateError
 from tidegate.server import problems
+from tidegate.server.api import cluster as cluster_api
 from tidegate.server.api import node as node_api
 from tidegate.server.api import tenants, topology, vdiffs, workflows
 from tidegate.server.forwarding import Forward
@@ -43,6 +44,7 @@ def create_app(runtime: Runtime | None) -> FastAPI:
     )
     app.include_router(node_api.health)
     app.include_router(node_api.router)
+    app.include_router(cluster_api.router)
     app.include_router(topology.router)
     app.include_router(workflows.router)
     app.include_router(workflows.verbs)

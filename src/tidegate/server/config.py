@@ -55,6 +55,15 @@ class Settings(BaseSettings):
         description=f"URL of the cluster database, without a password: {FORMS}. Default: a SQLite"
         " file in the state directory.",
     )
+    member_address: str | None = Field(
+        None,
+        description="HOST:PORT on which other members of a cluster reach this node; the next port"
+        " is for the replication of the cluster database.",
+    )
+    member_listen: str | None = Field(
+        None,
+        description="HOST:PORT to listen on for them, where that differs from their way here.",
+    )
     on_route_change: str | None = Field(
         None,
         description="Command run after each change of the routes, with the routes as JSON on its"
@@ -75,6 +84,14 @@ class Settings(BaseSettings):
         host, colon, port = value.rpartition(":")
         if not (host and colon and port.isdigit() and int(port) < 65536):
             raise ValueError("write HOST:PORT, as in 127.0.0.1:8470")
+        return value
+
+    @field_validator("member_address", "member_listen")
+    @classmethod
+    def _is_member_address(cls, value: str | None) -> str | None:
+        host, colon, port = (value or "h:1").rpartition(":")
+        if not (host and colon and port.isdigit() and 0 < int(port) < 65535):
+            raise ValueError("write HOST:PORT; the next port must be free as well")
         return value
 
     @field_validator("cluster_database")

@@ -28,7 +28,7 @@ import structlog
 from tidegate.bootstrap.tenants import runs as tenant_runs
 from tidegate.bootstrap.tenants import store as tenant_store
 from tidegate.bootstrap.tenants.service import TenantService
-from tidegate.cluster import member_store
+from tidegate.cluster import cluster_settings, join_tokens, member_store
 from tidegate.cluster import updates as cluster_updates
 from tidegate.cluster.leases import Leases
 from tidegate.cluster.ownership import Ownership, Standing
@@ -74,6 +74,8 @@ UPDATES = (
     *member_store.UPDATES,
     *tenant_store.UPDATES,
     *tenant_runs.UPDATES,
+    *join_tokens.UPDATES,
+    *cluster_settings.UPDATES,
 )
 """Every schema update of the cluster database, in the order they were written."""
 

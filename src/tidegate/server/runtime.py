@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from tidegate.errors import NotReadyError, TidegateError
+from tidegate.server.node_cluster import NodeCluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,11 +83,19 @@ class Runtime:
     settings: Settings
     tokens: Tokens
     condition: Condition = field(default_factory=Condition)
-    identity: Identity | None = None
     reopen: threading.Event = field(default_factory=threading.Event)
     """Set to have everything below the API closed and opened again."""
     failure: TidegateError | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    cluster: NodeCluster = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cluster = NodeCluster(self.settings, self.tokens, reopen=self.reopen, stage=self.show)
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who the node is in its cluster; None for a node on its own."""
+        return self.cluster.identity
 
     @property
     def services(self) -> Services:

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import uvicorn
 
-from tidegate.cluster.database import ClusterDatabase
-from tidegate.cluster.identity import Identity, IdentityFolder
+from tidegate.cluster.identity import IdentityFolder
 from tidegate.cluster.schema import Schema
 from tidegate.errors import InvalidArgumentError, NodeRunningError, TidegateError
 from tidegate.server.app import create_app
+from tidegate.server.links import Links
 from tidegate.server.metrics import Metrics
 from tidegate.server.node import UPDATES, Names, Node, change_holder, holder_name
 from tidegate.server.runtime import Condition, Runtime, Stage
@@ -38,6 +38,8 @@ from tidegate.server.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from fastapi import FastAPI
 
     from tidegate.server.config import Settings
 
@@ -54,8 +56,9 @@ log = structlog.get_logger("tidegate.node")
 class Below:
     """What is below the API, opened and closed by a thread of its own, again when it has to be."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, app: FastAPI) -> None:
         self._runtime = runtime
+        self._app = app
         self._stopping = threading.Event()
         self._tried = threading.Event()
         self._ended = threading.Event()
@@ -67,9 +70,10 @@ class Below:
         Raises:
             TidegateError: the first attempt failed.
         """
-        self._runtime.identity = IdentityFolder(self._runtime.settings.state_dir).read()
+        cluster = self._runtime.cluster
+        cluster.identity = IdentityFolder(self._runtime.settings.state_dir).read()
         self._thread.start()
-        if self._runtime.identity is None:
+        if cluster.identity is None:
             self._tried.wait()
             if self._runtime.failure is not None:
                 raise self._runtime.failure
@@ -87,8 +91,8 @@ class Below:
     def _run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
+            self._runtime.reopen.clear()
             try:
-                self._runtime.reopen.clear()
                 self._open()
                 failures = 0
             except TidegateError as error:
@@ -97,7 +101,7 @@ class Below:
                     break
                 log.warning("node not open", error=str(error))
                 self._runtime.condition = Condition(Stage.STARTING, error.message)
-                self._stopping.wait(OPENS_AGAIN_S[min(failures, len(OPENS_AGAIN_S) - 1)])
+                self._runtime.reopen.wait(OPENS_AGAIN_S[min(failures, len(OPENS_AGAIN_S) - 1)])
                 failures += 1
             except Exception as error:
                 log.exception("node failed")
@@ -106,35 +110,54 @@ class Below:
                     next_step="read the node's log; please report it",
                 )
                 break
+            self._change()
         self._ended.set()
         self._tried.set()
 
+    def _change(self) -> None:
+        """Carry out a change of the membership, now that everything is closed."""
+        change = self._runtime.cluster.take_change()
+        if change is None:
+            return
+        try:
+            identity = change.act()
+        except Exception as error:  # noqa: BLE001 - whoever waits for it gets it, whatever it is
+            log.warning("membership not changed", error=str(error))
+            change.done.set_exception(error)
+        else:
+            log.info("membership changed", member=identity.name if identity else None)
+            change.done.set_result(identity)
+
     def _open(self) -> None:
         """Open everything, stay until it has to be closed, close it."""
-        runtime = self._runtime
-        settings = runtime.settings
-        runtime.identity = identity = IdentityFolder(settings.state_dir).read()
+        runtime, settings = self._runtime, self._runtime.settings
+        identity = IdentityFolder(settings.state_dir).read()
+        runtime.cluster.identity = identity
         with ExitStack() as stack:
-            database = ClusterDatabase.open(settings.cluster_database_url)
+            links = Links.open(settings, identity, runtime, self._app, stack)
+            database = links.database(self._runtime.reopen)
+            if database is None:
+                return
             stack.callback(database.close)
             version = Schema(UPDATES).ensure(database)
             log.info("cluster database open", place=database.place, found_schema_version=version)
-            holder = holder_name(member_name(identity))
+            holder = holder_name(identity.name if identity is not None else socket.gethostname())
             names = Names(holder, change_holder(settings, holder))
             node = Node.open(settings, runtime.tokens, database, names)
             stack.callback(node.close)
+            links.serve(
+                database, schema_version=len(UPDATES), ownership=node.ownership, stack=stack
+            )
             runtime.condition = Condition(
-                Stage.READY, services=node.services, metrics=Metrics(node.services)
+                Stage.READY,
+                services=node.services,
+                metrics=Metrics(node.services),
+                owner=links.owner,
             )
             self._tried.set()
             runtime.reopen.wait()
-            runtime.condition = Condition(Stage.STOPPING, "it is being stopped")
+            runtime.condition = Condition(Stage.STOPPING, "it is being closed", owner=links.owner)
             node.services.feed.close()
-
-
-def member_name(identity: Identity | None) -> str:
-    """What a node is called among others."""
-    return identity.name if identity is not None else socket.gethostname()
 
 
 class _Server(uvicorn.Server):
@@ -237,7 +260,8 @@ def serve(settings: Settings) -> None:
         if tokens.ensure():
             log.info("api token made", file=str(settings.state_dir / "tokens"))
         runtime = Runtime(settings, tokens)
-        below = Below(runtime)
+        app = create_app(runtime)
+        below = Below(runtime, app)
         stack.callback(log.info, "node stopped")
         stack.callback(below.close)
         below.start()
@@ -247,7 +271,7 @@ def serve(settings: Settings) -> None:
         (settings.state_dir / "url").write_text(f"{url}\n", encoding="ascii")
         log.info("node started", url=url, state_dir=str(settings.state_dir))
         config = uvicorn.Config(
-            create_app(runtime),
+            app,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tidegate.errors import SecretError, UnauthorizedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 TOKEN_PREFIX = "tg_"  # noqa: S105 - lets scanners of leaked secrets know ours
@@ -48,6 +49,16 @@ class Tokens:
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}\n")
         return True
+
+    def export(self) -> list[str]:
+        """The tokens, for a node that joins: people use the same ones on every member."""
+        return [token.decode() for token in self._current()]
+
+    def adopt(self, tokens: Sequence[str]) -> None:
+        """Take the tokens of the cluster in, beside this node's own."""
+        known = {token.decode() for token in self._current()}
+        with self._path.open("a", encoding="ascii") as file:
+            file.writelines(f"{token}\n" for token in tokens if token not in known)
 
     def check(self, authorization: str | None) -> None:
         """Let a request pass or refuse it.

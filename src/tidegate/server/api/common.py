@@ -14,6 +14,7 @@ from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from tidegate.errors import ConflictError, InvalidArgumentError
+from tidegate.server.node_cluster import NodeCluster
 from tidegate.server.runtime import Runtime
 from tidegate.server.services import Services
 
@@ -37,7 +38,13 @@ def services(request: Request) -> Services:
     return runtime(request).services
 
 
+def cluster(request: Request) -> NodeCluster:
+    """This node as a member of its cluster."""
+    return runtime(request).cluster
+
+
 Node = Annotated[Services, Depends(services)]
+ClusterNode = Annotated[NodeCluster, Depends(cluster)]
 Now = Annotated[Runtime, Depends(runtime)]
 DryRun = Annotated[bool, Query(description="Check everything and change nothing.")]
 

@@ -1,0 +1,273 @@
+"""What ties a node to the other members while it is open: listener, replica, rounds, owner.
+
+Decides the order in which they come up: the listener first, since peers and their replication must
+reach this member before there is a cluster database to open; then the word to the others that it is
+up; then the database. For a node on its own all of this is nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Self
+
+import structlog
+
+from tidegate.cluster.cluster_settings import ClusterSettings
+from tidegate.cluster.database import ClusterDatabase
+from tidegate.cluster.identity import IdentityFolder
+from tidegate.cluster.leases import Leases
+from tidegate.cluster.member_store import MemberStore
+from tidegate.cluster.membership import HEARTBEAT_S
+from tidegate.cluster.ownership import LEASE, Standing
+from tidegate.errors import (
+    ClusterDatabaseError,
+    InvalidArgumentError,
+    NoOwnerError,
+    NotAMemberError,
+    TidegateError,
+)
+from tidegate.server.api.peers import create_peer_app
+from tidegate.server.forwarding import Elsewhere
+from tidegate.server.membership import Membership
+from tidegate.server.node import member_of
+from tidegate.server.node_cluster import Opened
+from tidegate.server.peer_client import PeerClient
+from tidegate.server.peers import PeerGate, PeerServer
+from tidegate.server.runtime import Condition, Stage
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from starlette.types import ASGIApp
+
+    from tidegate.cluster.identity import Identity
+    from tidegate.cluster.ownership import Ownership
+    from tidegate.server.config import Settings
+    from tidegate.server.runtime import Runtime
+
+BACKLOG: Final = 256
+OWNER_KNOWN_S: Final = 0.3
+"""How long an answer about the owner is believed."""
+EVICTED_KNOWN_S: Final = 2.0
+DATABASE_AGAIN_S: Final = 1.0
+ROUNDS_END_S: Final = 30.0
+
+log = structlog.get_logger("tidegate.members")
+
+
+class Links:
+    """The ties of one node; made by :meth:`open`, ended by the stack it was given."""
+
+    def __init__(self, settings: Settings, identity: Identity | None, runtime: Runtime) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._runtime = runtime
+        self._folder = IdentityFolder(settings.state_dir)
+        self._peers = PeerClient(self._folder.path) if identity else None
+        self._membership: Membership | None = None
+        self._leases: Leases | None = None
+        self._ownership: Ownership | None = None
+        self._owner_seen: tuple[float, str | None] = (0.0, None)
+        self._evicted_seen: dict[str, tuple[float, bool]] = {}
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        identity: Identity | None,
+        runtime: Runtime,
+        app: ASGIApp,
+        stack: ExitStack,
+    ) -> Self:
+        """Listen for peers, if the node is a member.
+
+        Raises:
+            InvalidArgumentError: its address cannot be listened on.
+        """
+        links = cls(settings, identity, runtime)
+        if identity is not None:
+            gate = PeerGate(api=app, peer=create_peer_app(runtime), is_evicted=links.is_evicted)
+            listener = _listening(settings.member_listen or identity.address)
+            server = PeerServer(listener, links._folder.path, gate)
+            stack.callback(server.close)
+            server.start()
+        return links
+
+    def database(self, give_up: threading.Event) -> ClusterDatabase | None:
+        """Open the cluster database; a member tries until it answers. None when told to give up.
+
+        Raises:
+            NotAMemberError: the other members have evicted this one.
+            TidegateError: a node on its own cannot open it.
+        """
+        while True:
+            try:
+                self._announce()
+                return ClusterDatabase.open(self._settings.cluster_database_url)
+            except ClusterDatabaseError as error:
+                if self._identity is None:
+                    raise
+                log.warning("cluster database not open", error=str(error))
+                self._runtime.condition = Condition(Stage.STARTING, error.message)
+            if give_up.wait(DATABASE_AGAIN_S):
+                return None
+
+    def _announce(self) -> None:
+        """Tell a member that this one is up, so that one that has just been let in counts."""
+        identity = self._identity
+        if identity is None or self._peers is None:
+            return
+        body = {"replication_address": identity.replication_address}
+        for address in identity.peers:
+            try:
+                self._peers.call(address, "POST", "/peer/joined", body, timeout_s=60.0)
+            except NotAMemberError:
+                raise
+            except TidegateError as error:
+                log.info("peer not told that this member is up", peer=address, error=str(error))
+            else:
+                return
+
+    def serve(
+        self,
+        database: ClusterDatabase,
+        *,
+        schema_version: int,
+        ownership: Ownership | None,
+        stack: ExitStack,
+    ) -> None:
+        """The cluster database is open: answer for the members, and be one.
+
+        Args:
+            database: the cluster's.
+            schema_version: what this program knows.
+            ownership: of a node that may be owner; None while it waits for others.
+            stack: ends it.
+        """
+        identity = self._identity
+        self._leases = Leases(database)
+        self._ownership = ownership
+        self._membership = Membership(
+            database,
+            store=MemberStore(database),
+            settings=ClusterSettings(database),
+            identity=identity,
+            authority=self._folder.authority() if identity else None,
+            peers=self._peers,
+        )
+        self._runtime.cluster.opened = Opened(
+            database, self._membership, schema_version, self.owner_name
+        )
+        stack.callback(self._close)
+        if identity is not None and ownership is not None:
+            rounds = Rounds(self._membership, ownership)
+            rounds.start()
+            stack.callback(rounds.stop)
+
+    def _close(self) -> None:
+        self._runtime.cluster.opened = None
+        self._membership = None
+
+    # -- who owns, who is out
+
+    def owner_name(self) -> str | None:
+        """The member that owns the work, as far as is known."""
+        if self._ownership is not None:
+            holder = self._ownership.believed.holder
+            return None if holder is None else member_of(holder)
+        seen_at, name = self._owner_seen
+        now = time.monotonic()
+        if now - seen_at > OWNER_KNOWN_S and self._leases is not None:
+            held = {row.name: row.holder for row in self._leases.holders()}
+            holder = held.get(LEASE)
+            name = None if holder is None else member_of(holder)
+            self._owner_seen = (now, name)
+        return name
+
+    def owner(self) -> Elsewhere | None:
+        """Where a request has to go that only the owner answers; None: here.
+
+        Raises:
+            NoOwnerError: nobody owns the work, or nobody knows who does.
+        """
+        if self._identity is None:
+            return None
+        if self._ownership is not None:
+            standing = self._ownership.believed.standing
+            if standing in {Standing.OWNER, Standing.UNSURE}:
+                return None
+        name = self.owner_name()
+        address = None
+        if name is not None and name != self._identity.name and self._membership is not None:
+            address = self._membership.address_of(name)
+        if name is None or address is None:
+            raise NoOwnerError(
+                "no member owns the cluster's work at this moment",
+                next_step="try again in a few seconds: tidegate cluster list",
+            )
+        return Elsewhere(name, address)
+
+    def is_evicted(self, name: str) -> bool:
+        """Whether a member's certificate must be refused; False while nobody can be asked."""
+        now = time.monotonic()
+        seen_at, evicted = self._evicted_seen.get(name, (-EVICTED_KNOWN_S, False))
+        membership = self._membership
+        if now - seen_at > EVICTED_KNOWN_S and membership is not None:
+            try:
+                evicted = membership.is_evicted(name)
+            except TidegateError:
+                return evicted
+            self._evicted_seen[name] = (now, evicted)
+        return evicted
+
+
+class Rounds:
+    """What the owner does for all members again and again: heartbeats, then roles."""
+
+    def __init__(self, membership: Membership, ownership: Ownership) -> None:
+        self._membership = membership
+        self._ownership = ownership
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="members", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; bounded."""
+        self._stopping.set()
+        self._thread.join(ROUNDS_END_S)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            if self._ownership.believed.standing is Standing.OWNER:
+                try:
+                    self._membership.beat()
+                    self._membership.rebalance()
+                except TidegateError as error:
+                    log.warning("members not looked after", error=str(error))
+                except Exception:
+                    # The next round may work; without rounds everybody would look offline.
+                    log.exception("round failed")
+            self._stopping.wait(HEARTBEAT_S)
+
+
+def _listening(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, int(port)))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise InvalidArgumentError(
+            f"cannot listen on {address} for other members: {error.strerror}",
+            next_step="stop what listens there, or set --member-listen",
+        ) from None
+    return listener

@@ -1,0 +1,446 @@
+"""Members coming, staying and going: the shell around :mod:`tidegate.cluster.membership`.
+
+Reads the member rows, asks the rules, persists by compare-and-swap, and calls peers and the engine
+that replicates. Any member may do any of it; nothing here needs to be the owner but the rounds, and
+those the caller starts.
+
+The order of each act is such that it can be repeated after a crash: a candidate is a *pending* row
+before it has a certificate, and *active* only once replication knows it; a member that goes is
+forgotten by replication first, then evicted, then told.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+import tidegate
+from tidegate import steps
+from tidegate.cluster import certificates, member_store, membership
+from tidegate.cluster.extensions import Extensions
+from tidegate.cluster.join_tokens import JoinToken, JoinTokens
+from tidegate.cluster.members import MemberState, Role
+from tidegate.cluster.membership import Candidate, Status
+from tidegate.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotAMemberError,
+    TidegateError,
+)
+from tidegate.server.replication import NoReplication
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tidegate.cluster.certificates import Pair
+    from tidegate.cluster.cluster_settings import ClusterSettings
+    from tidegate.cluster.database import ClusterDatabase
+    from tidegate.cluster.identity import Identity
+    from tidegate.cluster.member_store import MemberStore
+    from tidegate.cluster.members import Member
+    from tidegate.cluster.membership import Listed
+    from tidegate.server.peer_client import PeerClient
+    from tidegate.server.replication import Replication
+
+ASKED_S: Final = 3.0
+"""How long a member may take to answer a heartbeat."""
+ROUND_THREADS: Final = 16
+ATTEMPTS: Final = 5
+
+ACCEPTED = steps.declare(
+    "cluster.member.accepted",
+    runs_in="node",
+    plan="membership",
+    description="the row of a joining node is there, pending; its token is used up",
+)
+REPLICATES = steps.declare(
+    "cluster.member.replicates",
+    runs_in="node",
+    plan="membership",
+    description="the engine of the cluster database knows a member that its row calls pending",
+)
+JOINED = steps.declare(
+    "cluster.member.joined",
+    runs_in="node",
+    plan="membership",
+    description="a joining node's row is active",
+)
+FORGOTTEN = steps.declare(
+    "cluster.member.forgotten",
+    runs_in="node",
+    plan="membership",
+    description="the engine of the cluster database has forgotten a member whose row is active",
+)
+EVICTED = steps.declare(
+    "cluster.member.evicted",
+    runs_in="node",
+    plan="membership",
+    description="a member's row says that it was evicted; it was not told yet",
+)
+
+log = structlog.get_logger("tidegate.members")
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What a node that was let in needs."""
+
+    member_id: int
+    cluster: str
+    engine: str
+    certificate: bytes
+    authority: Pair
+    peers: tuple[str, ...]
+
+
+class Membership:
+    """The verbs of membership on one member.
+
+    Args:
+        database: the cluster's.
+        store: of the member rows.
+        settings: of the whole cluster.
+        identity: this member's; None for a node on its own, which has one row and no peers.
+        authority: the cluster's, to sign with; None likewise.
+        peers: how to call other members; None likewise.
+        replication: what the engine of the cluster database knows of members.
+    """
+
+    def __init__(
+        self,
+        database: ClusterDatabase,
+        *,
+        store: MemberStore,
+        settings: ClusterSettings,
+        identity: Identity | None = None,
+        authority: Pair | None = None,
+        peers: PeerClient | None = None,
+        replication: Replication | None = None,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._settings = settings
+        self._identity = identity
+        self._authority = authority
+        self._peers = peers
+        self._replication = replication or NoReplication()
+        self._tokens = JoinTokens(database)
+
+    @property
+    def identity(self) -> Identity:
+        """This member's.
+
+        Raises:
+            FailedPreconditionError: the node is on its own.
+        """
+        if self._identity is None:
+            raise FailedPreconditionError(
+                "this node is not a member of a cluster",
+                next_step="make it the first one: tidegate cluster enable NAME",
+            )
+        return self._identity
+
+    # -- looking
+
+    def list(self) -> Sequence[Listed]:
+        """Every member with its status, by id."""
+        with self._database.read() as connection:
+            members = member_store.read(connection)
+            now = self._database.now(connection)
+        return membership.listed(members, now, self._threshold())
+
+    def address_of(self, name: str) -> str | None:
+        """Where peers reach an active member; None when there is none of that name."""
+        members = self._store.active()
+        return next((member.address for member in members if member.name == name), None)
+
+    def is_evicted(self, name: str) -> bool:
+        """Whether a certificate for this name must be refused."""
+        rows = [member for member in self._store.all() if member.name == name]
+        return bool(rows) and all(member.state is MemberState.EVICTED for member in rows)
+
+    # -- coming
+
+    def create_token(self, name: str, secret: str, ttl_s: float) -> JoinToken:
+        """A token for one node to join as ``name``.
+
+        Raises:
+            AlreadyExistsError: a member has the name, or it has a token that is still good.
+            InvalidArgumentError: the name or the time is out of bounds.
+        """
+        identity, authority = self.identity, self._signing()
+        membership.check_name(name)
+        taken = [m for m in self._store.all() if m.name == name and m.is_active]
+        if taken:
+            raise AlreadyExistsError(
+                f"the cluster already has a member with the name {name}",
+                next_step="choose another, or evict that member first: tidegate cluster list",
+            )
+        self._tokens.create(name, secret, ttl_s)
+        addresses = [identity.address]
+        addresses += [m.address for m in self._store.active() if m.address not in addresses]
+        fingerprint = certificates.fingerprint(authority.certificate)
+        return JoinToken(name, secret, tuple(addresses), fingerprint)
+
+    def _signing(self) -> Pair:
+        assert self._authority is not None, "a member has the cluster's authority"
+        return self._authority
+
+    @property
+    def tokens(self) -> JoinTokens:
+        """All join tokens."""
+        return self._tokens
+
+    def accept(self, candidate: Candidate, secret: str, request: bytes) -> Acceptance:
+        """Let a node in that shows a token; it is pending until it has joined.
+
+        Raises:
+            JoinTokenError: the token is no good for this name.
+            AlreadyExistsError: a member has the name or the address.
+            MemberVersionError: its versions differ from a member's.
+        """
+        identity, authority = self.identity, self._signing()
+        with self._database.transaction() as connection:
+            self._tokens.redeem(connection, candidate.name, secret)
+            now = self._database.now(connection)
+            members = member_store.read(connection)
+            for stale in membership.check_acceptable(members, candidate, now):
+                member_store.write(
+                    connection, stale, replace(stale, state=MemberState.EVICTED, evicted_at=now)
+                )
+            certificate = certificates.sign(authority, request, candidate.name, now)
+            member = member_store.insert(
+                connection,
+                name=candidate.name,
+                address=candidate.address,
+                schema_version=candidate.schema_version,
+                extensions=candidate.extensions,
+                binary_version=tidegate.__version__,
+                now=now,
+                fingerprint=certificates.fingerprint(certificate),
+            )
+        steps.reached(ACCEPTED)
+        log.info("member accepted", member=member.name, address=member.address)
+        return Acceptance(
+            member.id,
+            identity.cluster,
+            str(identity.engine),
+            certificate,
+            authority,
+            tuple(m.address for m in members if m.is_active),
+        )
+
+    def joined(self, name: str, replication_address: str) -> Member:
+        """A node that was let in is up: make replication and everybody else know it.
+
+        Safe to repeat; for a member that is active it does nothing.
+
+        Raises:
+            NotAMemberError: it was never let in, or was evicted.
+        """
+        member = self._pending_or_active(name)
+        if member.state is MemberState.ACTIVE:
+            return member
+        self._replication.add(member.id, replication_address)
+        steps.reached(REPLICATES)
+        with self._database.transaction() as connection:
+            now = self._database.now(connection)
+            after = replace(member, state=MemberState.ACTIVE, active_at=now)
+            written = member_store.write(connection, member, after)
+            member_store.beat(connection, [member.id], now)
+        steps.reached(JOINED)
+        log.info("member joined", member=name, address=member.address)
+        return written
+
+    def _pending_or_active(self, name: str) -> Member:
+        rows = [m for m in self._store.all() if m.name == name]
+        found = next((m for m in rows if m.state is not MemberState.EVICTED), None)
+        if found is None:
+            raise NotAMemberError(
+                f"member {name} has been evicted from the cluster"
+                if rows
+                else f"no member of the cluster has the name {name}",
+                next_step="wipe its state directory and join again under a token",
+            )
+        return found
+
+    # -- going
+
+    def remove(
+        self, name: str, *, force: bool, evict: bool = False, dry_run: bool = False
+    ) -> Member:
+        """Let a member go, or throw it out.
+
+        Args:
+            name: of the member.
+            force: even the last one, and without telling it.
+            evict: it must be offline or refuse to be upgraded; it is not told.
+            dry_run: check everything, change nothing.
+
+        Raises:
+            NotFoundError: there is none of that name.
+            FailedPreconditionError: it is the last one, or is to be evicted while it works.
+        """
+        listed = {entry.member.name: entry for entry in self.list()}
+        going = membership.departing(
+            [entry.member for entry in self.list()],
+            name,
+            force=force,
+            replicated=self._replication.ids(),
+        )
+        if evict and not force and listed[name].status is Status.ONLINE:
+            raise FailedPreconditionError(
+                f"member {name} works; it can leave instead of being evicted",
+                next_step=f"tidegate cluster leave {name}, or evict with --force",
+            )
+        if dry_run:
+            return going.member
+        if going.replication_id is not None:
+            self._replication.remove(going.replication_id)
+        steps.reached(FORGOTTEN)
+        member = self._evicted(going.member)
+        steps.reached(EVICTED)
+        log.info("member removed", member=name, evicted=evict, forced=force)
+        if not (force or evict) and self._peers is not None:
+            try:
+                self._peers.call(member.address, "POST", "/peer/removed", {"member": name})
+            except TidegateError as error:
+                log.warning("member not told that it left", member=name, error=str(error))
+        return member
+
+    def _evicted(self, member: Member) -> Member:
+        with self._database.transaction() as connection:
+            rows = {row.id: row for row in member_store.read(connection)}
+            current = rows[member.id]
+            now = self._database.now(connection)
+            after = replace(current, state=MemberState.EVICTED, evicted_at=now)
+            return member_store.write(connection, current, after)
+
+    # -- roles
+
+    def set_role(self, name: str, role: Role, *, dry_run: bool = False) -> Member:
+        """Give a member a role in replication.
+
+        Raises:
+            NotFoundError: there is none of that name.
+            FailedPreconditionError: replication does not know it, or it has the role.
+            InvalidArgumentError: the engine of the cluster database knows no roles.
+        """
+        if not self._replication.has_roles:
+            raise InvalidArgumentError(
+                "members have no roles with this engine of the cluster database",
+                next_step="tidegate cluster list shows the engine",
+            )
+        member = self._store.by_name(name)
+        if role is Role.VOTER:
+            membership.check_promotable(member, self._replication.ids())
+        if dry_run:
+            return member
+        self._replication.assign(member.id, role)
+        return self._noted(member, role)
+
+    def _noted(self, member: Member, role: Role) -> Member:
+        for attempt in range(ATTEMPTS):
+            rows = {row.id: row for row in self._store.all()}
+            current = rows.get(member.id, member)
+            if current.role is role:
+                return current
+            try:
+                with self._database.transaction() as connection:
+                    return member_store.write(connection, current, replace(current, role=role))
+            except ConflictError:
+                if attempt + 1 == ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    # -- rounds of the owner
+
+    def beat(self) -> int:
+        """Ask every member whether it lives, note those that answer; returns how many did."""
+        members = self._store.active()
+        me = self.identity.name
+        others = [member for member in members if member.name != me]
+        mine = [member.id for member in members if member.name == me]
+        body = {"sender": me, "members": [member.address for member in members]}
+        with ThreadPoolExecutor(ROUND_THREADS, thread_name_prefix="heartbeat") as pool:
+            answers = pool.map(lambda member: self._answers(member, body), others)
+            alive = mine + [
+                member.id for member, answer in zip(others, answers, strict=True) if answer
+            ]
+        with self._database.transaction() as connection:
+            return member_store.beat(connection, alive, self._database.now(connection))
+
+    def _answers(self, member: Member, body: dict[str, Any]) -> bool:
+        assert self._peers is not None, "a node on its own has nobody to ask"
+        try:
+            self._peers.call(member.address, "PUT", "/peer/heartbeat", body, timeout_s=ASKED_S)
+        except TidegateError as error:
+            log.debug("no heartbeat", member=member.name, error=str(error))
+            return False
+        return True
+
+    def rebalance(self) -> int:
+        """Move votes to where they count; returns how many roles were changed."""
+        if not self._replication.has_roles:
+            return 0
+        roles = self._replication.roles()
+        with self._database.read() as connection:
+            members = member_store.read(connection)
+            now = self._database.now(connection)
+        for member in members:
+            if member.is_active and roles.get(member.id, member.role) is not member.role:
+                self._noted(member, roles[member.id])
+        current = [replace(member, role=roles.get(member.id, member.role)) for member in members]
+        changes = membership.rebalanced(current, now, self._threshold())
+        for change in changes:
+            self._replication.assign(change.member.id, change.role)
+            self._noted(change.member, change.role)
+            log.info("role changed", member=change.member.name, role=change.role)
+        return len(changes)
+
+    def tell_upgraded(self) -> int:
+        """Wake members that wait for this one to be upgraded; returns how many were told."""
+        told = 0
+        if self._peers is None:
+            return told
+        for member in membership.called(self.list(), self._my_id(), everybody=False):
+            try:
+                self._peers.call(member.address, "POST", "/peer/upgraded", timeout_s=ASKED_S)
+                told += 1
+            except TidegateError as error:  # it looks by itself before long
+                log.info("member not told of the upgrade", member=member.name, error=str(error))
+        return told
+
+    def _my_id(self) -> int:
+        return self.identity.member_id
+
+    def _threshold(self) -> timedelta:
+        return timedelta(
+            seconds=membership.offline_threshold_s(self._settings.get("offline_threshold"))
+        )
+
+
+def candidate_of(body: dict[str, Any]) -> Candidate:
+    """A joining node as it describes itself.
+
+    Raises:
+        InvalidArgumentError: the description is not one.
+    """
+    try:
+        return Candidate(
+            str(body["name"]),
+            str(body["address"]),
+            int(body["schema_version"]),
+            Extensions.of(map(str, body["extensions"])),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise InvalidArgumentError(
+            "the joining node's description is not whole",
+            next_step="run the same version of tidegate on all nodes, then join",
+        ) from None

@@ -1,0 +1,223 @@
+"""One node as a member of its cluster: what the API under ``/v1/cluster`` and ``/peer`` acts on.
+
+Decides what a node may do in each stage, and that changes of its own membership happen while
+nothing runs on the cluster database: they are handed to whoever opens and closes what is below the
+API, and waited for, within a bound.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from tidegate.cluster.identity import Identity, IdentityFolder
+from tidegate.errors import FailedPreconditionError, NotReadyError, WaitTimeoutError
+from tidegate.server import transitions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tidegate.cluster.database import ClusterDatabase
+    from tidegate.cluster.join_tokens import JoinToken
+    from tidegate.cluster.members import Member
+    from tidegate.server.config import Settings
+    from tidegate.server.membership import Membership
+    from tidegate.server.tokens import Tokens
+
+CHANGES_S: Final = 120.0
+"""How long a change of the membership may take: it copies the cluster database at worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What is open once the cluster database is; all of it goes with it."""
+
+    database: ClusterDatabase
+    membership: Membership
+    schema_version: int
+    owner_name: Callable[[], str | None]
+
+
+@dataclass
+class Change:
+    """A change of the membership that waits for the node to close."""
+
+    act: Callable[[], Identity | None]
+    done: Future[Identity | None] = field(default_factory=Future)
+
+
+class NodeCluster:
+    """One node's side of the cluster.
+
+    Args:
+        settings: of the node.
+        tokens: of the node's API.
+        reopen: set to have everything below the API closed and opened again.
+        stage: the node's stage as the API shows it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tokens: Tokens,
+        *,
+        reopen: threading.Event,
+        stage: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._reopen = reopen
+        self.stage = stage
+        self._changing = threading.Lock()
+        self._change: Change | None = None
+        self.opened: Opened | None = None
+        self.identity: Identity | None = None
+        self.look_again = threading.Event()
+        """Set when another member says that it was upgraded."""
+
+    # -- looking
+
+    @property
+    def _open(self) -> Opened:
+        if self.opened is None:
+            raise NotReadyError(
+                "the cluster database is not open yet",
+                next_step="try again in a moment; /readyz says what the node waits for",
+            )
+        return self.opened
+
+    @property
+    def membership(self) -> Membership:
+        """The verbs of membership.
+
+        Raises:
+            NotReadyError: the cluster database is not open.
+        """
+        return self._open.membership
+
+    @property
+    def database(self) -> ClusterDatabase:
+        """The cluster database.
+
+        Raises:
+            NotReadyError: it is not open.
+        """
+        return self._open.database
+
+    def owner_name(self) -> str | None:
+        """The member that owns the cluster's work, as far as is known."""
+        return self._open.owner_name()
+
+    def api_tokens(self) -> list[str]:
+        """The tokens of the API, for a node that joins."""
+        return self._tokens.export()
+
+    def show(self) -> dict[str, Any]:
+        """The cluster as this node sees it."""
+        opened, identity = self._open, self.identity
+        return {
+            **self.stage(),
+            "cluster": identity.cluster if identity else None,
+            "address": identity.address if identity else None,
+            "engine": opened.database.abilities.engine,
+            "place": opened.database.place,
+            "schema_version": opened.schema_version,
+            "owner": opened.owner_name(),
+        }
+
+    # -- changes
+
+    def begin(self, name: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """Make this node the first member of a cluster.
+
+        Raises:
+            FailedPreconditionError: it is a member already, or has no address.
+            WaitTimeoutError: it takes long; it goes on.
+        """
+        found = transitions.leftovers(self._settings, self._open.database)
+        transitions.check_beginning(name, found)
+        if dry_run:
+            return {"name": name, "address": self._settings.member_address}
+        schema_version = self._open.schema_version
+        return self._changed(
+            lambda: transitions.begin(self._settings, name, schema_version=schema_version)
+        )
+
+    def join(self, token: JoinToken, *, dry_run: bool = False) -> dict[str, Any]:
+        """Make this node, which holds nothing yet, a member of another node's cluster.
+
+        Raises:
+            FailedPreconditionError: it is a member already, holds something, or has no address.
+            JoinTokenError: the token is refused.
+            WaitTimeoutError: it takes long; it goes on.
+        """
+        found = transitions.leftovers(self._settings, self._open.database)
+        transitions.check_beginning(token.name, found)
+        transitions.check_empty(self._open.database)
+        if dry_run:
+            return {"name": token.name, "address": self._settings.member_address}
+        schema_version = self._open.schema_version
+        return self._changed(
+            lambda: transitions.join(
+                self._settings, self._tokens, token, schema_version=schema_version
+            )
+        )
+
+    def remove(self, name: str, *, force: bool, evict: bool, dry_run: bool = False) -> Member:
+        """Let a member go or throw it out; this node itself asks another one for it.
+
+        Raises:
+            FailedPreconditionError: it is the last one, or is to be evicted while it works.
+        """
+        identity = self.identity
+        if identity is None or name != identity.name or dry_run:
+            return self.membership.remove(name, force=force, evict=evict, dry_run=dry_run)
+        member = self.membership.remove(name, force=True, evict=evict)
+        self.leave()
+        return member
+
+    def leave(self) -> None:
+        """Forget the cluster, in a moment; the node goes on alone, with what it had before."""
+        settings = self._settings
+        self._begin_change(lambda: transitions.forget(settings))
+
+    def note_peers(self, addresses: Sequence[str]) -> None:
+        """Keep where the other members are, for the next start."""
+        identity = self.identity
+        if identity is None:
+            return
+        others = tuple(sorted(address for address in addresses if address != identity.address))
+        if others != tuple(sorted(identity.peers)):
+            changed = Identity(**{**asdict(identity), "peers": others})
+            IdentityFolder(self._settings.state_dir).rewrite(changed)
+            self.identity = changed
+
+    def take_change(self) -> Change | None:
+        """The change that waits, for whoever has closed everything; at most once."""
+        change, self._change = self._change, None
+        return change
+
+    def _begin_change(self, act: Callable[[], Identity | None]) -> Change:
+        with self._changing:
+            if self._change is not None:
+                raise FailedPreconditionError(
+                    "the membership of this node is being changed already",
+                    next_step="try again in a moment",
+                )
+            self._change = change = Change(act)
+        self._reopen.set()
+        return change
+
+    def _changed(self, act: Callable[[], Identity | None]) -> dict[str, Any]:
+        change = self._begin_change(act)
+        try:
+            identity = change.done.result(CHANGES_S)
+        except FutureTimeoutError:
+            raise WaitTimeoutError(
+                f"the membership was not changed within {CHANGES_S:g} s; it goes on",
+                next_step="tidegate cluster show",
+            ) from None
+        return asdict(identity) if identity else {}
