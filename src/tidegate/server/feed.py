@@ -110,6 +110,8 @@ class RouteFeed:
                 if revision != self._latest.revision:
                     self._publish(self._read())
             except TidegateError as error:
+                if self._closed.is_set():
+                    return
                 # Followers keep the routes they have; the next look may succeed.
                 log.warning("routes could not be read", error=str(error))
                 self._closed.wait(WATCH_S)

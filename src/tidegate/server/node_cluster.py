@@ -156,7 +156,8 @@ class NodeCluster:
         """
         found = transitions.leftovers(self._settings, self._open.database)
         transitions.check_beginning(token.name, found)
-        transitions.check_empty(self._open.database)
+        if self._settings.cluster_database is None:
+            transitions.check_empty(self._open.database)
         if dry_run:
             return {"name": token.name, "address": self._settings.member_address}
         schema_version = self._open.schema_version

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 JOIN_PATH: Final = "/peer/join"
 PEER_STATE: Final = "peer"
 ENDS_S: Final = 10.0
-GRACE_S: Final = 5
+GRACE_S: Final = 1
 KEEP_ALIVE_S: Final = 30
 CONNECTIONS_MAX: Final = 4096
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from tidegate.errors import NoOwnerError
 from tidegate.server import processes
 from tidegate.server.processes import Record, SpanFiles
 from tidegate.server.supervision import (
@@ -110,7 +111,8 @@ class Supervisor:
 
         Args:
             folder: for records, events and logs of workers; made when absent.
-            desired: the spans that should run now; called on every tick.
+            desired: the spans that should run now; called on every tick. Raises
+                :class:`NoOwnerError` while that is not known.
             prepare: takes a span's stream rows over under a higher epoch, ends whoever still
                 works on them, and returns the span with that epoch. May raise; then it is tried
                 again later.
@@ -197,6 +199,8 @@ class Supervisor:
         while not self._stopping.is_set():
             try:
                 self._tick(list(self._desired()))
+            except NoOwnerError:
+                pass  # whether anything is to run here is not known; whatever runs goes on
             except Exception:
                 # The wishes could not be read; whatever runs goes on, and the next look may work.
                 log.exception("supervisor tick failed")

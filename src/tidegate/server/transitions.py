@@ -60,13 +60,14 @@ def leftovers(settings: Settings, database: ClusterDatabase) -> Leftovers:
     """What the node finds of itself before it becomes a member."""
     folder = IdentityFolder(settings.state_dir)
     with database.read() as connection:
-        members = [m for m in member_store.read(connection) if m.is_active]
-    others = [member for member in members if not member.is_placeholder]
+        active = [member for member in member_store.read(connection) if member.is_active]
+    # A database that others can reach has their rows, and they are in nobody's way.
+    own = settings.cluster_database is None
     return Leftovers(
         has_certificate=folder.path.exists() and folder.read() is None,
         address=settings.member_address,
         is_replicated=folder.path.exists(),
-        members=max(1, len(members)) if others else 1,
+        members=len(active) if own else 1,
     )
 
 
