@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from cluster_engines.postgres import PostgresEngine
 from cluster_engines.sqlite import SqliteEngine
 from tidegate.cluster.database import ClusterDatabase
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
     from cluster_engines.engine import Engine, Fault
 
-ENGINES: Final[dict[str, type[Engine]]] = {each.name: each for each in (SqliteEngine,)}
+ENGINES: Final[dict[str, type[Engine]]] = {
+    each.name: each for each in (SqliteEngine, PostgresEngine)
+}
 
 
 def engines_with(*faults: Fault) -> list[str]:

@@ -439,6 +439,13 @@ class DqliteLibraryError(ClusterDatabaseError):
     http_status = 500
 
 
+class ClusterDatabaseUnreachableError(ClusterDatabaseError):
+    """No server of the cluster database takes writes, or the connection broke; nothing changed."""
+
+    code = "TG-CDB-004"
+    retryable = True
+
+
 class SchemaVersionError(TidegateError):
     """The cluster database's schema is newer than this program, or has gaps."""
 

@@ -8,7 +8,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,18 +23,14 @@ from tidegate.topology.rules import RoutingRules
 from tidegate.topology.store import TopologyStore
 from tidegate.topology.vschema import VSchema
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 SCHEMA = Schema((*updates.UPDATES, *store_module.UPDATES))
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[ClusterDatabase]:
-    with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as opened:
-        SCHEMA.ensure(opened)
-        yield opened
+def database(cluster_database: ClusterDatabase) -> ClusterDatabase:
+    """On each engine."""
+    SCHEMA.ensure(cluster_database)
+    return cluster_database
 
 
 @pytest.fixture
@@ -199,9 +194,9 @@ def test_a_wait_ends_without_a_change(store: TopologyStore) -> None:
 
 
 def test_a_change_of_another_process_is_seen_within_50_ms(
-    store: TopologyStore, tmp_path: Path
+    store: TopologyStore, cluster_url: str
 ) -> None:
-    with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as other_database:
+    with ClusterDatabase.open(cluster_url) as other_database:
         other = TopologyStore(other_database)
         delays: list[float] = []
         for revision in range(10):
@@ -261,12 +256,12 @@ for _ in range(25):
 
 @pytest.mark.slow
 def test_eight_processes_that_count_up_one_object_lose_no_update(
-    store: TopologyStore, tmp_path: Path
+    store: TopologyStore, cluster_url: str
 ) -> None:
     store.update(with_commerce)
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", INCREMENTER, f"sqlite:///{tmp_path}/cluster.db"],
+            [sys.executable, "-c", INCREMENTER, cluster_url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -9,22 +9,20 @@ import pytest
 
 from make_workflow import workflow
 from tidegate.cluster import updates
-from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.leases import Leases
 from tidegate.cluster.schema import Schema
 from tidegate.errors import AlreadyExistsError, ConflictError, LeaseLostError, NotFoundError
 from tidegate.workflow.store import UPDATES, StepEvent, WorkflowStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from tidegate.cluster.database import ClusterDatabase
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[ClusterDatabase]:
-    with ClusterDatabase.open(f"sqlite:///{tmp_path}/cluster.db") as opened:
-        Schema((*updates.UPDATES, *UPDATES)).ensure(opened)
-        yield opened
+def database(cluster_database: ClusterDatabase) -> ClusterDatabase:
+    """On each engine."""
+    Schema((*updates.UPDATES, *UPDATES)).ensure(cluster_database)
+    return cluster_database
 
 
 def test_two_changes_of_one_version_cannot_both_win(database: ClusterDatabase) -> None:

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 DEFAULT_BUSY_TIMEOUT_S: Final = 10.0
 STORES: Final = {
     "sqlite": ("tidegate.cluster.stores.sqlite", "sqlite:////absolute/path/cluster.db"),
+    "postgresql": (
+        "tidegate.cluster.stores.postgres",
+        "postgresql://USER@HOST,HOST/DATABASE?secret=file:/path",
+    ),
 }
 """By the scheme of the URL: the engine's module, which has ``open_store(url, busy_timeout_s=…)``,
 and how the URL is written."""
@@ -97,7 +101,7 @@ class ClusterDatabase:
             except (DBAPIError, PoolTimeoutError) as error:
                 raise self._store.translated(error) from error
             finally:
-                connection.rollback()
+                _undo(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -119,23 +123,23 @@ class ClusterDatabase:
                 try:
                     yield connection
                 except IntegrityError:
-                    connection.rollback()
+                    _undo(connection)
                     raise
                 except (DBAPIError, PoolTimeoutError) as error:
-                    connection.rollback()
+                    _undo(connection)
                     raise self._store.translated(error) from error
                 except BaseException:
-                    connection.rollback()
+                    _undo(connection)
                     raise
                 failed = self._local.failed
                 assert failed is None, f"a transaction went on after a failed statement: {failed}"
                 try:
                     connection.commit()
                 except IntegrityError:
-                    connection.rollback()
+                    _undo(connection)
                     raise
                 except DBAPIError as error:
-                    connection.rollback()
+                    _undo(connection)
                     raise self._store.translated(error, committing=True) from error
         finally:
             self._local.writing = False
@@ -222,6 +226,14 @@ class ClusterDatabase:
             raise
         self._local.failed = None
         return connection
+
+
+def _undo(connection: Connection) -> None:
+    """Roll back; a connection that is lost has done so already."""
+    try:
+        connection.rollback()
+    except DBAPIError:
+        connection.invalidate()
 
 
 def open_store(url: str, *, busy_timeout_s: float = DEFAULT_BUSY_TIMEOUT_S) -> Store:
