@@ -175,8 +175,10 @@ def _type(given: types.TypeEngine[Any]) -> str:
         (Boolean, "boolean"),
         (String, "text"),
     )
+    # On PostgreSQL text is a domain of the cluster database's own schema.
+    named = getattr(given, "data_type", given)
     for kind, word in words:
-        if isinstance(given, kind):
+        if isinstance(named, kind):
             return word
     raise AssertionError(f"a column of type {given} in the cluster database")
 

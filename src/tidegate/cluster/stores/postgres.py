@@ -40,6 +40,8 @@ from tidegate.errors import (
 from tidegate.secret import redacted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sqlalchemy import Connection, Engine
 
 _CLOCK: Final = (
@@ -101,6 +103,10 @@ class PostgresStore:
         """The time of the server that takes writes, in milliseconds."""
         milliseconds: int = connection.exec_driver_sql(_CLOCK).scalar_one()
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+    def copied(self, label: str) -> Path | None:  # noqa: ARG002 - not a file of this machine
+        """Nothing: a server is not a file of this machine."""
+        return None
 
     def is_passing(self, error: Exception) -> bool:
         """Whether the server is away, starting, no longer the primary, or has no place left."""
