@@ -9,13 +9,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from psycopg import sql
 
 from fix_span import session
 from tidegate.dataplane import streams
-from tidegate.dataplane.model import Direction, SpanOptions, StreamState, TableRule
-from tidegate.engines.postgres import publication, sidecar, slots
+from tidegate.dataplane.model import Direction, Home, SpanOptions, StreamState, TableRule
+from tidegate.engines.postgres import emptying, publication, sidecar, slots
 from tidegate.engines.postgres.connection import server_facts
+from tidegate.engines.postgres.emptying import delete_own, own_rows
 from tidegate.engines.postgres.position import Position, format_lsn, parse_lsn
+from tidegate.topology import vindexes
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
@@ -219,21 +222,36 @@ def test_rule_11_a_change_that_finds_another_row_than_it_should_stops_the_stream
 
 
 KEYED = "CREATE TABLE keyed (k text PRIMARY KEY, v text);"
-HALF = (
-    "INSERT INTO keyed SELECT 'k' || i, 'v' FROM generate_series(1, 60) i"
-    " WHERE (get_byte(decode(md5('k' || i), 'hex'), 0) < 128) = {}"
-)
 
 
-def merged(maker: SpanMaker, source: LocalServer, target: LocalServer) -> tuple[SpanCase, SpanCase]:
-    """Two source shards that flow into one target."""
-    rules = [TableRule("keyed", ("k",), "binary_md5")]
-    low = maker(source, [("0", target)], KEYED, rules, load=HALF.format("true"))
+def half(vindex: str, *, low: bool, count: int = 60) -> list[str]:
+    """Keys whose keyspace ids lie in -80, or in 80-."""
+    keys = [f"k{number}" for number in range(count)]
+    ids = vindexes.create(vindex, vindex, {}).map_many([key.encode() for key in keys])
+    return [key for key, found in zip(keys, ids, strict=True) if (found < b"\x80") is low]
+
+
+def load_of(keys: list[str]) -> str:
+    return f"INSERT INTO keyed SELECT k, 'v' FROM unnest('{{{','.join(keys)}}}'::text[]) AS k;"
+
+
+def merged(
+    maker: SpanMaker,
+    source: LocalServer,
+    target: LocalServer,
+    rule: TableRule,
+    vindex: str,
+    *,
+    count: int = 60,
+) -> tuple[SpanCase, SpanCase]:
+    """Two source shards, spread by a vindex, that flow into one target."""
+    load = load_of(half(vindex, low=True, count=count))
+    low = maker(source, [("0", target)], KEYED, [rule], load=load)
     low.spec = replace(low.spec, source_shard="-80")
     low.at_targets[0].execute("UPDATE _tidegate.stream SET source_shard = '-80'")
     other = maker.make_database(source)
     at, name = session(other), low.spec.slot.replace("_fwd", "_fwd_1")
-    at.execute(KEYED + HALF.format("false"))
+    at.execute(KEYED + load_of(half(vindex, low=False, count=count)))
     sidecar.install(at)
     publication.create(at, name, [TableName.parse("keyed")])
     slots.create(other.endpoint, name)
@@ -243,21 +261,80 @@ def merged(maker: SpanMaker, source: LocalServer, target: LocalServer) -> tuple[
     return low, maker.add(other, [("0", low.targets[0])], spec)
 
 
+@pytest.mark.parametrize("vindex", ["binary_md5", "xxhash"])
+@pytest.mark.parametrize("spread", ["", "binary_md5"])
 def test_rule_13_a_truncate_takes_the_rows_of_its_own_source_only(
-    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+    make_span: SpanMaker,
+    source_server: LocalServer,
+    target_server: LocalServer,
+    vindex: str,
+    spread: str,
 ) -> None:
-    low, high = merged(make_span, source_server, target_server)
+    """The source's vindex tells whose a row is, whatever spreads the rows at the target."""
+    home = Home(("k",), vindex)
+    shard_columns = ("k",) if spread else ()
+    rule = TableRule("keyed", shard_columns, spread, home=home)
+    low, high = merged(make_span, source_server, target_server, rule, vindex, count=3000)
     for case in (low, high):
         case.start()
         case.wait_running()
+    before = low.contents(low.at_targets[0], "keyed")
+    assert len(before) == 3000
     low.at_source.execute("TRUNCATE keyed")
-    low.at_source.execute("INSERT INTO keyed VALUES ('k2', 'again')")
+    again = half(vindex, low=True)[0]
+    low.at_source.execute("INSERT INTO keyed VALUES (%s, 'again')", [again])
     low.catch_up()
     high.catch_up()
     found = low.contents(low.at_targets[0], "keyed")
     kept = low.contents(low.at_source, "keyed") + high.contents(high.at_source, "keyed")
-    assert len(kept) > 10
+    assert len(kept) > 1000
     assert found == sorted(kept, key=str.encode)
+
+
+def test_rule_13_a_truncated_source_is_removed_a_few_blocks_at_a_time_in_one_transaction(
+    make_span: SpanMaker, source_server: LocalServer
+) -> None:
+    rule = TableRule("keyed", home=Home(("k",), "xxhash"))
+    case = make_span(source_server, [("0", source_server)], KEYED, [rule])
+    at = case.at_targets[0]
+    at.execute(load_of([f"k{number}" for number in range(20_000)]))
+    blocks = at.execute("SELECT pg_relation_size('keyed') / 8192").fetchone()
+    assert blocks is not None
+    assert blocks[0] > 50
+    own = own_rows(
+        at,
+        TableName.parse("keyed"),
+        ("k",),
+        "-80",
+        shard_columns=("k",),
+        vindex_type="xxhash",
+        vindex_params={},
+    )
+    assert own.condition is None
+    expected = len(half("xxhash", low=True, count=20_000))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(emptying, "BLOCKS", 7)
+        with at.transaction(force_rollback=True):
+            assert delete_own(at, sql.Identifier("public", "keyed"), own) == expected
+            left = at.execute("SELECT k FROM keyed").fetchall()
+            assert {row[0] for row in left} == set(half("xxhash", low=False, count=20_000))
+    assert at.execute("SELECT count(*) FROM keyed").fetchone() == (20_000,)
+
+
+def test_rule_13_a_table_whose_rows_do_not_tell_their_source_stops_the_stream(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    low, high = merged(make_span, source_server, target_server, TableRule("keyed"), "binary_md5")
+    process = low.start()
+    low.wait_running()
+    high.start()
+    high.wait_running()
+    low.at_source.execute("TRUNCATE keyed")
+    assert process.wait(30) == 3
+    row = next(row for row in low.rows() if row.source_shard == "-80")
+    assert row.state is StreamState.ERROR
+    assert "does not say how to tell them apart" in row.message
+    assert len(low.contents(low.at_targets[0], "keyed")) == 60
 
 
 def way_back(maker: SpanMaker, there: SpanCase) -> SpanCase:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fix_databases import wait_until
 from fix_fleet import move_tables, reshard, switch_request
 from tidegate.errors import (
     FailedPreconditionError,
@@ -230,3 +231,29 @@ def test_reads_of_tables_go_cell_by_cell_and_every_router_reads_where_its_cell_d
     service.cancel(CancelRequest(keyspace="shop", workflow="move"))
     assert moving.topology.read().routing_rules.rules == {}
     assert moving.own_objects() == {}
+
+
+def test_after_a_split_a_truncate_of_one_shard_takes_its_rows_from_the_old_one_only(
+    splitting: Fleet,
+) -> None:
+    """The way back merges: the vindex, which SQL cannot compute, tells whose the rows are."""
+    service = splitting.service
+    splitting.start_workers()
+    service.create(reshard())
+    splitting.wait_running("commerce", "split")
+    service.switch_traffic(switch_request("split", "commerce"))
+    splitting.wait_running("commerce", "split")
+    with splitting.shards["commerce", "-80"].admin() as low:
+        low.execute("TRUNCATE public.orders")
+        low.execute(
+            "INSERT INTO public.orders (customer_id, amount, mark)"
+            " SELECT id, 5, 'after' FROM public.customers LIMIT 1"
+        )
+    query = "SELECT customer_id, amount, mark FROM public.orders"
+    expected = sorted(
+        row for shard in ("-80", "80-") for row in splitting.query("commerce", shard, query)
+    )
+    assert len(expected) > 100
+    wait_until(lambda: sorted(splitting.query("commerce", "0", query)) == expected, 30)
+    splitting.wait_running("commerce", "split")
+    assert service.reverse_traffic(switch_request("split", "commerce")).current_state == AT_SOURCE

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from make_workflow import SHARDED, UUID, split, streams, topology, workflow
-from tidegate.dataplane.model import Direction, TableRule
+from tidegate.dataplane.model import Direction, Home, SpanSpec, TableRule
 from tidegate.errors import FailedPreconditionError
+from tidegate.topology.vschema import VSchema
 from tidegate.workflow import spans
 from tidegate.workflow.model import Phase, Workflow, replication_name
 
@@ -23,9 +27,37 @@ def test_a_split_has_one_span_out_and_one_span_back_from_each_shard() -> None:
         TableRule("orders", ("customer_id",), "hash", {}),
     )
     assert spans.table_rules(found, flow, REVERSE, "-80") == (
-        TableRule("customers"),
-        TableRule("orders"),
+        TableRule("customers", home=Home(("id",), "hash")),
+        TableRule("orders", home=Home(("customer_id",), "hash")),
     )
+    (span,) = [
+        spans.span_spec(found, replace(flow, streams=streams(REVERSE, ("-80", "0"))), REVERSE, s)
+        for s in ("-80",)
+    ]
+    assert SpanSpec.from_json(json.loads(json.dumps(span.to_json()))) == span
+
+
+def test_tables_that_leave_several_shards_tell_their_home_by_the_vindex_they_had_there() -> None:
+    other = VSchema.from_json(
+        {
+            "sharded": True,
+            "vindexes": {"x": {"type": "xxhash"}},
+            "tables": {
+                "customers": {"column_vindexes": [{"column": "name", "name": "x"}]},
+                "orders": {"column_vindexes": [{"column": "mark", "name": "x"}]},
+            },
+        }
+    )
+    found = topology({"commerce": ["-80", "80-"], "shop": ["-80", "80-"]})
+    found = found.with_vschema("commerce", SHARDED).with_vschema("shop", other)
+    flow = workflow(source_shards=("-80", "80-"), target_shards=("-80", "80-"))
+    assert spans.table_rules(found, flow, FORWARD, "-80")[1] == TableRule(
+        "orders", ("mark",), "xxhash", {}, home=Home(("customer_id",), "hash")
+    )
+    assert spans.table_rules(found, flow, REVERSE, "80-")[1] == TableRule(
+        "orders", ("customer_id",), "hash", {}, home=Home(("mark",), "xxhash")
+    )
+    assert spans.table_rules(found, split(("0",), ("-80", "80-")), FORWARD, "0")[0].home is None
 
 
 def test_only_shards_whose_ranges_meet_are_paired() -> None:
@@ -45,7 +77,7 @@ def test_a_reference_table_is_read_from_one_source_only() -> None:
     merge = split(("-80", "80-"), ("0",), tables=("orders", "rates"))
     first = spans.table_rules(found, merge, FORWARD, "-80")
     second = spans.table_rules(found, merge, FORWARD, "80-")
-    assert [rule.table for rule in first] == ["orders", "rates"]
+    assert [(rule.table, rule.alone) for rule in first] == [("orders", False), ("rates", True)]
     assert [rule.table for rule in second] == ["orders"]
     alone = split(("-80", "80-"), ("0",), tables=("rates",))
     assert spans.stream_pairs(found, alone, FORWARD) == (("-80", "0"),)

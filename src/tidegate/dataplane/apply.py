@@ -34,12 +34,11 @@ from tidegate.engines.postgres.stream_row import H_UNKNOWN, Control
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psycopg import sql
-
     from tidegate.dataplane.fanout import Route
     from tidegate.dataplane.reader import Inbox
     from tidegate.dataplane.refetch import Refetcher
     from tidegate.engines.postgres.apply import TableApplier
+    from tidegate.engines.postgres.emptying import OwnRows
     from tidegate.engines.postgres.pgoutput import Change
 
 BEFORE_COMMIT = steps.declare(
@@ -98,7 +97,7 @@ class TargetApplier(threading.Thread):
         epoch: int,
         origin: str,
         control: Control,
-        emptying: Callable[[Route], sql.Composable | None],
+        emptying: Callable[[Route], OwnRows | None],
         on_exact: Callable[[psycopg.Connection], bool],
         on_end: Callable[[], None],
     ) -> None:
@@ -324,14 +323,14 @@ class TargetApplier(threading.Thread):
                 strict = Strict(route.key_places, route.table)
                 strict.add_all(own)
                 exact = strict.sets()
-                condition = self._emptying(route) if exact.truncate else None
-                rows += apply_strict(applier, exact, condition)
+                own_rows = self._emptying(route) if exact.truncate else None
+                rows += apply_strict(applier, exact, own_rows)
                 continue
             soft = Lenient(route.key_places, self._refetcher.donor(route))
             soft.add_all(own)
             sets = soft.sets()
-            condition = self._emptying(route) if sets.truncate else None
-            count, keys = apply_lenient(applier, sets, condition)
+            own_rows = self._emptying(route) if sets.truncate else None
+            count, keys = apply_lenient(applier, sets, own_rows)
             self._refetcher.note(self._conn, applier, route.table, sets, keys)
             rows += count
         return rows

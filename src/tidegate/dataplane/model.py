@@ -46,25 +46,48 @@ class OnDDL(StrEnum):
 
 
 @dataclass(frozen=True)
+class Home:
+    """How a row says which source shard it is from: by the vindex of the source's keyspace."""
+
+    columns: tuple[str, ...]
+    vindex_type: str
+    vindex_params: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Inverse of :func:`dataclasses.asdict`."""
+        return cls(tuple(value["columns"]), value["vindex_type"], dict(value["vindex_params"]))
+
+
+@dataclass(frozen=True)
 class TableRule:
     """One table of a span and how its rows find their target shard.
 
     ``shard_columns`` empty: every row goes to every target (unsharded target, reference table).
+
+    Attributes:
+        home: needed where several source shards feed one target.
+        alone: no other source feeds this table, although others feed the target.
     """
 
     table: str
     shard_columns: tuple[str, ...] = ()
     vindex_type: str = ""
     vindex_params: dict[str, str] = field(default_factory=dict)
+    home: Home | None = None
+    alone: bool = False
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Inverse of :func:`dataclasses.asdict`."""
+        home = value.get("home")
         return cls(
             table=value["table"],
             shard_columns=tuple(value["shard_columns"]),
             vindex_type=value["vindex_type"],
             vindex_params=dict(value["vindex_params"]),
+            home=None if home is None else Home.from_json(home),
+            alone=bool(value.get("alone", False)),
         )
 
 

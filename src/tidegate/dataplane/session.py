@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import psycopg
-    from psycopg import sql
 
     from tidegate.dataplane.fanout import Route
     from tidegate.dataplane.model import SpanSpec, TargetSpec
     from tidegate.dataplane.progress import Progress
     from tidegate.dataplane.streams import StreamRow
+    from tidegate.engines.postgres.emptying import OwnRows
 
 LOCK_TIMEOUT_S = 60.0
 POLL_S = 0.5
@@ -179,7 +179,7 @@ class Session:
             epoch=self._spec.epoch,
             origin=self._spec.own_origin,
             control=control,
-            emptying=self._emptying(self._watched[place]),
+            emptying=self._emptying(conn),
             on_exact=lambda conn: self._exact(conn, target),
             on_end=self._event.set,
         )
@@ -199,9 +199,9 @@ class Session:
             found[route.table].prepare()
         return found
 
-    def _emptying(self, conn: psycopg.Connection) -> Callable[[Route], sql.Composable | None]:
+    def _emptying(self, conn: psycopg.Connection) -> Callable[[Route], OwnRows | None]:
         count = len(streams.read_streams(conn, self._spec.workflow_uuid, self._spec.direction))
-        return lambda route: source_tables.emptying(route, self._spec, streams=count)
+        return lambda route: source_tables.emptying(route, self._spec, conn, streams=count)
 
     def _exact(self, conn: psycopg.Connection, target: TargetSpec) -> bool:
         """In the applier's thread, between transactions: the stream has passed H."""

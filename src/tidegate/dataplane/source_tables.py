@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tidegate.dataplane.fanout import Locator, Route
@@ -18,10 +17,9 @@ from tidegate.engines.postgres import copy as wire
 from tidegate.engines.postgres import split
 from tidegate.engines.postgres.apply_tables import unique_columns
 from tidegate.engines.postgres.catalog import key_columns, read_tables, require_tables
+from tidegate.engines.postgres.emptying import own_rows
 from tidegate.errors import FailedPreconditionError
-from tidegate.topology.keyrange import sql_in_key_range
 from tidegate.topology.names import TableName
-from tidegate.topology.shardspec import shard_key_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 
     from tidegate.dataplane.model import SpanSpec
     from tidegate.engines.postgres.catalog import Column, Table
+    from tidegate.engines.postgres.emptying import OwnRows
 
 type Observation = dict[str, dict[str, Any]]
 
@@ -173,28 +172,34 @@ def _routing(
     )
 
 
-def emptying(route: Route, spec: SpanSpec, *, streams: int) -> sql.Composable | None:
-    """What a TRUNCATE at the source means at a target: a condition on ``t``, or everything.
+def emptying(
+    route: Route, spec: SpanSpec, target: psycopg.Connection, *, streams: int
+) -> OwnRows | None:
+    """What a TRUNCATE at the source means at a target: the rows of this source, or everything.
 
-    With more than one stream only the rows of this source shard are meant (rule 13).
+    With more than one stream only the rows of this source shard are meant (rule 13), which the
+    vindex of the source's keyspace tells.
 
     Raises:
-        FailedPreconditionError: they cannot be told from the others in SQL.
+        FailedPreconditionError: they cannot be told from the others.
     """
-    if streams <= 1:
+    rule = next(rule for rule in spec.tables if rule.table == route.table)
+    if streams <= 1 or rule.alone:
         return None
-    locator = route.locator
-    expression = None
-    if locator is not None:
-        columns = [
-            (sql.Identifier("t", c.name).as_string(None), c.type_name) for c in locator.columns
-        ]
-        expression = locator.vindex.sql_keyspace_id(columns)
-    if expression is None:
+    if rule.home is None:
         raise FailedPreconditionError(
             f"table {route.table} was truncated at {spec.source_keyspace}/{spec.source_shard}, but"
-            " the target holds rows of other source shards that cannot be told apart",
-            next_step="delete the rows at the target by hand, or create the workflow again",
+            " the target holds rows of other source shards, and the vschema of the source does not"
+            " say how to tell them apart",
+            next_step="give the table a primary vindex in that vschema, then start the workflow",
             table=route.table,
         )
-    return sql.SQL(sql_in_key_range(f"({expression})", shard_key_range(spec.source_shard)))
+    return own_rows(
+        target,
+        TableName.parse(route.table),
+        route.key,
+        spec.source_shard,
+        shard_columns=rule.home.columns,
+        vindex_type=rule.home.vindex_type,
+        vindex_params=rule.home.vindex_params,
+    )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.dataplane.model import Direction, SpanOptions, SpanSpec, TableRule, TargetSpec
+from tidegate.dataplane.model import Direction, Home, SpanOptions, SpanSpec, TableRule, TargetSpec
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.vschema import TableKind
 from tidegate.workflow.model import Phase, replication_name
@@ -62,15 +62,29 @@ def table_rules(
         reference = spec is not None and spec.kind is TableKind.REFERENCE
         if reference or (whole and _is_reference(snapshot, workflow, direction, table)):
             if _reads_reference(snapshot, workflow, direction, source_shard, table):
-                rules.append(TableRule(table))
-        elif whole or spec is None or spec.primary_vindex is None:
-            rules.append(TableRule(table))
+                rules.append(TableRule(table, alone=True))
+            continue
+        home = _home(snapshot, workflow, direction, table)
+        if whole or spec is None or spec.primary_vindex is None:
+            rules.append(TableRule(table, home=home))
         else:
             vindex = vschema.vindexes[spec.primary_vindex.name]
-            rules.append(
-                TableRule(table, spec.primary_vindex.columns, vindex.type, dict(vindex.params))
-            )
+            params = dict(vindex.params)
+            columns = spec.primary_vindex.columns
+            rules.append(TableRule(table, columns, vindex.type, params, home=home))
     return tuple(rules)
+
+
+def _home(snapshot: Snapshot, workflow: Workflow, direction: Direction, table: str) -> Home | None:
+    """How rows of a table tell which of several source shards they are from."""
+    if len(workflow.shards(direction)[0]) < 2:
+        return None
+    vschema = snapshot.vschema(workflow.keyspaces(direction)[0])
+    spec = vschema.tables.get(table)
+    if spec is None or spec.primary_vindex is None:
+        return None
+    vindex = vschema.vindexes[spec.primary_vindex.name]
+    return Home(spec.primary_vindex.columns, vindex.type, dict(vindex.params))
 
 
 def _is_reference(snapshot: Snapshot, workflow: Workflow, direction: Direction, table: str) -> bool:

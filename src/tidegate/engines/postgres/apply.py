@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 
 from tidegate.engines.postgres import rows
+from tidegate.engines.postgres.emptying import delete_own
 from tidegate.engines.postgres.pgoutput import unpacked
 from tidegate.engines.postgres.rowsets import key_fields, key_getter
 from tidegate.errors import DivergenceError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from tidegate.engines.postgres.apply_tables import TargetTable
+    from tidegate.engines.postgres.emptying import OwnRows
     from tidegate.engines.postgres.pgoutput import AnyRow
     from tidegate.engines.postgres.rowsets import LenientSets, Present, StrictSets
 
@@ -81,11 +83,10 @@ class TableApplier:
 
     # emptying and deleting
 
-    def empty(self, condition: sql.Composable | None) -> None:
-        """Remove all rows, or those the condition on ``t`` names."""
-        if condition is not None:
-            query = sql.SQL("DELETE FROM ONLY {} AS t WHERE {}")
-            self._conn.execute(query.format(self._table.relation, condition))
+    def empty(self, own: OwnRows | None) -> None:
+        """Remove all rows, or those of one source shard."""
+        if own is not None:
+            delete_own(self._conn, self._table.relation, own)
             return
         referenced = self._conn.execute(
             "SELECT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = "
@@ -347,7 +348,7 @@ class MismatchError(Exception):
         )
 
 
-def apply_strict(applier: TableApplier, sets: StrictSets, empty: sql.Composable | None) -> int:
+def apply_strict(applier: TableApplier, sets: StrictSets, empty: OwnRows | None) -> int:
     """Apply one table's changes after H; returns the number of rows touched.
 
     Raises:
@@ -380,7 +381,7 @@ def apply_strict(applier: TableApplier, sets: StrictSets, empty: sql.Composable 
 
 
 def apply_lenient(
-    applier: TableApplier, sets: LenientSets, empty: sql.Composable | None
+    applier: TableApplier, sets: LenientSets, empty: OwnRows | None
 ) -> tuple[int, list[list[str]]]:
     """Apply one table's changes before H as upserts and deletes-if-there.
 
