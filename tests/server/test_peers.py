@@ -115,7 +115,9 @@ def test_a_member_of_another_cluster_is_refused(tmp_path: Path, address: str) ->
 def test_a_membership_is_kept_whole_or_not_at_all(tmp_path: Path, authority: Pair) -> None:
     folder = IdentityFolder(tmp_path)
     assert folder.read() is None
-    identity = Identity("uuid", 3, "b", "127.0.0.1:1", Engine.CONFIGURED, ("127.0.0.1:2",))
+    identity = Identity(
+        "uuid", 3, "b", "127.0.0.1:1", Engine.SHARED, "sqlite:////x", ("127.0.0.1:2",)
+    )
     own = certificates.make_member(authority, "b", NOW)
     folder.prepare(identity, authority, own)
     assert folder.read() is None

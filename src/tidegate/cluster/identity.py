@@ -35,8 +35,8 @@ class Engine(StrEnum):
     """Where a member finds the cluster database."""
 
     DQLITE = "dqlite"
-    CONFIGURED = "configured"
-    """By the setting ``cluster_database``, as without a membership."""
+    SHARED = "shared"
+    """At a URL that all members reach; the setting ``cluster_database`` may say another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Identity:
         name: of the member.
         address: HOST:PORT on which its peers reach it.
         engine: of the cluster database.
+        database: its URL, without a password, where all members share one.
         peers: addresses of members known when this was written, where to begin looking.
     """
 
@@ -57,6 +58,7 @@ class Identity:
     name: str
     address: str
     engine: Engine
+    database: str | None = None
     peers: tuple[str, ...] = ()
 
     @property
@@ -92,6 +94,7 @@ class IdentityFolder:
                 name=str(found["name"]),
                 address=str(found["address"]),
                 engine=Engine(found["engine"]),
+                database=found["database"],
                 peers=tuple(map(str, found["peers"])),
             )
         except FileNotFoundError:

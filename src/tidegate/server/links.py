@@ -38,6 +38,7 @@ from tidegate.server.peers import PeerGate, PeerServer
 from tidegate.server.runtime import Condition, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import ExitStack
 
     from starlette.types import ASGIApp
@@ -105,7 +106,7 @@ class Links:
         while True:
             try:
                 self._announce()
-                return ClusterDatabase.open(self._settings.cluster_database_url)
+                return ClusterDatabase.open(self._url())
             except ClusterDatabaseError as error:
                 if self._identity is None:
                     raise
@@ -113,6 +114,12 @@ class Links:
                 self._runtime.condition = Condition(Stage.STARTING, error.message)
             if give_up.wait(DATABASE_AGAIN_S):
                 return None
+
+    def _url(self) -> str:
+        settings, identity = self._settings, self._identity
+        if settings.cluster_database is None and identity is not None and identity.database:
+            return identity.database
+        return settings.cluster_database_url
 
     def _announce(self) -> None:
         """Tell a member that this one is up, so that one that has just been let in counts."""
@@ -130,25 +137,16 @@ class Links:
             else:
                 return
 
-    def serve(
-        self,
-        database: ClusterDatabase,
-        *,
-        schema_version: int,
-        ownership: Ownership | None,
-        stack: ExitStack,
-    ) -> None:
-        """The cluster database is open: answer for the members, and be one.
+    def begin(self, database: ClusterDatabase, schema_version: int, stack: ExitStack) -> Membership:
+        """The cluster database is open, and its schema perhaps not in step: answer for members.
 
         Args:
             database: the cluster's.
             schema_version: what this program knows.
-            ownership: of a node that may be owner; None while it waits for others.
             stack: ends it.
         """
         identity = self._identity
         self._leases = Leases(database)
-        self._ownership = ownership
         self._membership = Membership(
             database,
             store=MemberStore(database),
@@ -161,14 +159,19 @@ class Links:
             database, self._membership, schema_version, self.owner_name
         )
         stack.callback(self._close)
-        if identity is not None and ownership is not None:
-            rounds = Rounds(self._membership, ownership)
+        return self._membership
+
+    def stand(self, ownership: Ownership, stack: ExitStack) -> None:
+        """The node may be owner from now on, and do the rounds of one."""
+        self._ownership = ownership
+        if self._identity is not None and self._membership is not None:
+            rounds = Rounds(self._membership, ownership, on_evicted=self._runtime.reopen.set)
             rounds.start()
             stack.callback(rounds.stop)
 
     def _close(self) -> None:
         self._runtime.cluster.opened = None
-        self._membership = None
+        self._membership = self._ownership = None
 
     # -- who owns, who is out
 
@@ -224,10 +227,17 @@ class Links:
 
 
 class Rounds:
-    """What the owner does for all members again and again: heartbeats, then roles."""
+    """What is done for the members again and again: by the owner heartbeats, then roles.
 
-    def __init__(self, membership: Membership, ownership: Ownership) -> None:
+    Every member looks whether it was evicted; then it has to be opened again, which fails with the
+    reason.
+    """
+
+    def __init__(
+        self, membership: Membership, ownership: Ownership, *, on_evicted: Callable[[], None]
+    ) -> None:
         self._membership = membership
+        self._on_evicted = on_evicted
         self._ownership = ownership
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="members", daemon=True)
@@ -243,15 +253,17 @@ class Rounds:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            if self._ownership.believed.standing is Standing.OWNER:
-                try:
+            try:
+                if self._membership.is_evicted(self._membership.identity.name):
+                    self._on_evicted()
+                elif self._ownership.believed.standing is Standing.OWNER:
                     self._membership.beat()
                     self._membership.rebalance()
-                except TidegateError as error:
-                    log.warning("members not looked after", error=str(error))
-                except Exception:
-                    # The next round may work; without rounds everybody would look offline.
-                    log.exception("round failed")
+            except TidegateError as error:
+                log.warning("members not looked after", error=str(error))
+            except Exception:
+                # The next round may work; without rounds everybody would look offline.
+                log.exception("round failed")
             self._stopping.wait(HEARTBEAT_S)
 
 

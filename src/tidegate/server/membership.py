@@ -94,6 +94,7 @@ class Acceptance:
     member_id: int
     cluster: str
     engine: str
+    database: str | None
     certificate: bytes
     authority: Pair
     peers: tuple[str, ...]
@@ -231,6 +232,7 @@ class Membership:
             member.id,
             identity.cluster,
             str(identity.engine),
+            identity.database,
             certificate,
             authority,
             tuple(m.address for m in members if m.is_active),

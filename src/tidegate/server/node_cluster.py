@@ -141,10 +141,7 @@ class NodeCluster:
         transitions.check_beginning(name, found)
         if dry_run:
             return {"name": name, "address": self._settings.member_address}
-        schema_version = self._open.schema_version
-        return self._changed(
-            lambda: transitions.begin(self._settings, name, schema_version=schema_version)
-        )
+        return self._changed(lambda: transitions.begin(self._settings, name))
 
     def join(self, token: JoinToken, *, dry_run: bool = False) -> dict[str, Any]:
         """Make this node, which holds nothing yet, a member of another node's cluster.
@@ -210,6 +207,7 @@ class NodeCluster:
                 )
             self._change = change = Change(act)
         self._reopen.set()
+        self.look_again.set()
         return change
 
     def _changed(self, act: Callable[[], Identity | None]) -> dict[str, Any]:

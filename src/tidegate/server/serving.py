@@ -26,9 +26,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import uvicorn
 
+from tidegate.cluster.cluster import Cluster, NewSchema
+from tidegate.cluster.extensions import Extensions
 from tidegate.cluster.identity import IdentityFolder
-from tidegate.cluster.schema import Schema
+from tidegate.cluster.members import PLACEHOLDER
 from tidegate.errors import InvalidArgumentError, NodeRunningError, TidegateError
+from tidegate.server.api_extensions import API_EXTENSIONS
 from tidegate.server.app import create_app
 from tidegate.server.links import Links
 from tidegate.server.metrics import Metrics
@@ -41,7 +44,9 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from tidegate.cluster.identity import Identity
     from tidegate.server.config import Settings
+    from tidegate.server.membership import Membership
 
 BACKLOG: Final = 1024
 GRACE_S: Final = 20
@@ -49,6 +54,8 @@ GRACE_S: Final = 20
 OPENS_AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0)
 """Pauses between attempts of a member to open what is below the API; the last one repeats."""
 ENDS_S: Final = 120.0
+LOOKS_AGAIN_S: Final = 5.0
+"""Between two looks of a node that waits for others to be upgraded."""
 
 log = structlog.get_logger("tidegate.node")
 
@@ -86,6 +93,7 @@ class Below:
         """Close everything; bounded."""
         self._stopping.set()
         self._runtime.reopen.set()
+        self._runtime.cluster.look_again.set()
         self._thread.join(ENDS_S)
 
     def _run(self) -> None:
@@ -139,15 +147,16 @@ class Below:
             if database is None:
                 return
             stack.callback(database.close)
-            version = Schema(UPDATES).ensure(database)
-            log.info("cluster database open", place=database.place, found_schema_version=version)
-            holder = holder_name(identity.name if identity is not None else socket.gethostname())
+            program = Cluster(Extensions.of(API_EXTENSIONS), NewSchema(UPDATES), database=database)
+            membership = links.begin(database, program.schema_version, stack)
+            if not self._in_step(program, identity, membership, links):
+                return
+            log.info("cluster database open", place=database.place)
+            holder = holder_name(identity.name if identity else socket.gethostname())
             names = Names(holder, change_holder(settings, holder))
             node = Node.open(settings, runtime.tokens, database, names)
             stack.callback(node.close)
-            links.serve(
-                database, schema_version=len(UPDATES), ownership=node.ownership, stack=stack
-            )
+            links.stand(node.ownership, stack)
             runtime.condition = Condition(
                 Stage.READY,
                 services=node.services,
@@ -155,9 +164,46 @@ class Below:
                 owner=links.owner,
             )
             self._tried.set()
+            membership.tell_upgraded()
             runtime.reopen.wait()
             runtime.condition = Condition(Stage.STOPPING, "it is being closed", owner=links.owner)
             node.services.feed.close()
+
+    def _in_step(
+        self, program: Cluster, identity: Identity | None, membership: Membership, links: Links
+    ) -> bool:
+        """Wait until all members know what this program knows; False when told to close.
+
+        It is looked at again when another member says that it was upgraded, and without being
+        told every few seconds, since such a word may be lost.
+
+        Raises:
+            TidegateError: a member is newer, or the versions do not fit together.
+        """
+        runtime = self._runtime
+        while not runtime.reopen.is_set():
+            runtime.cluster.look_again.clear()
+            if identity is None:
+                decision = program.ensure_schema(PLACEHOLDER, runtime.settings.state_dir)
+            else:
+                decision = program.ensure_schema(
+                    identity.address, runtime.settings.state_dir, name=identity.name
+                )
+            if decision.is_ready:
+                return True
+            condition = Condition(
+                Stage.WAITING,
+                "other members are to be upgraded",
+                waits_for=decision.names,
+                members=sum(entry.member.is_active for entry in membership.list()),
+                owner=links.owner,
+            )
+            if condition.waits_for != runtime.condition.waits_for:
+                log.info("waiting for members to be upgraded", members=list(decision.names))
+            runtime.condition = condition
+            self._tried.set()
+            runtime.cluster.look_again.wait(LOOKS_AGAIN_S)
+        return False
 
 
 class _Server(uvicorn.Server):

@@ -12,14 +12,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-import tidegate
 from tidegate import steps
 from tidegate.cluster import certificates, member_store
 from tidegate.cluster.certificates import Pair
 from tidegate.cluster.database import ClusterDatabase
-from tidegate.cluster.extensions import Extensions
 from tidegate.cluster.identity import Engine, Identity, IdentityFolder
-from tidegate.cluster.members import MemberState, Role
 from tidegate.cluster.membership import Leftovers, check_beginning
 from tidegate.errors import FailedPreconditionError
 from tidegate.server.api_extensions import API_EXTENSIONS
@@ -85,7 +82,7 @@ def check_empty(database: ClusterDatabase) -> None:
         )
 
 
-def begin(settings: Settings, name: str, *, schema_version: int) -> Identity:
+def begin(settings: Settings, name: str) -> Identity:
     """Make the node the first member, where its cluster database is one that others can reach.
 
     The database stays where it is, and only gets a named member.
@@ -97,45 +94,28 @@ def begin(settings: Settings, name: str, *, schema_version: int) -> Identity:
         member_id=FIRST_ID,
         name=name,
         address=settings.member_address,
-        engine=Engine.CONFIGURED,
+        engine=Engine.SHARED,
+        database=settings.cluster_database,
     )
     authority = certificates.make_authority(identity.cluster, now)
     own = certificates.make_member(authority, name, now)
     with ClusterDatabase.open(settings.cluster_database_url) as database:
-        identity = name_first(database, identity, own, schema_version=schema_version)
+        identity = name_first(database, identity, own)
     folder = IdentityFolder(settings.state_dir)
     folder.prepare(identity, authority, own)
     folder.commit()
     return identity
 
 
-def name_first(
-    database: ClusterDatabase, identity: Identity, own: Pair, *, schema_version: int
-) -> Identity:
-    """Give the one member row a name and an address, or add it; the identity with its id."""
+def name_first(database: ClusterDatabase, identity: Identity, own: Pair) -> Identity:
+    """Give the one member row a name and an address; the identity with its id."""
     fingerprint = certificates.fingerprint(own.certificate)
     with database.transaction() as connection:
-        now = database.now(connection)
-        rows = [row for row in member_store.read(connection) if row.is_active]
-        if not rows:
-            member = member_store.insert(
-                connection,
-                name=identity.name,
-                address=identity.address,
-                schema_version=schema_version,
-                extensions=Extensions.of(API_EXTENSIONS),
-                binary_version=tidegate.__version__,
-                now=now,
-                role=Role.VOTER,
-                state=MemberState.ACTIVE,
-                fingerprint=fingerprint,
-            )
-        else:
-            (before,) = rows
-            after = replace(
-                before, name=identity.name, address=identity.address, fingerprint=fingerprint
-            )
-            member = member_store.write(connection, before, after)
+        (before,) = [row for row in member_store.read(connection) if row.is_active]
+        after = replace(
+            before, name=identity.name, address=identity.address, fingerprint=fingerprint
+        )
+        member = member_store.write(connection, before, after)
     steps.reached(NAMED)
     return replace(identity, member_id=member.id)
 
@@ -163,6 +143,7 @@ def join(settings: Settings, tokens: Tokens, token: JoinToken, *, schema_version
         name=token.name,
         address=settings.member_address,
         engine=Engine(answer["engine"]),
+        database=answer["database"],
         peers=tuple(map(str, answer["peers"])),
     )
     authority = Pair(

@@ -56,6 +56,7 @@ def join(node: ClusterNode, body: JoinBody) -> Json:
             "member_id": accepted.member_id,
             "cluster": accepted.cluster,
             "engine": accepted.engine,
+            "database": accepted.database,
             "certificate": accepted.certificate.decode(),
             "authority_certificate": accepted.authority.certificate.decode(),
             "authority_key": accepted.authority.key.decode(),
