@@ -6,16 +6,21 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
+from fix_databases import wait_until
 from fix_fleet import move_tables, switch_request
 from tidegate.cli.workflow_verbs import status_text
 from tidegate.errors import InvalidArgumentError
+from tidegate.server.slot_watch import SlotWatch
 from tidegate.workflow.requests import CancelRequest
+from tidegate.workflow.store import WorkflowStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fix_fleet import Fleet
+    from tidegate.engines.postgres.local import LocalServer
     from tidegate.workflow.status import WorkflowStatus
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -94,3 +99,65 @@ def test_slots_of_both_directions_show_what_they_keep(moving: Fleet) -> None:
         assert slot.disk_free_bytes is not None
         assert slot.retained_bytes < slot.limit_bytes
     assert "(half of the room there was)" in for_eyes(status)
+
+
+def test_a_slot_whose_stream_a_person_stopped_raises_the_alarm_and_is_kept(moving: Fleet) -> None:
+    watch = SlotWatch(moving.topology, WorkflowStore(moving.database))
+    moving.start_workers()
+    moving.service.create(move_tables(log_budget_bytes=BUDGET))
+    moving.wait_running("shop", "move")
+    flow = moving.service.show("shop", "move")
+    watch.look()
+    (seen,) = watch.observed()
+    assert (seen.workflow, seen.slot.source, seen.slot.alarm) == ("shop.move", "commerce/0", "")
+    moving.service.stop("shop", "move")
+    wait_until(lambda: moving.supervisor is not None and not moving.supervisor.status(), 60)
+    moving.query("commerce", "0", f"WITH made AS ({MUCH} RETURNING 1) SELECT count(*) FROM made")
+    with capture_logs() as said:
+        watch.look()
+        watch.look()
+    (event,) = [entry for entry in said if entry["event"] == "log retention alarm"]
+    assert (event["workflow"], event["source"], event["log_level"]) == (
+        "shop.move",
+        "commerce/0",
+        "error",
+    )
+    assert "cancel" in event["next_step"]
+    (alarm,) = watch.alarms(flow.uuid)
+    assert "the budget for it is 32.0 MiB" in alarm
+    status = moving.service.status("shop", "move")
+    assert status.phase == "alarm"
+    (slot,) = status.slots
+    assert not slot.lost
+    assert not slot.active
+    assert "alarm at commerce/0" in for_eyes(status)
+
+    moving.service.start("shop", "move", log_budget_bytes=1024 * MIB)
+    moving.wait_running("shop", "move")
+    moving.wait_equal("commerce", "shop", 60)
+    with capture_logs() as said:
+        watch.look()
+    assert [entry["event"] for entry in said] == ["log retention alarm ended"]
+    assert watch.alarms(flow.uuid) == []
+
+
+def test_a_watch_keeps_what_it_saw_of_a_source_that_is_away(
+    moving: Fleet, source_server: LocalServer
+) -> None:
+    watch = SlotWatch(moving.topology, WorkflowStore(moving.database))
+    moving.service.create(move_tables(log_budget_bytes=BUDGET, auto_start=False))
+    moving.query("commerce", "0", f"WITH made AS ({MUCH} RETURNING 1) SELECT count(*) FROM made")
+    watch.look()
+    (seen,) = watch.observed()
+    assert seen.slot.alarm
+    for session in moving.observers.values():
+        session.close()
+    source_server.stop("immediate")
+    try:
+        watch.look()
+        assert watch.observed() == [seen]
+    finally:
+        source_server.start()
+    moving.service.cancel(CancelRequest(keyspace="shop", workflow="move"))
+    watch.look()
+    assert watch.observed() == []

@@ -70,7 +70,8 @@ def until_running(
         in_step = in_step and not any(
             s["pending"] for s in status["streams"] if s["state"] == "Running"
         )
-        return status, in_step or status["phase"] == "stopped"
+        idle = all(s["state"] == "Stopped" for s in status["streams"])
+        return status, in_step or (idle and status["phase"] in {"stopped", "alarm"})
 
     return _follow(look, again, f"workflow {workflow}", timeout_s)
 

@@ -43,7 +43,9 @@ LIST_COLUMNS = (
     Column("TYPE", "type"),
     Column("FROM", "source"),
     Column("TO", "target"),
-    Column("PHASE", lambda item: item["operation"] or item["phase"]),
+    Column(
+        "PHASE", lambda item: item["operation"] or ("alarm" if item["alarms"] else item["phase"])
+    ),
     Column("TRAFFIC", "traffic"),
     Column("TABLES", "tables", wide=True),
     Column("CREATED", "created_at", wide=True),

@@ -14,6 +14,7 @@ import psycopg
 from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.connection import connect, server_facts
 from tidegate.errors import TidegateError
+from tidegate.server.slot_watch import NEXT_STEP
 from tidegate.topology.connections import Endpoint, redacted
 from tidegate.workflow.model import replication_name
 
@@ -47,7 +48,11 @@ def examine(services: Services) -> dict[str, Any]:
         "databases": databases,
         "slots": ranked,
         "spans": spans,
-        "findings": [*_findings(databases, ranked, spans), *_unfinished(workflows)],
+        "findings": [
+            *_findings(databases, ranked, spans),
+            *_unfinished(workflows),
+            *_alarms(services),
+        ],
     }
 
 
@@ -163,6 +168,19 @@ def _of_span(span: dict[str, Any]) -> dict[str, str] | None:
             "tidegate workflow status",
         )
     return None
+
+
+def _alarms(services: Services) -> list[dict[str, str]]:
+    """Slots that keep too much log, as the watch saw them last."""
+    return [
+        _finding(
+            "error",
+            f"slot {each.slot.slot} of workflow {each.workflow}: {each.slot.alarm}",
+            NEXT_STEP,
+        )
+        for each in services.slots.observed()
+        if each.slot.alarm
+    ]
 
 
 def _unfinished(workflows: list[Workflow]) -> list[dict[str, str]]:

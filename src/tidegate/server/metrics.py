@@ -69,3 +69,24 @@ class Metrics:
         for router in self._services.routers.heard().routers:
             behind.add_metric([router.name], float(max(0, revision - router.revision)))
         yield from (up, held, failures, ends, routes, behind)
+        yield from self._slots()
+
+    def _slots(self) -> Iterator[Metric]:
+        """As the slots were seen last, half a minute ago at most."""
+        labels = ["workflow", "source", "slot"]
+        retained = GaugeMetricFamily(
+            "tidegate_slot_retained_bytes", "Log the source keeps for the slot.", labels=labels
+        )
+        limit = GaugeMetricFamily(
+            "tidegate_slot_limit_bytes", "So much log is an alarm, where known.", labels=labels
+        )
+        alarm = GaugeMetricFamily(
+            "tidegate_slot_alarm", "The log kept has reached its limit.", labels=labels
+        )
+        for each in self._services.slots.observed():
+            place = [each.workflow, each.slot.source, each.slot.slot]
+            retained.add_metric(place, float(each.slot.retained_bytes))
+            alarm.add_metric(place, float(bool(each.slot.alarm)))
+            if each.slot.limit_bytes is not None:
+                limit.add_metric(place, float(each.slot.limit_bytes))
+        yield from (retained, limit, alarm)

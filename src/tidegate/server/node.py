@@ -39,6 +39,7 @@ from tidegate.router.hook import RouteHook
 from tidegate.router.sources import StoreSource
 from tidegate.server.feed import RouteFeed
 from tidegate.server.services import Services
+from tidegate.server.slot_watch import SlotWatch
 from tidegate.server.supervisor import DesiredSpan, Supervisor
 from tidegate.server.takeover import take_over
 from tidegate.server.tenants import TenantRuns
@@ -132,6 +133,7 @@ class Node:
             supervisor=supervisor,
             feed=feed,
             routers=reports,
+            slots=SlotWatch(self._store, self._records, is_wanted=self._is_owner),
             ready=self._not_ready,
         )
         if settings.on_route_change:
@@ -147,6 +149,12 @@ class Node:
         runs = TenantRuns(tenants, database, holder=names.holder, is_owner=self._is_owner)
         runs.start()
         stack.callback(runs.stop)
+        self.services.slots.start()
+        stack.callback(self.services.slots.close)
+        self._start_recovery(stack)
+
+    def _start_recovery(self, stack: ExitStack) -> None:
+        """Take up what a crash left, in a thread that ends with the node."""
         self._recovery = threading.Thread(target=self._recover, name="recovery", daemon=True)
         stack.callback(self._recovery.join, RECOVERY_ENDS_S)
         stack.callback(self._wake.set)

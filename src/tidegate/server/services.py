@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tidegate.dataplane.model import Direction, SpanSpec
     from tidegate.server.config import Settings
     from tidegate.server.feed import RouteFeed
+    from tidegate.server.slot_watch import SlotWatch
     from tidegate.server.supervisor import Supervisor
     from tidegate.server.tokens import Tokens
     from tidegate.topology.followers import RouterReports
@@ -64,6 +65,7 @@ class Services:
     supervisor: Supervisor
     feed: RouteFeed
     routers: RouterReports
+    slots: SlotWatch
     ready: Callable[[], str | None]
     """None when the node can take work, else what is missing."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

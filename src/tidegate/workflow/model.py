@@ -153,6 +153,14 @@ class Workflow:
         """How people name it: ``keyspace.workflow``."""
         return f"{self.target_keyspace}.{self.name}"
 
+    def places(self) -> list[tuple[str, str]]:
+        """(keyspace, shard) of every shard it uses, sorted."""
+        sides = (
+            (self.source_keyspace, self.source_shards),
+            (self.target_keyspace, self.target_shards),
+        )
+        return sorted({(keyspace, shard) for keyspace, shards in sides for shard in shards})
+
     def keyspaces(self, direction: Direction) -> tuple[str, str]:
         """(source, target) keyspace of a direction."""
         pair = (self.source_keyspace, self.target_keyspace)

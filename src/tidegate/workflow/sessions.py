@@ -40,15 +40,10 @@ def endpoint_of(snapshot: Snapshot, keyspace: str, shard: str) -> Endpoint:
 
 def endpoints_of(snapshot: Snapshot, workflow: Workflow) -> list[Endpoint]:
     """Where the primaries of a workflow's shards are; those that have none are left out."""
-    sides = (
-        (workflow.source_keyspace, workflow.source_shards),
-        (workflow.target_keyspace, workflow.target_shards),
-    )
     found = []
-    for keyspace, shards in sides:
-        for shard in shards:
-            with suppress(TidegateError):
-                found.append(endpoint_of(snapshot, keyspace, shard))
+    for keyspace, shard in workflow.places():
+        with suppress(TidegateError):
+            found.append(endpoint_of(snapshot, keyspace, shard))
     return found
 
 

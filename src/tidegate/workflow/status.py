@@ -134,6 +134,8 @@ class WorkflowStatus:
             return "error"
         if any(s.state in {StreamState.INIT, StreamState.COPYING} for s in active):
             return "copying"
+        if any(slot.alarm for slot in self.slots):
+            return "alarm"
         if self.state.writes_switched:
             return "switched"
         return "running" if active else "stopped"
@@ -181,12 +183,12 @@ def read_status(
     tables: list[TableCopy] = []
     kept: list[SlotStatus] = []
     unreachable: dict[str, str] = {}
-    for keyspace, shard in _shards(workflow):
+    for keyspace, shard in workflow.places():
         try:
             session = sessions.get(keyspace, shard)
             found += stream_statuses(session, workflow)
             tables += _table_copies(session, workflow, partial(_share, snapshot, workflow))
-            kept += _slots(session, workflow, keyspace, shard, room=room)
+            kept += slot_statuses(session, workflow, keyspace, shard, room=room)
         except TidegateError as error:
             unreachable[f"{keyspace}/{shard}"] = error.message
     return WorkflowStatus(
@@ -198,14 +200,6 @@ def read_status(
         vdiff_age_s=vdiff_age_s,
         unreachable=unreachable,
     )
-
-
-def _shards(workflow: Workflow) -> list[tuple[str, str]]:
-    sides = (
-        (workflow.source_keyspace, workflow.source_shards),
-        (workflow.target_keyspace, workflow.target_shards),
-    )
-    return sorted({(keyspace, shard) for keyspace, shards in sides for shard in shards})
 
 
 def stream_statuses(session: Connection[TupleRow], workflow: Workflow) -> list[StreamStatus]:
@@ -333,9 +327,10 @@ def merged_copies(copies: Iterable[TableCopy]) -> tuple[TableCopy, ...]:
     return tuple(result)
 
 
-def _slots(
+def slot_statuses(
     session: Connection[TupleRow], workflow: Workflow, keyspace: str, shard: str, *, room: bool
 ) -> list[SlotStatus]:
+    """The slots of a workflow at one shard, for either direction."""
     found = []
     for direction in Direction:
         source_keyspace, _ = workflow.keyspaces(direction)

@@ -245,6 +245,7 @@ def _listed(node: Services, workflow: Workflow) -> Json:
         "phase": str(workflow.phase),
         "operation": None if operation is None else str(operation.kind),
         "traffic": str(node.state(workflow)),
+        "alarms": node.slots.alarms(workflow.uuid),
         "version": workflow.version,
         "created_at": plain(workflow.created_at),
     }
