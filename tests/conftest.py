@@ -8,7 +8,7 @@ pytest_plugins = [
     "fix_vdiff",
     "fix_span",
     "fix_proxy",
-    "fix_cluster",
     "fix_dqlite",
+    "fix_cluster",
     "fix_tenants",
 ]

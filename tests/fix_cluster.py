@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from cluster_engines.dqlite import DqliteEngine
 from cluster_engines.postgres import PostgresEngine
 from cluster_engines.sqlite import SqliteEngine
 from tidegate.cluster.database import ClusterDatabase
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from cluster_engines.engine import Engine, Fault
 
 ENGINES: Final[dict[str, type[Engine]]] = {
-    each.name: each for each in (SqliteEngine, PostgresEngine)
+    each.name: each for each in (SqliteEngine, DqliteEngine, PostgresEngine)
 }
 
 

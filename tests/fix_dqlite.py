@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
 from cryptography import x509
@@ -178,6 +179,12 @@ class Members:
     @property
     def addresses(self) -> list[str]:
         return [process.address for process in self.processes.values()]
+
+    def url(self, name: str) -> str:
+        """Of a database, for any process of this machine."""
+        first, *others = self.addresses
+        query = [*self.authority.query.items(), *(("member", address) for address in others)]
+        return f"dqlite://{first}/{name}?{urlencode(query)}"
 
     @property
     def client(self) -> DqliteClient:

@@ -45,6 +45,7 @@ STORES: Final = {
         "tidegate.cluster.stores.postgres",
         "postgresql://USER@HOST,HOST/DATABASE?secret=file:/path",
     ),
+    "dqlite": ("tidegate.cluster.stores.dqlite", "dqlite://host:port/name"),
 }
 """By the scheme of the URL: the engine's module, which has ``open_store(url, busy_timeout_s=…)``,
 and how the URL is written."""

@@ -70,6 +70,14 @@ class LeaseKeeper:
             if self._lost is not None:
                 raise self._lost
             asked_at = time.monotonic()
+            if asked_at >= self._believed_until:
+                # The database's own expiry comes a little later; but somebody may have been told
+                # meanwhile that the lease is lost, and what was lost does not come back.
+                self._lost = LeaseLostError(
+                    f"the lease {self._name} of {self._holder} expired before it was renewed",
+                    next_step="observe the state again and repeat the command",
+                )
+                raise self._lost
             try:
                 self._lease = self._leases.renew(self.lease, self._ttl_s)
             except LeaseLostError as error:
