@@ -136,6 +136,15 @@ class MemberProcess:
         assert self.process.stdout.readline() == "started\n"
         return self
 
+    def fault(self, line: str) -> None:
+        """Have something go wrong; see ``run_dqlite_member``."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
+
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None
         os.kill(self.process.pid, number)

@@ -1,22 +1,94 @@
 """A member of a replicated cluster database in a process of its own; ends with its parent.
 
-SIGTERM hands over and closes; so does the end of standard input, so that no test leaves one behind.
+SIGTERM hands over and closes. The end of standard input ends it at once, so that no test leaves one
+behind. A line there asks for a fault: ``cut`` resets all connections of clients, ``lose N`` cuts
+the connections of the next N COMMITs after the node has answered, before the answer has passed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
+import weakref
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
+from tidegate.cluster.dqlite import tunnel
 from tidegate.cluster.dqlite.member import FIRST_ID, DqliteMember
 from tidegate.cluster.dqlite.node import NodeOptions
+from tidegate.cluster.dqlite.pump import Link, Side
 from tidegate.cluster.dqlite.tls import MemberTls
+
+if TYPE_CHECKING:
+    import ssl
+
+
+class Faults:
+    """What is to go wrong at this member's door."""
+
+    def __init__(self) -> None:
+        self.commits_to_lose = 0
+        self.links: weakref.WeakSet[FaultyLink] = weakref.WeakSet()
+
+    def obey(self, line: str) -> None:
+        command, _, number = line.strip().partition(" ")
+        if command == "cut":
+            for link in list(self.links):
+                with contextlib.suppress(OSError):
+                    # Not the TLS socket's own: the thread that moves the bytes is using it.
+                    socket.socket.shutdown(link.remote.connection, socket.SHUT_RDWR)
+        elif command == "lose":
+            self.commits_to_lose = int(number)
+        print("done", flush=True)  # noqa: T201 - the parent waits for it
+
+
+FAULTS = Faults()
+
+
+class FaultyLink(Link):
+    """A link that does what the faults say."""
+
+    def __init__(self, plain: socket.socket, remote: ssl.SSLSocket) -> None:
+        super().__init__(plain, remote)
+        self.plain = NodeSide(plain)
+        self.remote = ClientSide(remote, self.plain)
+        FAULTS.links.add(self)
+
+
+class NodeSide(Side):
+    loses_answer = False
+
+    def read(self, size: int) -> bytes | None:
+        data = super().read(size)
+        if data and self.loses_answer:
+            raise ConnectionResetError("the answer was to be lost")
+        return data
+
+
+class ClientSide(Side):
+    def __init__(self, connection: socket.socket, node: NodeSide) -> None:
+        super().__init__(connection)
+        self._node = node
+
+    def read(self, size: int) -> bytes | None:
+        data = super().read(size)
+        if data and b"COMMIT\0\0" in data and FAULTS.commits_to_lose:
+            FAULTS.commits_to_lose -= 1
+            self._node.loses_answer = True
+        return data
+
+
+def listen() -> None:
+    for line in sys.stdin:
+        FAULTS.obey(line)
+    os._exit(0)
 
 
 def main() -> None:
@@ -42,7 +114,8 @@ def main() -> None:
     )
     asked = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    threading.Thread(target=listen, daemon=True).start()
+    vars(tunnel)["Link"] = FaultyLink
     with member:
         member.start()
         print("started", flush=True)  # noqa: T201 - the parent waits for it

@@ -417,13 +417,6 @@ class NotAMemberError(TidegateError):
     http_status = 403
 
 
-class NoLeaderError(ClusterDatabaseError):
-    """No member leads the replicated cluster database, or its leader is out of reach."""
-
-    code = "TG-CDB-010"
-    retryable = True
-
-
 class DqliteError(ClusterDatabaseError):
     """The node's own part of the replicated cluster database failed."""
 
@@ -444,6 +437,12 @@ class ClusterDatabaseUnreachableError(ClusterDatabaseError):
 
     code = "TG-CDB-004"
     retryable = True
+
+
+class NoLeaderError(ClusterDatabaseUnreachableError):
+    """No member leads the replicated cluster database, or its leader is out of reach."""
+
+    code = "TG-CDB-010"
 
 
 class SchemaVersionError(TidegateError):

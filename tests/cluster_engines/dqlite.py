@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from cluster_engines.engine import Engine
+from cluster_engines.engine import Cut, Engine, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 from fix_dqlite import Members, make_authority
 
 
@@ -16,6 +20,7 @@ class DqliteEngine(Engine):
     """Databases of one cluster."""
 
     name: ClassVar[str] = "dqlite"
+    faults: ClassVar[frozenset[Fault]] = frozenset({"lost commit", "cut connection"})
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,3 +39,25 @@ class DqliteEngine(Engine):
 
     def fresh_url(self) -> str:
         return self.members.url(f"cluster-{next(self._numbers)}")
+
+    @contextmanager
+    def losing_commits(self, url: str, count: int) -> Iterator[str]:
+        self.members.leader().fault(f"lose {count}")
+        yield url
+        self.members.leader().fault("lose 0")
+
+    @contextmanager
+    def through_a_cut(self, url: str) -> Iterator[Cut]:
+        yield MembersCut(url, self.members)
+
+
+class MembersCut(Cut):
+    """The connections of all clients to all members."""
+
+    def __init__(self, url: str, members: Members) -> None:
+        self.url = url
+        self._members = members
+
+    def cut(self) -> None:
+        for process in self._members.processes.values():
+            process.fault("cut")

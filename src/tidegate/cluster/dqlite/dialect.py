@@ -51,6 +51,7 @@ class Dialect(DqliteDialect):
     """What :data:`DRIVER` in a URL stands for."""
 
     supports_statement_cache = True
+    supports_native_boolean = False  # columns are declared as numbers: see ``statements``
 
     def do_begin(self, dbapi_connection: Any) -> None:
         """Begin as ``info[BEGINNING]`` of the pooled connection says."""

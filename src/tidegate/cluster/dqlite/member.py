@@ -10,6 +10,7 @@ How to use it::
     # the first member; its id is always FIRST_ID, and only it may begin an empty folder with it
     member = DqliteMember.open(folder, FIRST_ID, "10.0.0.1:7420", tls, first=True)
     member.start()
+    database = ClusterDatabase.open(member.url)  # in this process: through its own socket
 
     # another one: start it empty, then have any member add it, then give it a role
     other = DqliteMember.open(folder, new_member_id(), "10.0.0.2:7420", tls)

@@ -7,10 +7,10 @@ refused here was seen to end the server's process, or to give another answer wit
 * ``VACUUM``, ``PRAGMA`` of the journal, of ``synchronous`` and of the page size: an assertion fails
   and the process is gone, now or at the next write; ``ATTACH`` and temporary tables live on one
   member only;
-* columns declared as a date, a time or a boolean: values come back converted, a NULL boolean as
-  false; with ``integer``, ``bigint``, ``text`` and ``blob`` they come back as they are.
-
 ``RETURNING`` outside of a transaction ends the process, too. Here every statement is inside one.
+
+And columns declared as a boolean, a date or a time come back converted, a NULL boolean as false. To
+SQLite all these are ``NUMERIC``, so that is what they are declared as here; the values stay.
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ _REFUSED: Final = re.compile(
     r"(?!\s+TO)(?!\s+TRANSACTION\s+TO))\b",
     re.IGNORECASE,
 )
-_DEFINES: Final = re.compile(r"(CREATE\s+TABLE|ALTER\s+TABLE)\b", re.IGNORECASE)
-_CONVERTED: Final = re.compile(
-    r"[\"\w]\s+(BOOLEAN|BOOL|DATE|DATETIME|TIMESTAMP|TIME)\s*(?=[,)(\s]|$)", re.IGNORECASE
+_DEFINES: Final = re.compile(r"\s*(?:CREATE\s+TABLE|ALTER\s+TABLE)\b", re.IGNORECASE)
+_CONVERTED: Final = frozenset({"BOOLEAN", "DATE", "DATETIME", "TIMESTAMP"})
+_TOKEN: Final = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|\w+|\s+|.", re.DOTALL)
+_NO_COLUMNS: Final = frozenset(
+    {"ADD", "AS", "BY", "CHECK", "COLUMN", "CONSTRAINT", "DEFAULT", "EXISTS", "KEY", "NOT", "TABLE"}
+    | {"REFERENCES", "TO", "UNIQUE", "CREATE", "AND", "OR", "SELECT", "FROM", "COLLATE"}
 )
+"""Words after which a name follows, not the type of a column."""
 
 
 def refusal(statement: str, parameters: int) -> str | None:
@@ -64,6 +68,23 @@ def refusal(statement: str, parameters: int) -> str | None:
             return f"PRAGMA {name} is not safe on a replicated database"
     if match := _REFUSED.match(text):
         return f"{' '.join(match[1].upper().split())} is not safe on a replicated database"
-    if _DEFINES.match(text) and (match := _CONVERTED.search(text)):
-        return f"values of a column declared {match[1].upper()} come back changed"
     return None
+
+
+def as_declared(statement: str) -> str:
+    """The statement with its columns declared so that their values come back as they are."""
+    if not _DEFINES.match(statement):
+        return statement
+
+    parts: list[str] = []
+    before = ""
+    for token in _TOKEN.findall(statement):
+        word = token.upper()
+        is_named = before.isidentifier() or before.startswith('"')
+        if word in _CONVERTED and is_named and before not in _NO_COLUMNS:
+            parts.append("NUMERIC")
+        else:
+            parts.append(token)
+        if not word.isspace():
+            before = word
+    return "".join(parts)

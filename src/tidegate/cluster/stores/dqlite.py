@@ -31,7 +31,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tidegate.cluster.dqlite.dialect import BEGINNING, BUSY, DRIVER, Beginning
 from tidegate.cluster.dqlite.dialling import Dialler, local_member
-from tidegate.cluster.dqlite.statements import refusal
+from tidegate.cluster.dqlite.statements import as_declared, refusal
 from tidegate.cluster.dqlite.tls import DIAL_TIMEOUT_S, MemberTls, parsed_address
 from tidegate.cluster.stores.seam import WRITES, Abilities
 from tidegate.errors import (
@@ -97,7 +97,7 @@ class DqliteStore:
         )
         store = cls(engine, addresses, busy_timeout_s)
         event.listen(engine, "begin", store._on_begin)
-        event.listen(engine, "before_cursor_execute", _check)
+        event.listen(engine, "before_cursor_execute", _checked, retval=True)
         return store
 
     def clock(self, connection: Connection) -> datetime:
@@ -198,10 +198,10 @@ def open_store(url: str, *, busy_timeout_s: float) -> DqliteStore:
     return DqliteStore.open(url, busy_timeout_s=busy_timeout_s)
 
 
-def _check(
+def _checked(
     _connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool
-) -> None:
-    """Refuse what the server cannot be trusted with.
+) -> tuple[str, Any]:
+    """What to send instead of a statement: nothing the server cannot be trusted with.
 
     Raises:
         ClusterDatabaseError: it may not be sent.
@@ -213,6 +213,7 @@ def _check(
             f"a statement was not sent to dqlite: {reason}",
             next_step="report it; the statements of this program are meant for all engines",
         )
+    return as_declared(statement), parameters
 
 
 def _was_over(cause: Any) -> bool:
