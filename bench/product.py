@@ -53,14 +53,9 @@ class Site:
     def run_vdiff(self) -> float:
         """Seconds from asking for a comparison to its end."""
         started = time.monotonic()
-        self.client.vdiff.create(WORKFLOW, TARGET)
-
-        def finished() -> bool:
-            return self.client.vdiff.show(WORKFLOW, TARGET)["State"] in {"completed", "error"}
-
-        wait_for("the comparison", finished)
+        uuid = self.client.vdiff.create(WORKFLOW, TARGET)["uuid"]
+        report = self.client.vdiff.wait(WORKFLOW, TARGET, uuid, timeout_s=WAIT_S)
         taken = time.monotonic() - started
-        report = self.client.vdiff.show(WORKFLOW, TARGET)
         if report["State"] != "completed" or report["HasMismatch"]:
             raise RuntimeError(str(report))
         return taken

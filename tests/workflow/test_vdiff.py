@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fix_copy import World, fill
+from tidegate import steps
 from tidegate.dataplane.model import TableRule
 from tidegate.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
+from tidegate.workflow.vdiff import consistency
 from tidegate.workflow.vdiff.model import VDiffOptions
 
 if TYPE_CHECKING:
@@ -126,6 +128,126 @@ def test_a_table_missing_altogether_is_all_extra_rows(moved: Comparison) -> None
     moved.world.run(moved.world.targets[0], "DELETE FROM items")
     found = only_report(moved.run())
     assert (found["ExtraRowsSource"], found["MatchingRows"]) == (20_000, 0)
+
+
+@pytest.fixture
+def holds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How often streams were held: once a moment, at each target."""
+    seen: list[str] = []
+    reached = steps.reached
+
+    def note(step: str) -> None:
+        seen.extend([step] if step == consistency.HELD else [])
+        reached(step)
+
+    monkeypatch.setattr(steps, "reached", note)
+    return seen
+
+
+def test_small_tables_share_a_moment(
+    make_world: Callable[..., World], compared: Callable[..., Comparison], holds: list[str]
+) -> None:
+    world = make_world()
+    tables = [f"t{number}" for number in range(5)]
+    for table in tables:
+        world.everywhere(ITEMS.replace("items", table))
+        fill(world.source, table, f"{ROWS} LIMIT 100")
+    spec = world.spec(list(tables))
+    world.copy(spec)
+    world.run(world.targets[0], "DELETE FROM t3 WHERE id = 5")
+    report = compared(world, [spec]).run()
+    assert (report["RowsCompared"], len(holds)) == (500, 1)
+    found = {name: table["ExtraRowsSource"] for name, table in report["TableSummary"].items()}
+    assert found == dict.fromkeys(tables, 0) | {"t3": 1}
+
+
+def test_a_snapshot_lives_no_longer_than_asked(moved: Comparison, holds: list[str]) -> None:
+    moved.world.run(moved.world.targets[0], "DELETE FROM items WHERE id = 15000")
+    report = moved.run(slice_bytes=1 << 17, max_diff_duration_s=0.001)
+    slices = moved.world.rows(moved.world.targets[0], "SELECT count(*) FROM _tidegate.vdiff_chunk")[
+        0
+    ][0]
+    assert slices > 5
+    assert len(holds) == slices
+    assert (report["State"], report["RowsCompared"]) == ("completed", 20_000)
+    assert only_report(report)["ExtraRowsSource"] == 1
+
+
+def test_samples_carry_a_statement_that_reads_the_row(moved: Comparison) -> None:
+    source, target = moved.world.source, moved.world.targets[0]
+    moved.world.run(target, "UPDATE items SET note = 'it''s' WHERE id = 77")
+    moved.world.run(target, "DELETE FROM items WHERE id = 78")
+    found = only_report(moved.run(debug_query=True))
+    (changed,), (missing,) = found["MismatchedRowsSample"], found["ExtraRowsSourceSample"]
+    (at_target,) = moved.world.rows(target, changed["TargetQuery"])
+    assert at_target[:3] == (77, 0, "it's")
+    (at_source,) = moved.world.rows(source, changed["SourceQuery"])
+    assert at_source[0] == 77
+    assert at_source[2] == changed["Source"]["note"]
+    assert moved.world.rows(source, missing["Query"])[0][0] == 78
+    only = only_report(moved.run(debug_query=True, only_pks=True))
+    query = only["ExtraRowsSourceSample"][0]["Query"]
+    assert moved.world.rows(source, query) == [(78,)]
+    assert "Query" not in str(only_report(moved.run()))
+
+
+def test_statistics_of_the_target_are_brought_up_to_date_on_request(moved: Comparison) -> None:
+    query = "SELECT reltuples::int FROM pg_class WHERE oid = 'public.items'::regclass"
+    moved.world.run(moved.world.targets[0], "DELETE FROM items WHERE id > 19000; ANALYZE items")
+    moved.world.run(moved.world.targets[0], "INSERT INTO items VALUES (20001)")
+    moved.run()
+    assert moved.world.rows(moved.world.targets[0], query) == [(19_000,)]
+    moved.run(update_table_stats=True)
+    assert moved.world.rows(moved.world.targets[0], query) == [(19_001,)]
+
+
+def test_one_shard_is_stopped_and_resumed_by_itself(
+    make_world: Callable[..., World], compared: Callable[..., Comparison]
+) -> None:
+    world = make_world(targets=2)
+    world.everywhere(ITEMS)
+    fill(world.source, "items", ROWS)
+    spec = world.spec([RULES["rows"]], ranges=("-80", "80-"))
+    world.copy(spec)
+    comparison = compared(world, [spec])
+    service, spans = comparison.service, comparison.spans
+    name = service.create(spans, VDiffOptions(auto_start=False))
+    with pytest.raises(NotFoundError, match="no target shard -40"):
+        service.resume(spans, name, target_shards=["-40"])
+    planned = service.resume(spans, name, target_shards=["-80"], dry_run=True)
+    assert planned["WouldResume"] == ["-80"]
+    assert set(states(service.show(spans, name)).values()) == {"stopped"}
+    service.resume(spans, name, target_shards=["-80"])
+    report = service.wait(spans, name, 60)
+    assert report["State"] == "stopped"
+    assert states(report) == {"-80": "completed", "80-": "stopped"}
+    left = report["RowsCompared"]
+    assert 5_000 < left < 15_000
+    service.resume(spans, name, target_shards=["80-"])
+    report = service.wait(spans, name, 60)
+    assert (report["State"], report["RowsCompared"]) == ("completed", 20_000)
+    assert report["HasMismatch"] is False
+
+
+def states(report: dict[str, Any]) -> dict[str, str]:
+    return {shard: found["State"] for shard, found in report["ShardSummaries"].items()}
+
+
+def test_dry_runs_say_what_would_be_and_change_nothing(moved: Comparison) -> None:
+    service, spans, name = moved.service, moved.spans, str(uuid.uuid4())
+    planned = service.created(spans, uuid=name, dry_run=True)
+    assert (planned["UUID"], planned["Tables"], planned["Shards"]) == (name, ["items"], "-")
+    with pytest.raises(NotFoundError):
+        service.show(spans, name)
+    with pytest.raises(NotFoundError, match="does not carry nothing"):
+        service.created(spans, VDiffOptions(tables=("nothing",)), dry_run=True)
+    service.create(spans, VDiffOptions(auto_start=False), uuid=name)
+    with pytest.raises(AlreadyExistsError):
+        service.created(spans, uuid=name, dry_run=True)
+    assert service.stop(spans, name, dry_run=True)["WouldStop"] == []
+    assert service.resume(spans, name, dry_run=True)["WouldResume"] == ["-"]
+    assert service.delete(spans, name, dry_run=True) == 1
+    assert service.show(spans, name)["State"] == "stopped"
 
 
 @pytest.mark.parametrize("way", ["query", "rows"])

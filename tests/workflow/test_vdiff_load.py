@@ -17,7 +17,7 @@ import pytest
 from fix_databases import Worker
 from tidegate import steps
 from tidegate.dataplane.model import TableRule
-from tidegate.workflow.vdiff import consistency, run, service
+from tidegate.workflow.vdiff import consistency, records, run
 from tidegate.workflow.vdiff.model import VDiffOptions
 from tidegate.workflow.vdiff.service import VDiffService
 
@@ -169,7 +169,7 @@ vdiffs.wait(spans, asked["uuid"], 60)
 @pytest.mark.parametrize(
     "step",
     [
-        service.CREATED,
+        records.CREATED,
         run.STARTED,
         consistency.HELD,
         run.PLANNED,
@@ -193,7 +193,7 @@ def test_a_killed_vdiff_is_taken_up_and_counts_each_row_once(
         timeout=90,
     )
     assert done.returncode == -9
-    if step == service.CREATED:  # it exists at one shard of two
+    if step == records.CREATED:  # it exists at one shard of two
         assert vdiffs.delete([span.spec], name) == 1
         vdiffs.create([span.spec], uuid=name)
     else:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tidegate.client.workflows import VDiffs, WorkflowVerbs
 
 POLL_S = 0.5
+#: The node answers when a comparison is over, or after so long, and the bars move.
+COMPARE_WAIT_S = 1.0
 WATCH_S = 1.0
 LAG_IN_STEP_S = 5.0
 
@@ -85,13 +87,14 @@ def until_compared(
         WaitTimeoutError: the time is over; the comparison goes on.
         DetachedError: Ctrl-C; the comparison goes on.
     """
+    from tidegate.client.workflows import compared  # noqa: PLC0415 - only when it is used
 
     def look() -> tuple[dict[str, Any], bool]:
-        found = vdiffs.show(workflow, target, uuid)
-        return found, found["State"] in {"completed", "stopped", "error"}
+        found = vdiffs.show(workflow, target, uuid, wait_s=COMPARE_WAIT_S)
+        return found, compared(found)
 
     again = f"vdiff show {uuid} -w {workflow} -t {target}"
-    return _follow(look, again, f"VDiff {uuid}", timeout_s)
+    return _follow(look, again, f"VDiff {uuid}", timeout_s, pause_s=0.0)
 
 
 def until_upgraded(verbs: Tenants, run: int, *, timeout_s: float | None) -> dict[str, Any]:
@@ -114,6 +117,8 @@ def _follow(
     again: str,
     what: str,
     timeout_s: float | None,
+    *,
+    pause_s: float = POLL_S,
 ) -> dict[str, Any]:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with view(sys.stderr) as show, _detachable(again):
@@ -127,7 +132,7 @@ def _follow(
                     f"{what} is not done after {duration(timeout_s)}; it goes on",
                     next_step=f"tidegate {again}",
                 )
-            time.sleep(POLL_S)
+            time.sleep(pause_s)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from tidegate.cli.common import (
     DEFAULTS,
     Common,
+    DryRun,
     Target,
     Wait,
     Workflow,
@@ -113,6 +114,12 @@ def _wait(common: Common, workflow: str, target: str, uuid: str, timeout: str | 
     _judge(report)
 
 
+TargetShards = Annotated[
+    str | None,
+    Parameter(help="Only at these target shards, with commas; the others are left as they are."),
+]
+
+
 @app.command(help_epilogue="Example:  tidegate vdiff create -w move1 -t customer --wait")
 def create(
     uuid: str | None = None,
@@ -126,11 +133,15 @@ def create(
     max_extra_rows_to_compare: int = 1000,
     row_diff_column_truncate_at: int = 128,
     only_pks: bool = False,
+    debug_query: bool = False,
+    update_table_stats: bool = False,
     auto_retry: Annotated[bool, Parameter(negative="--no-auto-retry")] = True,
     auto_start: Annotated[bool, Parameter(negative="--no-auto-start")] = True,
     filtered_replication_wait_time: str = "30s",
+    max_diff_duration: str | None = None,
     wait: Wait = False,
     timeout: str | None = None,
+    dry_run: DryRun = False,
     common: Common = DEFAULTS,
 ) -> None:
     """Compare source and target at one exact point, while writers and streams go on.
@@ -145,14 +156,19 @@ def create(
         max_extra_rows_to_compare: rows on one side only that are looked up on the other.
         row_diff_column_truncate_at: longer values that are no key are cut.
         only_pks: show keys, not whole rows.
+        debug_query: show with each row a statement that reads it again.
+        update_table_stats: ANALYZE the target's tables first, for better estimates.
         auto_retry: try again when a server was away.
         auto_start: begin at once.
         filtered_replication_wait_time: how long streams are waited for at each table.
+        max_diff_duration: how long a snapshot may live, such as 10m; the rest of a table is then
+            compared at a new one.
         timeout: how long --wait follows, such as 10m; it follows without end when not given.
     """
     answer = common.client().vdiff.create(
         workflow,
         target,
+        dry_run=dry_run,
         uuid=uuid,
         tables=names(tables),
         limit=limit,
@@ -160,11 +176,17 @@ def create(
         max_extra_rows_to_compare=max_extra_rows_to_compare,
         row_diff_column_truncate_at=row_diff_column_truncate_at,
         only_pks=only_pks,
+        debug_query=debug_query,
+        update_table_stats=update_table_stats,
         auto_retry=auto_retry,
         auto_start=auto_start,
         wait_s=seconds(filtered_replication_wait_time),
+        max_diff_duration_s=None if max_diff_duration is None else seconds(max_diff_duration),
     )
-    if wait:
+    if dry_run:
+        what = f"{', '.join(answer['Tables'])} at {answer['Shards']}"
+        common.done(answer, f"{{would}}compared: {what}", answer["uuid"])
+    elif wait:
         _wait(common, workflow, target, answer["uuid"], timeout)
     else:
         _emit(common, answer)
@@ -199,13 +221,29 @@ def list_(*, workflow: Workflow, target: Target, common: Common = DEFAULTS) -> N
 
 
 @app.command(help_epilogue="Example:  tidegate vdiff stop UUID -w move1 -t customer")
-def stop(uuid: str, /, *, workflow: Workflow, target: Target, common: Common = DEFAULTS) -> None:
+def stop(
+    uuid: str,
+    /,
+    *,
+    workflow: Workflow,
+    target: Target,
+    target_shards: TargetShards = None,
+    dry_run: DryRun = False,
+    common: Common = DEFAULTS,
+) -> None:
     """Stop a comparison; what it has done is kept.
 
     Args:
         uuid: of the comparison.
     """
-    _emit(common, common.client().vdiff.stop(workflow, target, uuid))
+    answer = common.client().vdiff.stop(
+        workflow, target, uuid, target_shards=names(target_shards), dry_run=dry_run
+    )
+    if dry_run:
+        shards = ", ".join(answer["WouldStop"]) or "nowhere, it does not run"
+        common.done(answer, f"{{would}}stopped at: {shards}", uuid)
+    else:
+        _emit(common, answer)
 
 
 @app.command(help_epilogue="Example:  tidegate vdiff resume UUID -w move1 -t customer --wait")
@@ -215,8 +253,10 @@ def resume(
     *,
     workflow: Workflow,
     target: Target,
+    target_shards: TargetShards = None,
     wait: Wait = False,
     timeout: str | None = None,
+    dry_run: DryRun = False,
     common: Common = DEFAULTS,
 ) -> None:
     """Go on with a stopped or failed comparison; a completed one is made again.
@@ -225,8 +265,12 @@ def resume(
         uuid: of the comparison.
         timeout: how long --wait follows, such as 10m; it follows without end when not given.
     """
-    answer = common.client().vdiff.resume(workflow, target, uuid)
-    if wait:
+    answer = common.client().vdiff.resume(
+        workflow, target, uuid, target_shards=names(target_shards), dry_run=dry_run
+    )
+    if dry_run:
+        common.done(answer, f"{{would}}resumed at: {', '.join(answer['WouldResume'])}", uuid)
+    elif wait:
         _wait(common, workflow, target, uuid, timeout)
     else:
         _emit(common, answer)
@@ -240,6 +284,7 @@ def delete(
     workflow: Workflow,
     target: Target,
     yes: Yes = False,
+    dry_run: DryRun = False,
     common: Common = DEFAULTS,
 ) -> None:
     """Remove a comparison and its report.
@@ -247,6 +292,6 @@ def delete(
     Args:
         which: a UUID, or all.
     """
-    confirm(f"remove VDiff {which} of {workflow}", workflow, yes=yes, dry_run=False)
-    answer = common.client().vdiff.delete(workflow, target, which)
+    confirm(f"remove VDiff {which} of {workflow}", workflow, yes=yes, dry_run=dry_run)
+    answer = common.client().vdiff.delete(workflow, target, which, dry_run=dry_run)
     common.done(answer, f"{answer['deleted']} VDiffs {{would}}deleted", which)

@@ -5,14 +5,20 @@ Decides the request of each verb; it must not interpret answers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.client.transport import VERB_TIMEOUT_S, Noun, path_of
+from tidegate.errors import WaitTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tidegate.client.transport import Json
+
+
+WATCH_S: Final = 5.0
+"""How long one request waits for the end of a comparison."""
 
 
 class WorkflowVerbs(Noun):
@@ -148,33 +154,118 @@ class Workflows(WorkflowVerbs):
         return self._call("GET", path_of("workflows"), query={"keyspace": keyspace})
 
 
+def compared(report: Json) -> bool:
+    """Whether a comparison is over at every shard: completed, stopped or failed."""
+    states = {shard["State"] for shard in report["ShardSummaries"].values()}
+    return states <= {"completed", "stopped", "error"}
+
+
 class VDiffs(Noun):
     """``tidegate vdiff``."""
 
-    def create(self, workflow: str, keyspace: str, **options: Any) -> Json:
-        """Compare source and target; answers at once, the comparison goes on in the node."""
-        path = path_of("workflows", keyspace, workflow, "vdiffs")
-        return self._call("POST", path, options, timeout_s=VERB_TIMEOUT_S)
+    def _path(self, workflow: str, keyspace: str, *rest: str) -> str:
+        return path_of("workflows", keyspace, workflow, "vdiffs", *rest)
+
+    def create(
+        self, workflow: str, keyspace: str, *, dry_run: bool = False, **options: Any
+    ) -> Json:
+        """Compare source and target; answers at once, the comparison goes on in the node.
+
+        Args:
+            workflow: its name.
+            keyspace: the target keyspace.
+            dry_run: check, say what would be compared, begin nothing.
+            **options: uuid, tables, limit, max_diff_duration_s, debug_query and more, as in the
+                request ``VDiffBody``.
+        """
+        return self._call(
+            "POST",
+            self._path(workflow, keyspace),
+            options,
+            query={"dry_run": dry_run},
+            timeout_s=VERB_TIMEOUT_S,
+        )
 
     def list(self, workflow: str, keyspace: str) -> Json:
         """All comparisons of a workflow, newest first."""
-        return self._call("GET", path_of("workflows", keyspace, workflow, "vdiffs"))
+        return self._call("GET", self._path(workflow, keyspace))
 
-    def show(self, workflow: str, keyspace: str, uuid: str = "last") -> Json:
-        """The report of one comparison, or of the last one."""
-        return self._call("GET", path_of("workflows", keyspace, workflow, "vdiffs", uuid))
+    def show(
+        self, workflow: str, keyspace: str, uuid: str = "last", *, wait_s: float = 0.0
+    ) -> Json:
+        """The report of one comparison, or of the last one.
 
-    def stop(self, workflow: str, keyspace: str, uuid: str) -> Json:
-        """Stop a comparison; what it has done is kept."""
-        path = path_of("workflows", keyspace, workflow, "vdiffs", uuid, "stop")
-        return self._call("POST", path, {}, timeout_s=VERB_TIMEOUT_S)
+        With ``wait_s`` (10 at most) the answer comes when it is over, or after so long.
+        """
+        path = self._path(workflow, keyspace, uuid)
+        return self._call("GET", path, query={"wait_s": wait_s or None})
 
-    def resume(self, workflow: str, keyspace: str, uuid: str) -> Json:
-        """Go on with a stopped comparison."""
-        path = path_of("workflows", keyspace, workflow, "vdiffs", uuid, "resume")
-        return self._call("POST", path, {}, timeout_s=VERB_TIMEOUT_S)
+    def wait(self, workflow: str, keyspace: str, uuid: str = "last", *, timeout_s: float) -> Json:
+        """The report of a comparison once it is completed, stopped or failed.
 
-    def delete(self, workflow: str, keyspace: str, uuid: str) -> Json:
+        Raises:
+            WaitTimeoutError: it still runs; it goes on.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left = deadline - time.monotonic()
+            report = self.show(workflow, keyspace, uuid, wait_s=min(WATCH_S, max(left, 0.01)))
+            if compared(report):
+                return report
+            if left <= 0:
+                name = report["UUID"]
+                raise WaitTimeoutError(
+                    f"VDiff {name} is {report['State']} after {timeout_s:g} s and goes on",
+                    next_step=f"tidegate vdiff show {name} -w {workflow} -t {keyspace}",
+                )
+
+    def stop(
+        self,
+        workflow: str,
+        keyspace: str,
+        uuid: str,
+        *,
+        target_shards: Sequence[str] = (),
+        dry_run: bool = False,
+    ) -> Json:
+        """Stop a comparison, or its part at some target shards; what it has done is kept."""
+        return self._verb(workflow, keyspace, uuid, "stop", target_shards, dry_run=dry_run)
+
+    def resume(
+        self,
+        workflow: str,
+        keyspace: str,
+        uuid: str,
+        *,
+        target_shards: Sequence[str] = (),
+        dry_run: bool = False,
+    ) -> Json:
+        """Go on with a stopped comparison, or with its part at some target shards."""
+        return self._verb(workflow, keyspace, uuid, "resume", target_shards, dry_run=dry_run)
+
+    def _verb(
+        self,
+        workflow: str,
+        keyspace: str,
+        uuid: str,
+        verb: str,
+        target_shards: Sequence[str],
+        *,
+        dry_run: bool,
+    ) -> Json:
+        return self._call(
+            "POST",
+            self._path(workflow, keyspace, uuid, verb),
+            {"target_shards": list(target_shards)},
+            query={"dry_run": dry_run},
+            timeout_s=VERB_TIMEOUT_S,
+        )
+
+    def delete(self, workflow: str, keyspace: str, uuid: str, *, dry_run: bool = False) -> Json:
         """Remove a comparison and its report; ``all`` removes every one."""
-        path = path_of("workflows", keyspace, workflow, "vdiffs", uuid)
-        return self._call("DELETE", path, timeout_s=VERB_TIMEOUT_S)
+        return self._call(
+            "DELETE",
+            self._path(workflow, keyspace, uuid),
+            query={"dry_run": dry_run},
+            timeout_s=VERB_TIMEOUT_S,
+        )

@@ -324,9 +324,11 @@ def _set_hold(
 
 
 def wait_position(
-    conn: psycopg.Connection, stream_id: int, lsn: int, timeout_s: float
+    conn: psycopg.Connection, stream_id: int, lsn: int, timeout_s: float, *, exact: bool = True
 ) -> StreamRow:
     """Wait until a stream has reached ``lsn`` and its rows are exact; ``conn`` in autocommit.
+
+    Without ``exact`` only until it has reached ``lsn``: one that is held there comes no further.
 
     Raises:
         WaitTimeoutError: it has not within ``timeout_s``; says where it is.
@@ -335,7 +337,7 @@ def wait_position(
     deadline = time.monotonic() + timeout_s
     while True:
         row = read_stream(conn, stream_id)
-        if row.lsn is not None and row.lsn >= lsn and row.exact:
+        if row.lsn is not None and row.lsn >= lsn and (row.exact or not exact):
             return row
         where = _where(row)
         if not row.active:

@@ -55,6 +55,7 @@ GATE_TIMEOUT_S = 60.0
 DROP_TIMEOUT_S = 10.0
 CANCEL_TIMEOUT_S = 5.0
 POLL_S = 0.01
+SETTLE_POLL_S = 0.002
 
 #: First part of the name of every slot and publication of ours.
 NAME_PREFIX = "tidegate_"
@@ -113,7 +114,7 @@ def temporary_snapshot(
     """An exact (LSN, snapshot); ``SET TRANSACTION SNAPSHOT`` it while the context is open.
 
     Transactions that have adopted the snapshot keep it after the context has closed. Never adopt
-    a slot's snapshot that did not come from here: see :func:`_wait_settled`.
+    a slot's snapshot that did not come from here: see :func:`adopt`.
 
     Raises:
         WaitTimeoutError, FailedPreconditionError: as :func:`create`.
@@ -139,35 +140,75 @@ SELECT r.xid::text::int8
 def _wait_settled(endpoint: Endpoint, exact: ExactSnapshot, deadline: float) -> None:
     """Wait until every transaction that the exported snapshot shows has really ended.
 
-    The server builds the snapshot from commit records in the log. A transaction whose record is
-    there, but which has not yet noted its commit in the commit log, is neither running for that
-    snapshot nor committed: a reader takes it for aborted, *and says so in the row's hint bits*.
-    The committed row is then gone from the source for everybody, for ever. (Seen on 18.6:
-    the window is a few instructions long, until the writer loses its processor.)
-    Snapshots taken in the ordinary way cannot do that; this one must not be read before.
+    See :func:`adopt`, which waits in the same way.
     """
     with (
         connect(endpoint, purpose="snapshot") as adopter,
         connect(endpoint, purpose="snapshot") as observer,
     ):
-        with adopter.transaction():
-            adopter.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            adopter.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exact.name)))
-            row = adopter.execute(  # touches no table
-                "SELECT pg_snapshot_xmax(pg_current_snapshot())::text,"
-                " ARRAY(SELECT x::text::int8 FROM pg_snapshot_xip(pg_current_snapshot()) AS x)"
-            ).fetchone()
-        assert row is not None
-        facts = {"xmax": row[0], "running": row[1]}
-        while unsettled := observer.execute(_UNSETTLED, facts).fetchall():
-            if time.monotonic() >= deadline:
-                found = holders.with_xid_before(observer, max(x for (x,) in unsettled) + 1)
-                raise WaitTimeoutError(
-                    f"a transaction in the snapshot has not ended: {holders.describe(found)}",
-                    next_step=holders.remedy(found),
-                    holders=[h.to_json() for h in found],
-                )
-            time.sleep(POLL_S)
+        _adopt(adopter, exact.name)
+        _settle(adopter, observer, deadline)
+        adopter.execute("ROLLBACK")
+
+
+def adopt(
+    endpoint: Endpoint,
+    maker: Connection[TupleRow],
+    adopter: Connection[TupleRow],
+    observer: Connection[TupleRow],
+    *,
+    timeout_s: float = CREATE_TIMEOUT_S,
+) -> int:
+    """Begin in ``adopter`` a transaction that shows exactly what was committed before a position.
+
+    As :func:`temporary_snapshot`, with sessions that are open already. ``adopter`` and ``observer``
+    are in autocommit; the snapshot lasts until ``adopter``'s transaction ends. ``maker``, a session
+    of a walsender, keeps the temporary slot until it is closed.
+
+    The server builds the snapshot from commit records in the log. A transaction whose record is
+    there, but which has not yet noted its commit in the commit log, is neither running for that
+    snapshot nor committed: a reader takes it for aborted, *and says so in the row's hint bits*.
+    The committed row is then gone from the source for everybody, for ever. (Seen on 18.6:
+    the window is a few instructions long, until the writer loses its processor.)
+    Snapshots taken in the ordinary way cannot do that; this one must not be read before every
+    transaction that it shows as ended really has.
+
+    Returns:
+        The position, an LSN.
+
+    Raises:
+        WaitTimeoutError, FailedPreconditionError: as :func:`create`.
+    """
+    name = f"{NAME_PREFIX}snapshot_{secrets.token_hex(6)}"
+    deadline = time.monotonic() + timeout_s
+    exact = _create(maker, endpoint, name, "export", timeout_s, temporary=True)
+    _adopt(adopter, exact.name)
+    _settle(adopter, observer, max(deadline, time.monotonic() + 1.0))
+    return exact.lsn
+
+
+def _adopt(adopter: Connection[TupleRow], name: str) -> None:
+    adopter.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    adopter.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
+
+
+def _settle(adopter: Connection[TupleRow], observer: Connection[TupleRow], deadline: float) -> None:
+    """Wait until every transaction has ended that the snapshot of ``adopter`` shows as ended."""
+    row = adopter.execute(  # touches no table
+        "SELECT pg_snapshot_xmax(pg_current_snapshot())::text,"
+        " ARRAY(SELECT x::text::int8 FROM pg_snapshot_xip(pg_current_snapshot()) AS x)"
+    ).fetchone()
+    assert row is not None
+    facts = {"xmax": row[0], "running": row[1]}
+    while unsettled := observer.execute(_UNSETTLED, facts).fetchall():
+        if time.monotonic() >= deadline:
+            found = holders.with_xid_before(observer, max(x for (x,) in unsettled) + 1)
+            raise WaitTimeoutError(
+                f"a transaction in the snapshot has not ended: {holders.describe(found)}",
+                next_step=holders.remedy(found),
+                holders=[h.to_json() for h in found],
+            )
+        time.sleep(SETTLE_POLL_S)
 
 
 def _create(

@@ -154,18 +154,6 @@ def state_of(connection: Connection[TupleRow], uuid: str, shard: str) -> str | N
     return row[0] if row else None
 
 
-def start_table(
-    connection: Connection[TupleRow], uuid: str, shard: str, table: str, est_rows: int
-) -> None:
-    """Note that a table is being compared, and how many rows it may have."""
-    connection.execute(
-        "UPDATE _tidegate.vdiff_table SET state = 'started', est_rows = %s,"
-        " started_at = coalesce(started_at, clock_timestamp())"
-        " WHERE uuid = %s AND shard = %s AND table_name = %s AND state <> 'completed'",
-        [est_rows, uuid, shard, table],
-    )
-
-
 def complete_table(connection: Connection[TupleRow], uuid: str, shard: str, table: str) -> None:
     """Note that a table has been compared."""
     connection.execute(
@@ -180,19 +168,28 @@ def plan(
     connection: Connection[TupleRow], uuid: str, shard: str, table: str, chunks: Sequence[ChunkRow]
 ) -> None:
     """Record the slices of one table, all or none."""
-    with connection.transaction(), connection.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO _tidegate.vdiff_chunk (uuid, shard, table_name, chunk, lower, upper)"
-            " VALUES (%s, %s, %s, %s, %s, %s)",
-            [
-                (
-                    *(uuid, shard, table, number),
-                    None if lower is None else Jsonb(lower),
-                    None if upper is None else Jsonb(upper),
-                )
-                for number, lower, upper in chunks
-            ],
-        )
+    connection.execute(
+        "INSERT INTO _tidegate.vdiff_chunk (uuid, shard, table_name, chunk, lower, upper)"
+        " SELECT %s, %s, %s, planned.* FROM unnest(%s::int[], %s::jsonb[], %s::jsonb[]) AS planned",
+        [
+            *(uuid, shard, table),
+            [number for number, _, _ in chunks],
+            [None if lower is None else Jsonb(lower) for _, lower, _ in chunks],
+            [None if upper is None else Jsonb(upper) for _, _, upper in chunks],
+        ],
+    )
+
+
+def start_table(
+    connection: Connection[TupleRow], uuid: str, shard: str, table: str, est_rows: int
+) -> None:
+    """Note that a table is being compared, and how many rows it may have."""
+    connection.execute(
+        "UPDATE _tidegate.vdiff_table SET state = 'started', est_rows = %s,"
+        " started_at = coalesce(started_at, clock_timestamp())"
+        " WHERE uuid = %s AND shard = %s AND table_name = %s AND state <> 'completed'",
+        [est_rows, uuid, shard, table],
+    )
 
 
 def slices(connection: Connection[TupleRow], uuid: str, shard: str, table: str) -> list[SliceRow]:

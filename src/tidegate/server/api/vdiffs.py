@@ -5,17 +5,25 @@ the ones that lead back. What was compared before stays to be seen.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter
+import anyio
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from tidegate.dataplane.model import Direction, SpanSpec
 from tidegate.errors import FailedPreconditionError, NotFoundError
-from tidegate.server.api.common import Body, Json, Node, many, one
+from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
 from tidegate.server.services import Services
 from tidegate.workflow.vdiff.model import VDiffOptions
 
 router = APIRouter(prefix="/v1/workflows/{keyspace}/{name}/vdiffs", tags=["vdiffs"])
+
+#: Requests that wait for the end of a comparison at the same time; others wait for their turn.
+WAITING = anyio.CapacityLimiter(64)
+#: How long one may wait; a client asks again.
+WAIT_MAX_S = 10.0
 
 
 class VDiffBody(Body):
@@ -31,10 +39,21 @@ class VDiffBody(Body):
     auto_start: bool = True
     auto_retry: bool = True
     wait_s: float = Field(30.0, gt=0)
+    max_diff_duration_s: float | None = Field(None, gt=0)
+    debug_query: bool = False
+    update_table_stats: bool = False
+
+
+class ShardsBody(Body):
+    """The target shards that a verb is about; none: all."""
+
+    target_shards: tuple[str, ...] = ()
 
 
 @router.post("", status_code=201)
-def create_vdiff(node: Node, keyspace: str, name: str, body: VDiffBody) -> Json:
+def create_vdiff(
+    node: Node, keyspace: str, name: str, body: VDiffBody, *, dry_run: DryRun = False
+) -> Json:
     """Begin to compare; the comparison goes on in the node."""
     current = _spans(node, keyspace, name)[0]
     if not current:
@@ -43,8 +62,8 @@ def create_vdiff(node: Node, keyspace: str, name: str, body: VDiffBody) -> Json:
             next_step=f"tidegate workflow status -w {name} -t {keyspace}",
         )
     options = VDiffOptions(**body.model_dump(exclude={"uuid"}))
-    uuid = node.vdiffs.create(current, options, uuid=body.uuid)
-    return one({"uuid": uuid, **node.vdiffs.show(current, uuid)})
+    report = node.vdiffs.created(current, options, uuid=body.uuid, dry_run=dry_run)
+    return one({"uuid": report["UUID"], **report}, dry_run=dry_run)
 
 
 @router.get("")
@@ -60,43 +79,69 @@ def list_vdiffs(node: Node, keyspace: str, name: str) -> Json:
 
 
 @router.get("/{uuid}")
-def show_vdiff(node: Node, keyspace: str, name: str, uuid: str) -> Json:
+async def show_vdiff(
+    node: Node,
+    keyspace: str,
+    name: str,
+    uuid: str,
+    *,
+    wait_s: Annotated[
+        float, Query(ge=0, le=WAIT_MAX_S, description="Answer when it is over, or after so long.")
+    ] = 0.0,
+) -> Json:
     """The report of one comparison, or of the ``last`` one."""
-    return one(_first(node, keyspace, name, lambda spans: node.vdiffs.show(spans, uuid)))
+
+    def show(spans: Sequence[SpanSpec]) -> Json:
+        if not wait_s:
+            return node.vdiffs.show(spans, uuid)
+        known = node.vdiffs.show(spans, uuid)["UUID"] if uuid == "last" else uuid
+        return node.vdiffs.watch(spans, known, wait_s)
+
+    look = partial(_first, node, keyspace, name, show)
+    if not wait_s:
+        return one(await anyio.to_thread.run_sync(look))
+    return one(await anyio.to_thread.run_sync(look, limiter=WAITING))
 
 
 @router.post("/{uuid}/stop")
-def stop_vdiff(node: Node, keyspace: str, name: str, uuid: str) -> Json:
-    """Stop a comparison; what it has done is kept."""
+def stop_vdiff(
+    node: Node, keyspace: str, name: str, uuid: str, body: ShardsBody, *, dry_run: DryRun = False
+) -> Json:
+    """Stop a comparison, or its part at some target shards; what it has done is kept."""
+    asked = body.target_shards
 
     def stop(spans: Sequence[SpanSpec]) -> Json:
-        node.vdiffs.show(spans, uuid)
-        node.vdiffs.stop(spans, uuid)
-        return node.vdiffs.show(spans, uuid)
+        return node.vdiffs.stop(spans, uuid, target_shards=asked, dry_run=dry_run)
 
-    return one(_first(node, keyspace, name, stop))
+    return one(_first(node, keyspace, name, stop), dry_run=dry_run)
 
 
 @router.post("/{uuid}/resume")
-def resume_vdiff(node: Node, keyspace: str, name: str, uuid: str) -> Json:
-    """Go on with a stopped comparison."""
+def resume_vdiff(
+    node: Node, keyspace: str, name: str, uuid: str, body: ShardsBody, *, dry_run: DryRun = False
+) -> Json:
+    """Go on with a stopped comparison, or with its part at some target shards."""
+    asked = body.target_shards
 
     def resume(spans: Sequence[SpanSpec]) -> Json:
-        node.vdiffs.show(spans, uuid)
-        node.vdiffs.resume(spans, uuid)
-        return node.vdiffs.show(spans, uuid)
+        return node.vdiffs.resume(spans, uuid, target_shards=asked, dry_run=dry_run)
 
-    return one(_first(node, keyspace, name, resume))
+    return one(_first(node, keyspace, name, resume), dry_run=dry_run)
 
 
 @router.delete("/{uuid}")
-def delete_vdiff(node: Node, keyspace: str, name: str, uuid: str) -> Json:
+def delete_vdiff(
+    node: Node, keyspace: str, name: str, uuid: str, *, dry_run: DryRun = False
+) -> Json:
     """Remove a comparison and its report; ``all`` removes every one."""
+
+    def delete(spans: Sequence[SpanSpec]) -> int:
+        return node.vdiffs.delete(spans, uuid, dry_run=dry_run)
+
     if uuid == "all":
         every = [spans for spans in _spans(node, keyspace, name) if spans]
-        return one({"deleted": sum(node.vdiffs.delete(spans, uuid) for spans in every)})
-    deleted = _first(node, keyspace, name, lambda spans: node.vdiffs.delete(spans, uuid))
-    return one({"deleted": deleted})
+        return one({"deleted": sum(map(delete, every))}, dry_run=dry_run)
+    return one({"deleted": _first(node, keyspace, name, delete)}, dry_run=dry_run)
 
 
 def _spans(node: Services, keyspace: str, name: str) -> list[list[SpanSpec]]:

@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import sql
 
 from tidegate import steps
 from tidegate.dataplane import streams
@@ -30,16 +28,13 @@ from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.errors import ConflictError, FailedPreconditionError, TidegateError, WaitTimeoutError
+from tidegate.workflow.vdiff.links import targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
     from tidegate.dataplane.model import SpanSpec, TargetSpec
-
-type Session = Connection[TupleRow]
+    from tidegate.workflow.vdiff.links import Links, Session
 
 #: The server lets held streams run on after the wait of a step and this.
 HOLD_MARGIN_S = 10.0
@@ -48,7 +43,7 @@ HOLD_MARGIN_S = 10.0
 SLOT_TIMEOUT_S = 10.0
 
 RELEASE_ATTEMPTS = 3
-EXACT_POLL_S = 0.02
+EXACT_POLL_S = 0.005
 
 HELD = steps.declare(
     "vdiff.streams.held",
@@ -62,18 +57,14 @@ HELD = steps.declare(
 class Moment:
     """Open snapshots: one session for each span's source, one for each target shard."""
 
+    links: Links
     sources: list[Session] = field(default_factory=list)
     targets: dict[str, Session] = field(default_factory=dict)
     lsns: list[int] = field(default_factory=list)  # C of each source
-    _stack: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
         """End all snapshots."""
-        self._stack.close()
-
-    def keep(self, session: Session) -> Session:
-        """Close the session with the others."""
-        return self._stack.enter_context(session)
+        self.links.end_snapshots()
 
 
 @dataclass(frozen=True)
@@ -89,21 +80,16 @@ class _Held:
         return [stream_id for stream_id, _ in self.streams]
 
 
-def targets_of(spans: Sequence[SpanSpec]) -> dict[str, TargetSpec]:
-    """Every target shard of some spans, by name."""
-    found = {target.shard: target for span in spans for target in span.targets}
-    return dict(sorted(found.items()))
-
-
 class _NotExactError(Exception):
     """A target waits for rows to be read again; it will be exact a little later."""
 
 
-def open_moment(spans: Sequence[SpanSpec], name: str, *, wait_s: float) -> Moment:
+def open_moment(spans: Sequence[SpanSpec], links: Links, name: str, *, wait_s: float) -> Moment:
     """Open snapshots of one moment on all sources and targets of some spans.
 
     Args:
         spans: of one workflow; their streams must be running and past the end of their copy.
+        links: the sessions to use; what is missing is opened.
         name: what to call the marker written into each source's log.
         wait_s: how long to wait, at each step, for sources, streams and other VDiffs.
 
@@ -112,46 +98,49 @@ def open_moment(spans: Sequence[SpanSpec], name: str, *, wait_s: float) -> Momen
         WaitTimeoutError: a source or a stream took too long, or is never exact; streams run on.
         ConflictError: somebody else moved a stream meanwhile; try again.
     """
-    with ExitStack() as stack:
-        held = [
-            _Held(
-                stack.enter_context(
-                    connect(target.endpoint, purpose="vdiff", lock_timeout_s=wait_s)
-                ),
-                target,
-                tuple(
-                    (t.stream_id, index)
-                    for index, span in enumerate(spans)
-                    for t in span.targets
-                    if t.shard == shard
-                ),
-            )
-            for shard, target in targets_of(spans).items()
-        ]
+    links.open(spans)
+    held = [
+        _Held(
+            links.controls[shard],
+            target,
+            tuple(
+                (t.stream_id, index)
+                for index, span in enumerate(spans)
+                for t in span.targets
+                if t.shard == shard
+            ),
+        )
+        for shard, target in targets_of(spans).items()
+    ]
+    try:
         for part in held:
-            _take_turn(part, spans[0].workflow_uuid)
+            _take_turn(part, spans[0].workflow_uuid, wait_s)
         deadline = time.monotonic() + wait_s
         while True:
             for part in held:
                 _await_exact(part, deadline)
             try:
-                return _attempt(spans, held, name, wait_s)
+                return _attempt(spans, held, links, name, wait_s)
             except _NotExactError:
                 if time.monotonic() > deadline:
                     raise _never_exact(spans[0].workflow, wait_s) from None
-                time.sleep(EXACT_POLL_S)
+                links.open(spans)
+    finally:
+        for part in held:
+            _end_turn(part, spans[0].workflow_uuid)
 
 
-def _attempt(spans: Sequence[SpanSpec], held: Sequence[_Held], name: str, wait_s: float) -> Moment:
+def _attempt(
+    spans: Sequence[SpanSpec], held: Sequence[_Held], links: Links, name: str, wait_s: float
+) -> Moment:
     """Hold, take the moment, release whatever happened.
 
     Raises:
         _NotExactError: at the moment some stream waited for rows to be read again.
     """
     for span in spans:  # wait for open transactions while the streams still run
-        with connect(span.source, purpose="vdiff") as source:
-            slots.wait_older_transactions(source, timeout_s=wait_s)
-    moment = Moment()
+        slots.wait_older_transactions(links.watch(span), timeout_s=wait_s)
+    moment = Moment(links)
     try:
         for part in held:
             streams.hold(part.control, part.ids, SLOT_TIMEOUT_S * len(spans) + HOLD_MARGIN_S)
@@ -167,18 +156,27 @@ def _attempt(spans: Sequence[SpanSpec], held: Sequence[_Held], name: str, wait_s
     return moment
 
 
-def _take_turn(part: _Held, workflow_uuid: str) -> None:
+_TURN = "hashtextextended('tidegate vdiff ' || %s, 0)"
+
+
+def _take_turn(part: _Held, workflow_uuid: str, wait_s: float) -> None:
     """Wait for another VDiff of the workflow to have its snapshots; ends with the session."""
+    control = part.control
+    control.execute(
+        "SELECT set_config('lock_timeout', %s, false)", [str(max(1, round(wait_s * 1000)))]
+    )
     try:
-        part.control.execute(
-            "SELECT pg_advisory_lock(hashtextextended('tidegate vdiff ' || %s, 0))",
-            [workflow_uuid],
-        )
+        control.execute(f"SELECT pg_advisory_lock({_TURN})", [workflow_uuid])
     except psycopg.errors.LockNotAvailable:
         raise WaitTimeoutError(
             f"another VDiff of the workflow keeps its streams at shard {part.target.shard}",
             next_step="tidegate vdiff show all; try again when it has gone on",
         ) from None
+
+
+def _end_turn(part: _Held, workflow_uuid: str) -> None:
+    with contextlib.suppress(psycopg.Error):
+        part.control.execute(f"SELECT pg_advisory_unlock({_TURN})", [workflow_uuid])
 
 
 def _await_exact(part: _Held, deadline: float) -> None:
@@ -210,37 +208,51 @@ def _never_exact(workflow: str, wait_s: float) -> WaitTimeoutError:
 
 
 def _open_sources(moment: Moment, spans: Sequence[SpanSpec]) -> None:
-    for span in spans:
-        with slots.temporary_snapshot(span.source, timeout_s=SLOT_TIMEOUT_S) as exact:
-            session = moment.keep(connect(span.source, purpose="vdiff"))
-            session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exact.name)))
-            session.execute("SELECT 1")
-            moment.sources.append(session)
-            moment.lsns.append(exact.lsn)
+    """Each source's C and snapshot; all sources at once, as their streams wait."""
+    links = moment.links
+
+    def adopt(span: SpanSpec) -> int:
+        with links.take_slot(span) as maker:
+            return slots.adopt(
+                span.source,
+                maker,
+                links.source(span),
+                links.watch(span),
+                timeout_s=SLOT_TIMEOUT_S,
+            )
+
+    moment.lsns.extend(links.pool.map(adopt, spans))
+    moment.sources.extend(links.source(span) for span in spans)
 
 
 def _run_to(
     moment: Moment, spans: Sequence[SpanSpec], held: Sequence[_Held], name: str, wait_s: float
 ) -> None:
-    """Let every stream reach exactly the moment of its source, and stay."""
+    """Let every stream reach exactly the moment of its source, and stay.
+
+    Raises:
+        _NotExactError: it has, and rows there wait to be read again: it stays so while it is held.
+    """
     for part in held:
         for stream_id, index in part.streams:
             seconds = wait_s * 2 + HOLD_MARGIN_S
             streams.hold_at(part.control, [stream_id], moment.lsns[index], seconds)
     for span in spans:  # an idle source shows its readers that C has been passed
-        with connect(span.source, purpose="vdiff") as source:
-            streams.emit_marker(source, name)
+        streams.emit_marker(moment.links.watch(span), name)
     deadline = time.monotonic() + wait_s
     for part in held:
         for stream_id, index in part.streams:
             left = max(0.1, deadline - time.monotonic())
-            streams.wait_position(part.control, stream_id, moment.lsns[index], left)
+            row = streams.wait_position(
+                part.control, stream_id, moment.lsns[index], left, exact=False
+            )
+            if not row.exact:
+                raise _NotExactError
 
 
 def _open_targets(moment: Moment, held: Sequence[_Held]) -> None:
     for part in held:
-        session = moment.keep(connect(part.target.endpoint, purpose="vdiff"))
+        session = moment.links.target(part.target.shard)
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         for stream_id, index in part.streams:
             row = streams.read_stream(session, stream_id)

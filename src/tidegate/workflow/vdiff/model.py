@@ -23,6 +23,12 @@ ETA_MAX = timedelta(days=365)
 #: Slices are large because a table that fits in one is read in the order it lies on disk.
 SLICE_BYTES = 1 << 30
 
+#: ... and smaller where snapshots are to be given up after a while, which happens between slices.
+SLICE_BYTES_BOUNDED = 1 << 27
+
+#: Tables compared at one moment, as long as they are no larger together than a slice.
+MOMENT_TABLES_MAX = 100
+
 
 class VDiffState(StrEnum):
     """States of a VDiff, of its part at one shard, and of a table in it."""
@@ -54,6 +60,11 @@ def overall_state(states: Iterable[str]) -> VDiffState:
     return next((state for state in _PRECEDENCE if state in found), VDiffState.UNKNOWN)
 
 
+def is_over(report: Mapping[str, Any]) -> bool:
+    """Nothing more happens by itself, at any shard."""
+    return all(shard["State"] in FINAL for shard in report["ShardSummaries"].values())
+
+
 @dataclass(frozen=True)
 class VDiffOptions:
     """How to compare; stored with the VDiff, so that a resumed one goes on in the same way.
@@ -70,6 +81,10 @@ class VDiffOptions:
         auto_retry: try again when a server was away or a wait ended.
         wait_s: how long streams and sources are waited for at each table.
         slice_bytes: rows of about so many bytes are compared at a time.
+        max_diff_duration_s: after so long the snapshots are given up at the end of a slice, and
+            the rest is compared at a new moment; None: a snapshot lives as long as a table takes.
+        debug_query: samples carry a statement that reads the row again.
+        update_table_stats: ANALYZE the tables of the targets first, for better estimates.
     """
 
     tables: tuple[str, ...] = ()
@@ -82,6 +97,15 @@ class VDiffOptions:
     auto_retry: bool = True
     wait_s: float = 30.0
     slice_bytes: int = SLICE_BYTES
+    max_diff_duration_s: float | None = None
+    debug_query: bool = False
+    update_table_stats: bool = False
+
+    @property
+    def cut_bytes(self) -> int:
+        """Size of a slice: smaller where a snapshot is not to live long."""
+        bounded = self.max_diff_duration_s is not None
+        return min(self.slice_bytes, SLICE_BYTES_BOUNDED) if bounded else self.slice_bytes
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.
@@ -97,6 +121,8 @@ class VDiffOptions:
         positive = {"wait_s": self.wait_s, "slice_bytes": self.slice_bytes}
         if self.limit is not None:
             positive["limit"] = self.limit
+        if self.max_diff_duration_s is not None:
+            positive["max_diff_duration_s"] = self.max_diff_duration_s
         wrong = [name for name, value in counts.items() if value < 0]
         wrong += [name for name, value in positive.items() if value <= 0]
         if wrong:
@@ -115,6 +141,35 @@ class VDiffOptions:
         known = {f.name for f in fields(cls)}
         facts = {key: item for key, item in value.items() if key in known}
         return cls(**{**facts, "tables": tuple(facts.get("tables", ()))})
+
+
+@dataclass(frozen=True)
+class TableSize:
+    """A table that is to be compared."""
+
+    name: str
+    spans: tuple[str, ...]  # ids of those that carry it
+    bytes: int
+
+
+def grouped(tables: Iterable[TableSize], bytes_max: int) -> list[list[TableSize]]:
+    """Tables that share a moment, in the given order.
+
+    A moment costs the same for one table as for many. Those of a group are carried by the same
+    spans and are no larger together than ``bytes_max``; a larger one is alone.
+    """
+    groups: list[list[TableSize]] = []
+    total = 0
+    for table in tables:
+        last = groups[-1] if groups else []
+        fits = last and last[0].spans == table.spans and total + table.bytes <= bytes_max
+        if fits and len(last) < MOMENT_TABLES_MAX:
+            last.append(table)
+            total += table.bytes
+        else:
+            groups.append([table])
+            total = table.bytes
+    return groups
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""What a comparison must know of one table at one side, read in few queries inside a snapshot.
+
+Decides which key identifies rows, the one the streams use: the immediate primary key, else the
+index of the replica identity, as :func:`tidegate.engines.postgres.catalog.key_columns`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from tidegate.engines.postgres import bounds
+from tidegate.engines.postgres.copy import column_forms
+from tidegate.errors import FailedPreconditionError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from tidegate.engines.postgres.copy import ColumnForm
+    from tidegate.topology.names import TableName
+
+
+@dataclass(frozen=True)
+class ComparedTable:
+    """One table at one side."""
+
+    key: tuple[str, ...]
+    forms: tuple[ColumnForm, ...]
+    space: bounds.KeySpace
+    order: tuple[str, ...] | None  # how the key sorts; see :func:`bounds.key_order`
+    est_rows: int
+    encoding: str
+
+
+_FACTS = """
+SELECT greatest(c.reltuples, 0)::int8,
+       (SELECT ARRAY(SELECT a.attname::text
+                       FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)
+                       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+                      WHERE k.position <= i.indnkeyatts ORDER BY k.position)
+          FROM pg_index i
+         WHERE i.indrelid = c.oid AND i.indimmediate
+           AND (i.indisprimary OR c.relreplident = 'i' AND i.indisreplident AND i.indisvalid)
+         ORDER BY i.indisprimary DESC LIMIT 1)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s
+"""
+
+
+def read(connection: Connection[TupleRow], table: TableName) -> ComparedTable:
+    """Read one table, and put the operators of its key on the session's search path.
+
+    Raises:
+        NotFoundError: there is no such table.
+        FailedPreconditionError: it has no key.
+    """
+    row = connection.execute(_FACTS, [table.schema, table.name]).fetchone()
+    if row is None:
+        raise NotFoundError(
+            f"no such table in database {connection.info.dbname}: {table}",
+            next_step="compare the tables of source and target",
+        )
+    est_rows, key = row
+    if not key:
+        raise FailedPreconditionError(
+            f"table {table} has no key, or not the same key on all sides",
+            next_step="give it the same primary key everywhere, then compare again",
+        )
+    space = bounds.read_key_space(connection, table, key)
+    space.use(connection)
+    return ComparedTable(
+        tuple(key),
+        column_forms(connection, table),
+        space,
+        bounds.key_order(connection, space),
+        est_rows,
+        connection.info.parameter_status("server_encoding") or "",
+    )
+
+
+_BYTES = """
+SELECT w.name, coalesce(pg_relation_size(c.oid) + CASE WHEN c.reltoastrelid = 0 THEN 0
+         ELSE pg_relation_size(c.reltoastrelid) END, 0)::int8
+  FROM unnest(%s::text[], %s::text[], %s::text[]) AS w (name, schema, relation)
+  LEFT JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace)
+    ON n.nspname = w.schema AND c.relname = w.relation
+"""
+
+
+def bytes_of(connection: Connection[TupleRow], tables: Sequence[TableName]) -> dict[str, int]:
+    """Bytes of the rows of each table, large values included; 0 for one that is not there."""
+    rows = connection.execute(
+        _BYTES, [[str(t) for t in tables], [t.schema for t in tables], [t.name for t in tables]]
+    ).fetchall()
+    return {name: size for name, size in rows}  # noqa: C416 - rows are of any type
+
+
+def analyze(connection: Connection[TupleRow], table: TableName) -> None:
+    """Bring the table's statistics up to date; passed over where somebody has it locked."""
+    query = sql.SQL("ANALYZE (SKIP_LOCKED) {}").format(bounds.table_identifier(table))
+    connection.execute(query)

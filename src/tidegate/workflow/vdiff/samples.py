@@ -1,0 +1,81 @@
+"""How a difference is shown: the row at one side, or both rows of a changed one.
+
+Decides what of a row goes into a report: all columns or keys, how long values may be, and on
+request the statement with which a person reads the row again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+
+from tidegate.dataplane import compare
+from tidegate.engines.postgres import bounds
+from tidegate.workflow.vdiff.model import shown_value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tidegate.workflow.vdiff.model import VDiffOptions
+
+
+def shown_difference(
+    sides: compare.TableSides, difference: compare.Difference, options: VDiffOptions
+) -> dict[str, Any]:
+    """One difference as the report shows it."""
+    target = sides.targets[difference.target]
+    if difference.kind == "extra":
+        return _shown(target, difference.key, options)
+    source = _source_of(sides, difference.key, options)
+    if difference.kind == "missing":
+        return source
+    there = _shown(target, difference.twin or difference.key, options)
+    found = {"Source": source["Row"], "Target": there["Row"]}
+    if options.debug_query:
+        found |= {"SourceQuery": source["Query"], "TargetQuery": there["Query"]}
+    return found
+
+
+def _source_of(
+    sides: compare.TableSides, key: compare.Key, options: VDiffOptions
+) -> dict[str, Any]:
+    """The row at the source that has it."""
+    found = (_shown(side, key, options) for side in sides.sources)
+    first: dict[str, Any] = {}
+    for shown in found:
+        first = first or shown
+        if shown["Row"]:
+            return shown
+    return first
+
+
+def _shown(side: compare.Side, key: compare.Key, options: VDiffOptions) -> dict[str, Any]:
+    columns = side.columns
+    names = columns.key if options.only_pks else columns.names
+    row = compare.read_row(side, key, names) or {}
+    types = dict(zip(columns.names, columns.base_types, strict=True))
+    shown: dict[str, Any] = {
+        "Row": {
+            name: shown_value(
+                value,
+                options.row_diff_column_truncate_at,
+                binary=types[name] == "bytea",
+                key=name in columns.key,
+            )
+            for name, value in row.items()
+        }
+    }
+    if options.debug_query:
+        shown["Query"] = _query(side, key, names)
+    return shown
+
+
+def _query(side: compare.Side, key: compare.Key, names: Sequence[str]) -> str:
+    """A statement for psql, complete with its values."""
+    query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
+        sql.SQL(", ").join(map(sql.Identifier, names)),
+        bounds.table_identifier(side.columns.table),
+        bounds.key_equals(side.space, key),
+    )
+    return query.as_string(side.connection)
