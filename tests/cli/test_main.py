@@ -166,6 +166,24 @@ def test_settings_come_from_flag_environment_context_and_default_in_this_order(
     assert items["node.listen"]["origin"] == "default"
 
 
+def test_dry_runs_of_config_write_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "set", "a", "--url", "https://a", "--dry-run"]) == 0
+    assert "context a would be written" in capsys.readouterr().out
+    assert not settings.config_path().exists()
+    assert run(["config", "set", "a", "--url", "https://a"]) == 0
+    assert run(["config", "set", "b", "--url", "https://b"]) == 0
+    before = settings.config_path().read_bytes()
+    assert run(["config", "set", "a", "--url", "https://c", "--dry-run"]) == 0
+    assert "context a would be replaced" in capsys.readouterr().out
+    assert run(["config", "use", "a", "--dry-run"]) == 0
+    assert "context a would be used" in capsys.readouterr().out
+    assert run(["config", "use", "nope", "--dry-run"]) == ExitStatus.NOT_FOUND
+    assert (
+        run(["config", "set", "x", "--url", "u", "--token", "t", "--dry-run"]) == ExitStatus.USAGE
+    )
+    assert settings.config_path().read_bytes() == before
+
+
 def test_debug_lists_the_durable_steps_of_node_and_workers(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import stat
 import subprocess
 import sys
@@ -21,6 +23,8 @@ from tidegate.errors import (
     UnauthorizedError,
 )
 from tidegate.router import HttpSource, Router
+from tidegate.server.config import load
+from tidegate.server.node import listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -302,3 +306,26 @@ def test_the_version_a_caller_saw_is_checked() -> None:
         check_version('"2"', 3, "w")
     with pytest.raises(InvalidArgumentError):
         check_version('"x"', 3, "w")
+
+
+def test_answers_are_not_held_back_for_an_acknowledgement(tmp_path: Path) -> None:
+    """Without the protocol on the socket asyncio leaves Nagle's algorithm on: 40 ms an answer."""
+    settings = load({"listen": "127.0.0.1:0", "state_dir": str(tmp_path)})
+
+    async def accepted() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def on_connect(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            found.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listening(settings) as server:
+            async with await asyncio.start_server(on_connect, sock=server):
+                _, writer = await asyncio.open_connection(*server.getsockname())
+                try:
+                    return await asyncio.wait_for(found, 10)
+                finally:
+                    writer.close()
+
+    assert asyncio.run(accepted()) != 0

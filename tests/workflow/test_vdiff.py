@@ -10,7 +10,12 @@ import pytest
 from fix_copy import World, fill
 from tidegate import steps
 from tidegate.dataplane.model import TableRule
-from tidegate.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
+from tidegate.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    FailedPreconditionError,
+    NotFoundError,
+)
 from tidegate.workflow.vdiff import consistency
 from tidegate.workflow.vdiff.model import VDiffOptions
 
@@ -413,6 +418,18 @@ def test_streams_run_on_when_the_point_cannot_be_reached(moved: Comparison) -> N
     report = moved.run(wait_s=0.5, auto_retry=False)
     assert report["State"] == "error"
     assert "has not reached" in report["Errors"]["-"]
+    assert moved.streams_run()
+
+
+def test_what_runs_is_not_resumed_and_can_be_stopped(moved: Comparison) -> None:
+    moved.streams.end()  # so that the comparison waits for its moment
+    service, spans = moved.service, moved.spans
+    name = service.create(spans, VDiffOptions(wait_s=2, auto_retry=False))
+    with pytest.raises(ConflictError, match="is running"):
+        service.resume(spans, name)
+    assert service.stop(spans, name, dry_run=True)["WouldStop"] == ["-"]
+    assert service.stop(spans, name)["State"] == "stopped"
+    assert service.wait(spans, name, 30)["State"] == "stopped"
     assert moved.streams_run()
 
 

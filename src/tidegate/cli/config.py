@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from tidegate.cli import settings
-from tidegate.cli.common import DEFAULTS, Common
+from tidegate.cli.common import DEFAULTS, Common, DryRun
 from tidegate.cli.output import Column, out
 from tidegate.errors import InvalidArgumentError
 
@@ -57,6 +57,7 @@ def set_(
     url: str,
     token: str | None = None,
     ca_file: str | None = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Add or replace a context of the command line, and use it from now on.
 
@@ -71,16 +72,18 @@ def set_(
             "a context holds a reference of the token, not the token",
             next_step="write it to a file and give --token file:/path",
         )
-    settings.write_context(name, url=url, token=token, ca_file=ca_file)
-    out(f"context {name} written to {settings.config_path()} and used from now on")
+    known = settings.write_context(name, url=url, token=token, ca_file=ca_file, dry_run=dry_run)
+    would = "would be " if dry_run else ""
+    done = "replaced" if known else "written"
+    out(f"context {name} {would}{done} in {settings.config_path()} and used from now on")
 
 
 @app.command(help_epilogue="Example:  tidegate config use prod")
-def use(name: str, /) -> None:
+def use(name: str, /, *, dry_run: DryRun = False) -> None:
     """Use another context from now on.
 
     Args:
         name: of the context.
     """
-    settings.use_context(name)
-    out(f"context {name} is used from now on")
+    settings.use_context(name, dry_run=dry_run)
+    out(f"context {name} {'would be' if dry_run else 'is'} used from now on")

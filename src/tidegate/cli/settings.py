@@ -64,15 +64,19 @@ def read_file() -> dict[str, Any]:
         ) from None
 
 
-def write_context(name: str, *, url: str, token: str | None, ca_file: str | None) -> None:
-    """Add or replace a context and make it the current one."""
+def write_context(
+    name: str, *, url: str, token: str | None, ca_file: str | None, dry_run: bool = False
+) -> bool:
+    """Add or replace a context and make it the current one; says whether there was one."""
     found = read_file()
     given = {"url": url, "token": token, "ca_file": ca_file}
-    contexts = {**found.get("contexts", {}), name: {k: v for k, v in given.items() if v}}
-    _write(name, contexts)
+    known = found.get("contexts", {})
+    if not dry_run:
+        _write(name, {**known, name: {k: v for k, v in given.items() if v}})
+    return name in known
 
 
-def use_context(name: str) -> None:
+def use_context(name: str, *, dry_run: bool = False) -> None:
     """Make a context the current one.
 
     Raises:
@@ -80,7 +84,8 @@ def use_context(name: str) -> None:
     """
     contexts = read_file().get("contexts", {})
     _require(contexts, name)
-    _write(name, contexts)
+    if not dry_run:
+        _write(name, contexts)
 
 
 def resolve(
