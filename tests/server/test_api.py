@@ -24,7 +24,7 @@ from tidegate.errors import (
 )
 from tidegate.router import HttpSource, Router
 from tidegate.server.config import load
-from tidegate.server.node import listening
+from tidegate.server.serving import listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
