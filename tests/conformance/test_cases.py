@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance import clusterdb_cases, keyrange_cases, vindex_cases
+from conformance import bootstrap_cases, clusterdb_cases, keyrange_cases, vindex_cases
 from conformance.case_files import STORY, Case, Row, cases
 from conformance.scenarios import scenario
 from tidegate.topology import vindexes
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 SYSTEMS: dict[str, Callable[[Scenario], None]] = {
+    bootstrap_cases.SYSTEM: bootstrap_cases.run,
     clusterdb_cases.SYSTEM: clusterdb_cases.run,
 }
 """Who understands the stories of which system."""

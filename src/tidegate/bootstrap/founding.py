@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tidegate import steps
 from tidegate.bootstrap.model import UpgradeState
@@ -102,8 +102,19 @@ class Founding[C]:
 
     def is_initialised(self) -> bool:
         """Look at the marker once."""
-        with self.work.database.read() as connection:
-            return self.marker.is_set(connection, self.work.store)
+        body_error: BaseException | None = None
+        try:
+            with self.work.database.read() as connection:
+                try:
+                    return self.marker.is_set(connection, self.work.store)
+                except BaseException as ended:
+                    body_error = ended
+                    raise
+        except Exception as raised:
+            error = decisive(body_error, raised)
+            if error is raised:
+                raise
+            raise error from None
 
     def _checked(self, deadline: float) -> bool:
         while True:
@@ -136,8 +147,7 @@ class Founding[C]:
             try:
                 return attempt.run()
             except Exception as raised:
-                # A rollback may fail in its own way; what ended the body is what counts.
-                error = attempt.body_error or raised
+                error = decisive(attempt.body_error, raised)
                 if attempt.has_finished:
                     log.warning("outcome of the initialisation unknown", error=reason(error))
                     return reason(error)
@@ -211,3 +221,16 @@ class _Attempt[C]:
         steps.reached(COMMITTED)
         log.info("cluster initialised", version=work.final.version, fence=self._lock.fence)
         return Role.OWNER
+
+
+def decisive(body_error: BaseException | None, raised: Exception) -> BaseException:
+    """Which error counts: what ended the body, never what its rollback raised after it.
+
+    Args:
+        body_error: what ended the body; None when it had finished.
+        raised: what came out of the transaction: the same, its translation from the driver's
+            words, or an error of the rollback.
+    """
+    if body_error is None or raised.__cause__ is body_error or isinstance(body_error, DBAPIError):
+        return raised
+    return body_error
