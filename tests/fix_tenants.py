@@ -153,10 +153,10 @@ class Estate:
             ).fetchall()
         return [row[0] for row in rows]
 
-    def stored(self) -> dict[str, str]:
+    def stored(self, source: str | None = None) -> dict[str, str]:
         """The versions that the cluster database has, by tenant."""
         return {
-            tenant.name: tenant.versions.get(self.source, "")
+            tenant.name: tenant.versions.get(source or self.source, "")
             for tenant in self.service.tenants.all()
         }
 
@@ -203,9 +203,8 @@ def estate(
     )
     folder = tmp_path / "migrations"
     folder.mkdir()
-    made = Estate(
-        source_server, name, url, folder, database, TenantService(database, store_), topology
-    )
+    service = TenantService(database, store_, allowed=[tmp_path])
+    made = Estate(source_server, name, url, folder, database, service, topology)
     yield made
     made.close()
 

@@ -7,11 +7,13 @@ node was told (``--migrations-from``): a token of the API is no account on the m
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from tidegate.bootstrap.tenants.faults import MigrationSourceError
 from tidegate.bootstrap.tenants.folder import Folder, check_unedited, read_folder
 from tidegate.bootstrap.tenants.hands import SqlHand
 from tidegate.bootstrap.tenants.model import (
@@ -21,6 +23,7 @@ from tidegate.bootstrap.tenants.model import (
     is_written_source,
     parse_source,
 )
+from tidegate.bootstrap.tenants.programs import ProgramHand, describe
 from tidegate.bootstrap.tenants.versions import target_of
 from tidegate.errors import (
     InvalidArgumentError,
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
     from tidegate.bootstrap.tenants.store import TenantStore
     from tidegate.bootstrap.tenants.versions import Chain
 
-SQL_BACKLOG = 16
+SQL_BACKLOG: Final = 16
+DESCRIBED_MAX: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,36 @@ class Opened:
 
     def hand(self, options: RunOptions) -> Hand:
         """A hand for one thread."""
-        assert self.folder is not None
+        if self.folder is None:
+            return ProgramHand(self.source, options)
         return SqlHand(self.folder, self.source, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What a worker said of a source, and how its files were then."""
+
+    chain: Chain
+    files: tuple[str, ...]
+    marks: tuple[tuple[str, int, int], ...]
+
+
+def _plain(path: str | Path) -> Path:
+    """A path without ``..``; links stay, because an environment's Python is one."""
+    return Path(os.path.normpath(path))
+
+
+def _marks(files: Sequence[str]) -> tuple[tuple[str, int, int], ...]:
+    """Files, and what lies in folders: name, time of change, size."""
+    found = []
+    for file in files:
+        path = Path(file)
+        each = [path, *sorted(path.glob("*.py"))] if path.is_dir() else [path]
+        for one in each:
+            with contextlib.suppress(OSError):
+                status = one.stat()
+                found.append((str(one), status.st_mtime_ns, status.st_size))
+    return tuple(found)
 
 
 class Sources:
@@ -71,7 +103,9 @@ class Sources:
 
     def __init__(self, store: TenantStore, allowed: Sequence[Path] = ()) -> None:
         self._store = store
-        self._allowed = tuple(path.resolve() for path in allowed)
+        self._allowed = tuple(map(_plain, allowed))
+        self._lock = threading.Lock()
+        self._described: dict[Source, _Described] = {}
 
     def add(self, name: str, text: str, **more: object) -> Opened:
         """Register a source, after reading it once.
@@ -131,12 +165,23 @@ class Sources:
         """
         self._refuse_place(source)
         if source.kind is not SourceKind.SQL:
-            raise MigrationSourceError(
-                f"sources of kind {source.kind} are not run here", next_step="use sql:/folder"
-            )
+            return Opened(source, self._describe(source))
         folder = read_folder(source.address)
         check_unedited(source.address, folder.chain, self._store.recorded(source.name))
         return Opened(source, folder.chain, folder)
+
+    def _describe(self, source: Source) -> Chain:
+        """The versions of programs; a worker is asked again when one of their files has changed."""
+        with self._lock:
+            known = self._described.get(source)
+        if known is not None and known.marks == _marks(known.files):
+            return known.chain
+        chain, files = describe(source)
+        with self._lock:
+            while len(self._described) >= DESCRIBED_MAX:
+                self._described.pop(next(iter(self._described)))
+            self._described[source] = _Described(chain, files, _marks(files))
+        return chain
 
     def _refuse_place(self, source: Source) -> None:
         """Programs run only from where the node was told."""
@@ -158,7 +203,7 @@ class Sources:
                 next_step="name it: --folder /srv/app",
             )
         for name, path in paths.items():
-            if path and not any(Path(path).is_relative_to(root) for root in self._allowed):
+            if path and not any(_plain(path).is_relative_to(root) for root in self._allowed):
                 raise InvalidArgumentError(
                     f"this node does not run programs from {path}",
                     next_step="start it with --migrations-from FOLDER; what lies below runs as its"

@@ -1,0 +1,1 @@
+"""The worker process of migrations that are programs; it needs nothing but the user's Python."""

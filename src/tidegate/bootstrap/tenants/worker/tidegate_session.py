@@ -1,0 +1,132 @@
+"""A tenant's session in the worker: whichever driver the user has, its settings and its lock.
+
+The statements are those of the node's own sessions, so that a worker and a node that upgrade the
+same tenant take turns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+LOCK_PREFIX = "tidegate tenant "
+DEFAULT_SCHEMA = "public"
+
+
+class TenantMissingError(Exception):
+    """The tenant's schema is not there."""
+
+
+def driver_name() -> str:
+    """psycopg, or psycopg2 where only that is installed."""
+    for name in ("psycopg", "psycopg2"):
+        if importlib.util.find_spec(name) is not None:
+            return name
+    raise ModuleNotFoundError("neither psycopg nor psycopg2 is installed in this environment")
+
+
+def connect(parameters: dict[str, str]) -> Any:
+    """A connection of the driver, in autocommit."""
+    name = driver_name()
+    # A session is made like a new one in between, which takes prepared statements away.
+    more = {"prepare_threshold": None} if name == "psycopg" else {}
+    connection = importlib.import_module(name).connect(**parameters, **more)
+    connection.autocommit = True
+    return connection
+
+
+def quoted(identifier: str) -> str:
+    """An identifier in double quotes."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def version_schema(tenant: dict[str, str]) -> str:
+    """The schema of the version table, which also names the tenant's lock."""
+    return tenant["schema"] or DEFAULT_SCHEMA
+
+
+def settings(request: dict[str, Any], *, with_role: bool = True) -> dict[str, str]:
+    """The settings under which the tenant's migrations run."""
+    tenant, source, bounds = request["tenant"], request["source"], request["bounds"]
+    values = {
+        "lock_timeout": str(bounds["lock_timeout_ms"]),
+        "statement_timeout": str(bounds["statement_timeout_ms"]),
+    }
+    if tenant["schema"]:
+        path = [tenant["schema"], *source["also_search"]]
+        values["search_path"] = ", ".join(map(quoted, path))
+    if with_role and source["role"]:
+        values["role"] = source["role"]
+    return values
+
+
+def options(request: dict[str, Any]) -> str:
+    """The same as libpq's ``options``, for connections that others make."""
+    words = []
+    for name, value in settings(request).items():
+        escaped = value.replace("\\", "\\\\").replace(" ", "\\ ")
+        words.append(f"-c {name}={escaped}")
+    given = request["connection"].get("options", "")
+    return " ".join([*([given] if given else []), *words])
+
+
+def execute(connection: Any, statement: str, values: Any = None) -> list[Any]:
+    """Run one statement of a driver's connection."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute(statement, values)
+        return cursor.fetchall() if cursor.description else []
+    finally:
+        cursor.close()
+
+
+def prepare(connection: Any, request: dict[str, Any]) -> None:
+    """Apply the settings to a session, take the tenant's lock, and see that its schema is there.
+
+    Raises:
+        TenantMissingError: it is not.
+    """
+    for name, value in settings(request).items():
+        execute(connection, "SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+    take_lock(connection, request["tenant"])
+
+
+def take_lock(connection: Any, tenant: dict[str, str]) -> None:
+    """Take the tenant's lock for the session.
+
+    Raises:
+        TenantMissingError: the schema is not there.
+    """
+    schema = version_schema(tenant)
+    key = f"{LOCK_PREFIX}{schema}"
+    execute(
+        connection,
+        "SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended(%s, 0))",
+        (key,),
+    )
+    found = execute(
+        connection, "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s", (schema,)
+    )
+    if not found:
+        raise TenantMissingError(schema)
+
+
+def release(connection: Any) -> None:
+    """Make a session like a new one: settings, role, temporary tables, locks."""
+    execute(connection, "DISCARD ALL")
+
+
+def missing() -> dict[str, Any]:
+    """The answer for a tenant that is not there."""
+    return {"result": "missing"}
+
+
+def refused(message: str, current: str = "") -> dict[str, Any]:
+    """The answer for a tenant whose version does not allow it."""
+    return {"result": "failed", "cause": "version", "message": message, "from": current}
+
+
+def done(current: str, target: str, applied: list[str]) -> dict[str, Any]:
+    """The answer for a tenant that is at the target."""
+    return {"result": "done", "from": current, "to": target, "applied": applied}
