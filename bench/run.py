@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import rows_catchup
 import rows_copy
 import rows_switch
+import rows_tenants
 import rows_vdiff
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 ROWS: dict[str, Row] = {
     row.name: row
-    for module in (rows_copy, rows_catchup, rows_vdiff, rows_switch)
+    for module in (rows_copy, rows_catchup, rows_vdiff, rows_switch, rows_tenants)
     for row in module.ROWS
 }
 BUDGET_S = 38 * 60
