@@ -148,7 +148,7 @@ def test_tenants_ahead_edited_or_unknown_fail_alone(estate: Estate) -> None:
 
 def test_an_edited_file_is_refused_before_anything_once_a_tenant_has_it(estate: Estate) -> None:
     estate.add_schemas(2)
-    estate.write("001_orders.sql", "SELECT broken(;")
+    estate.write("001_orders.sql", "SELECT broken();")
     assert estate.upgrade().state is RunState.STOPPED
     estate.service.cancel(None)
     estate.write("001_orders.sql", ORDERS)  # nobody has it yet: it may be mended
