@@ -1,1 +1,0 @@
-"""The worker process of migrations that are programs; it needs nothing but the user's Python."""
