@@ -156,7 +156,7 @@ class Operating[C]:
         page = self.work.directory.page(-1, parse(row.version), limit)
         return [tenant.name for tenant in page if tenant.id not in skipped]
 
-    def finalise(self) -> bool:
+    def finalise(self, *, dry_run: bool = False) -> bool:
         """Close the way back; false when it was closed before.
 
         Raises:
@@ -175,6 +175,8 @@ class Operating[C]:
             raise verdict.error()
         if isinstance(verdict, AlreadyFinalised):
             return False
+        if dry_run:
+            return True
         with self.work.database.transaction() as connection:
             latest = store.latest(connection, lock=True)
             if latest != row:
@@ -184,7 +186,7 @@ class Operating[C]:
         log.info("upgrade finalised", version=row.version)
         return True
 
-    def skip_tenant(self, name: str) -> None:
+    def skip_tenant(self, name: str, *, dry_run: bool = False) -> None:
         """Let the upgrade go on without a tenant.
 
         Raises:
@@ -195,6 +197,8 @@ class Operating[C]:
         with self.work.database.transaction() as connection:
             for step, task in self._tasks_of(connection, tenant_id):
                 if step.state is not StepState.READY and not task.state.is_settled:
+                    if dry_run:
+                        return
                     store.settle(
                         connection, step, task, TenantState.SKIPPED, error=task.error or "by hand"
                     )
@@ -204,7 +208,7 @@ class Operating[C]:
             next_step="see what it waits for: tidegate upgrade status",
         )
 
-    def retry(self, name: str | None) -> int:
+    def retry(self, name: str | None, *, dry_run: bool = False) -> int:
         """Let what failed be tried again at once: one tenant, or everything; how many."""
         store = self.work.store
         only = None if name is None else [self.work.directory.id_of(name)]
@@ -216,6 +220,8 @@ class Operating[C]:
             for step in store.steps(connection, row.sequence, lock=True):
                 if step.state is StepState.UPGRADING_TENANTS:
                     changed += store.reopen(connection, step, only)
+            if dry_run:
+                connection.rollback()
         return changed
 
     def _tasks_of(self, connection: Connection, tenant_id: int) -> list[tuple[Step, TenantTask]]:

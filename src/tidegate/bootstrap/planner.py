@@ -48,11 +48,12 @@ class Planner[C]:
 
     work: Work[C]
 
-    def plan(self, *, supersede: bool = False) -> Decision:
+    def plan(self, *, supersede: bool = False, dry_run: bool = False) -> Decision:
         """Plan the upgrade to this program's version, if there is one to plan.
 
         Args:
             supersede: an upgrade that is stuck may be set aside.
+            dry_run: decide and write all of it, and roll it back.
 
         Returns:
             :class:`Plan` or :class:`Nothing`.
@@ -65,6 +66,9 @@ class Planner[C]:
         try:
             with self.work.database.transaction() as connection:
                 decision = self._decide(connection, members, supersede=supersede)
+                if dry_run:
+                    connection.rollback()
+                    return decision
         except IntegrityError as error:
             raise ConflictError(
                 "another node recorded a version at the same time", next_step="try again"

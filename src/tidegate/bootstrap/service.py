@@ -251,13 +251,13 @@ class Service[C]:
         """Where the upgrade is, what failed, and what stands in the way."""
         return self._operating.status(self._loops.last_error)
 
-    def finalise(self) -> bool:
+    def finalise(self, *, dry_run: bool = False) -> bool:
         """Close the way back; false when it was closed before.
 
         Raises:
             UpgradeRefusedError: members or tenants are older; names them.
         """
-        return self._operating.finalise()
+        return self._operating.finalise(dry_run=dry_run)
 
     def plan(self, *, supersede: bool = False) -> Decision:
         """Plan the upgrade, once, and start nothing: passes are run by whoever runs them.
@@ -268,34 +268,35 @@ class Service[C]:
         """
         return self._planner.plan(supersede=supersede)
 
-    def supersede(self) -> Decision:
+    def supersede(self, *, dry_run: bool = False) -> Decision:
         """Set an older upgrade that is stuck aside and plan this program's.
 
         Raises:
             UpgradeRefusedError: the upgrade under way is not older.
         """
         with self._entered():
-            decision = self._planner.plan(supersede=True)
-            self._loops.start()
+            decision = self._planner.plan(supersede=True, dry_run=dry_run)
+            if not dry_run:
+                self._loops.start()
             return decision
 
-    def skip_tenant(self, name: str) -> None:
+    def skip_tenant(self, name: str, *, dry_run: bool = False) -> None:
         """Let the upgrade go on without a tenant; it stays at its version.
 
         Raises:
             NotFoundError: there is no such tenant.
             FailedPreconditionError: the upgrade under way does not wait for it.
         """
-        self._operating.skip_tenant(name)
+        self._operating.skip_tenant(name, dry_run=dry_run)
         self._loops.wake()
 
-    def retry_tenant(self, name: str | None = None) -> int:
+    def retry_tenant(self, name: str | None = None, *, dry_run: bool = False) -> int:
         """Try a failed or skipped tenant, or everything that failed, again at once; how many.
 
         Raises:
             NotFoundError: there is no such tenant.
         """
-        changed = self._operating.retry(name)
+        changed = self._operating.retry(name, dry_run=dry_run)
         self._loops.wake()
         return changed
 

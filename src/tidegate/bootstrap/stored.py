@@ -128,12 +128,22 @@ class StoredDirectory:
         with self._database.read() as connection:
             return {row.id: row.name for row in connection.execute(query)}
 
-    def get(self, tenant_id: int) -> Tenant | None:
-        """One tenant; None when it was dropped."""
-        query = select(_DIRECTORY).where(self._mine & (_DIRECTORY.c.id == tenant_id))
+    def all_names(self) -> dict[str, int]:
+        """Every tenant's id, by its name."""
+        query = select(_DIRECTORY.c.name, _DIRECTORY.c.id).where(self._mine)
         with self._database.read() as connection:
-            found = connection.execute(query).one_or_none()
-        return None if found is None else _tenant(found)
+            return {row.name: row.id for row in connection.execute(query)}
+
+    def note_version(self, tenant_id: int, version: str) -> None:
+        """Write down a version that was seen elsewhere; nothing when it is known already."""
+        mine = self._mine & (_DIRECTORY.c.id == tenant_id)
+        with self._database.read() as connection:
+            query = select(_DIRECTORY.c.version).where(mine)
+            if connection.execute(query).scalar_one_or_none() in {None, version}:
+                return
+        values = {"version": version, "version_key": parse(version).key}
+        with self._database.transaction() as connection:
+            connection.execute(_DIRECTORY.update().where(mine).values(**values))
 
     @contextmanager
     def hold(self, tenant_id: int) -> Iterator[HeldTenant[Connection] | None]:

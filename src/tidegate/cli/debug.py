@@ -27,6 +27,7 @@ def steps(*, common: Common = DEFAULTS) -> None:
     STEP#3 means the third time. The first worker of a span inherits the variable from its node,
     one that comes back after a failure does not.
     """
+    import tidegate.bootstrap  # noqa: PLC0415 - declares steps, too
     import tidegate.dataplane  # noqa: PLC0415 - heavy, and only needed here
     import tidegate.engines  # noqa: PLC0415 - same
     import tidegate.server  # noqa: PLC0415 - same
@@ -34,7 +35,13 @@ def steps(*, common: Common = DEFAULTS) -> None:
     from tidegate.steps import declared  # noqa: PLC0415 - same
 
     # Steps are declared by the modules that perform them, so all of those have to be loaded.
-    for package in (tidegate.engines, tidegate.dataplane, tidegate.workflow, tidegate.server):
+    for package in (
+        tidegate.bootstrap,
+        tidegate.engines,
+        tidegate.dataplane,
+        tidegate.workflow,
+        tidegate.server,
+    ):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
     items = [vars(step) for step in declared()]

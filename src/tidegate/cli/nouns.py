@@ -53,6 +53,7 @@ NOUNS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
         (
             ("serve", "serve", "Run a node."),
             ("cluster", "cluster", "The nodes that work together."),
+            ("upgrade", "upgrade", "The version of the cluster's own tables at its shards."),
             ("span", "span", "The worker processes of a node."),
             ("doctor", "doctor", "What to look at first when something is wrong."),
             ("demo", "demo", "See it all on this machine in three minutes."),

@@ -25,6 +25,7 @@ from tidegate.client.topology import (
     VSchemas,
 )
 from tidegate.client.transport import API_LEVEL, DEFAULT_URL, Json, Transport, token_of
+from tidegate.client.upgrade import Upgrade
 from tidegate.client.workflows import MoveTables, Reshard, VDiffs, Workflows
 
 __all__ = ["API_LEVEL", "DEFAULT_URL", "Client", "Json", "token_of"]
@@ -54,4 +55,5 @@ class Client(Transport):
         self.routes = Routes(self)
         self.router = Routers(self)
         self.node = Node(self)
+        self.upgrade = Upgrade(self)
         self.cluster = Cluster(self)

@@ -18,7 +18,7 @@ from tidegate.errors import ApiLevelError, TidegateError
 from tidegate.server import problems
 from tidegate.server.api import cluster as cluster_api
 from tidegate.server.api import node as node_api
-from tidegate.server.api import tenants, topology, vdiffs, workflows
+from tidegate.server.api import tenants, topology, upgrade, vdiffs, workflows
 from tidegate.server.forwarding import Forward
 from tidegate.server.peers import peer_of
 
@@ -50,6 +50,7 @@ def create_app(runtime: Runtime | None) -> FastAPI:
     app.include_router(workflows.verbs)
     app.include_router(vdiffs.router)
     app.include_router(tenants.router)
+    app.include_router(upgrade.router)
     problems.install(app)
     if runtime is not None:
         app.state.runtime = runtime

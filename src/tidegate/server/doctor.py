@@ -52,6 +52,7 @@ def examine(services: Services) -> dict[str, Any]:
             *_findings(databases, ranked, spans),
             *_unfinished(workflows),
             *_alarms(services),
+            *services.upgrade.findings(),
         ],
     }
 

@@ -6,7 +6,9 @@ Decides the order in which parts are opened and closed, and nothing about what t
 2. workers that survived an earlier node are adopted, and while this node is owner, spans are
    supervised; a node that is not lets them go, since the owner has taken them over;
 3. operations that a crash left behind are taken up by the owner, again and again until each has
-   ended.
+   ended;
+4. in the background the cluster's version is recorded, and shards are brought to this program's
+   release of their schema.
 
 What comes before, from the state directory to the schema gate, and the API around it, are in
 :mod:`tidegate.server.serving`.
@@ -25,6 +27,8 @@ from typing import TYPE_CHECKING, Self
 
 import structlog
 
+from tidegate.bootstrap import stored as upgrade_directory
+from tidegate.bootstrap import tables as upgrade_tables
 from tidegate.bootstrap.tenants import runs as tenant_runs
 from tidegate.bootstrap.tenants import store as tenant_store
 from tidegate.bootstrap.tenants.service import TenantService
@@ -38,6 +42,7 @@ from tidegate.router import Router
 from tidegate.router.hook import RouteHook
 from tidegate.router.sources import StoreSource
 from tidegate.server.feed import RouteFeed
+from tidegate.server.schema_upgrade import SchemaUpgrade
 from tidegate.server.services import Services
 from tidegate.server.slot_watch import SlotWatch
 from tidegate.server.supervisor import DesiredSpan, Supervisor
@@ -77,6 +82,8 @@ UPDATES = (
     *tenant_runs.UPDATES,
     *join_tokens.UPDATES,
     *cluster_settings.UPDATES,
+    *upgrade_tables.UPDATES,
+    *upgrade_directory.UPDATES,
 )
 """Every schema update of the cluster database, in the order they were written."""
 
@@ -121,6 +128,7 @@ class Node:
             settings.state_dir / "spans", desired=self._desired, prepare=take_over
         )
         feed = RouteFeed(self._store, reports)
+        self._upgrade = SchemaUpgrade(database, self._store, holder=names.holder)
         self.services = Services(
             settings=settings,
             database=database,
@@ -134,6 +142,7 @@ class Node:
             feed=feed,
             routers=reports,
             slots=SlotWatch(self._store, self._records, is_wanted=self._is_owner),
+            upgrade=self._upgrade,
             ready=self._not_ready,
         )
         if settings.on_route_change:
@@ -149,6 +158,8 @@ class Node:
         runs = TenantRuns(tenants, database, holder=names.holder, is_owner=self._is_owner)
         runs.start()
         stack.callback(runs.stop)
+        stack.callback(self._upgrade.close)
+        self._upgrade.start()
         self.services.slots.start()
         stack.callback(self.services.slots.close)
         self._start_recovery(stack)
@@ -203,7 +214,7 @@ class Node:
 
     def _not_ready(self) -> str | None:
         self._store.revision()
-        return self._missing
+        return self._missing or self._upgrade.problem
 
     def _desired(self) -> list[DesiredSpan]:
         """The spans that should run here; a workflow that cannot be read keeps no other back.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tidegate.dataplane.model import Direction, SpanSpec
     from tidegate.server.config import Settings
     from tidegate.server.feed import RouteFeed
+    from tidegate.server.schema_upgrade import SchemaUpgrade
     from tidegate.server.slot_watch import SlotWatch
     from tidegate.server.supervisor import Supervisor
     from tidegate.server.tokens import Tokens
@@ -66,6 +67,7 @@ class Services:
     feed: RouteFeed
     routers: RouterReports
     slots: SlotWatch
+    upgrade: SchemaUpgrade
     ready: Callable[[], str | None]
     """None when the node can take work, else what is missing."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

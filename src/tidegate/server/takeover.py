@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tidegate.dataplane import streams
-from tidegate.engines.postgres import slots
+from tidegate.engines.postgres import sidecar, slots
 from tidegate.engines.postgres.connection import connect
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ def take_over(spec: SpanSpec) -> SpanSpec:
             (target.stream_id, stack.enter_context(connect(target.endpoint, purpose=PURPOSE)))
             for target in spec.targets
         ]
+        for _stream, session in sessions:
+            # A worker of this program works with this program's release of the schema.
+            sidecar.install(session)
         epoch = 1 + max(
             streams.read_stream(session, stream_id).epoch for stream_id, session in sessions
         )

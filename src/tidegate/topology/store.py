@@ -103,6 +103,10 @@ class TopologyStore:
         with self._database.read() as connection:
             return _read(connection).snapshot
 
+    def was_changed(self, connection: Connection) -> bool:
+        """Whether anything was ever put into the topology, as a transaction sees it."""
+        return _revision(connection) > 0
+
     def revision(self) -> int:
         """The revision now; much cheaper than reading all objects."""
         with self._database.read() as connection:

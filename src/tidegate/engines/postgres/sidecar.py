@@ -2,7 +2,9 @@
 
 Every shard that takes part in a workflow carries this schema: stream rows and what belongs to
 them at a target, the journal and the fence's bookkeeping at a source, VDiff tables. Each part is
-idempotent DDL with a version; a part of the recorded version is not run again.
+idempotent DDL with a version; a part of the recorded version is not run again. The schema as a
+whole has a release (:mod:`tidegate.engines.postgres.sidecar_releases`): a fresh one is made from
+the parts and is at the newest release, an older one is brought there by the releases' changes.
 
 It must not decide anything about streams (``tidegate.dataplane.streams`` does) and never drops a
 schema that still holds a stream, a journal, an armed fence or a VDiff.
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from tidegate.engines.postgres import fence, journal, vdiff_tables
+from tidegate.engines.postgres import sidecar_releases as releases
 
 if TYPE_CHECKING:
     import psycopg
@@ -55,22 +58,25 @@ def parts() -> list[Part]:
 
 
 def install(conn: psycopg.Connection) -> None:
-    """Make the schema, or bring it up to this program's versions; cheap when nothing is to do.
+    """Make the schema, or bring it up to this program's release; cheap when nothing is to do.
 
     Safe to run from several nodes at once. A schema that a newer program made stays as it is.
     """
-    if all(found >= part.version for part, found in _installed(conn)):
+    if _is_current(conn):
         return
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock(%s)", [ADVISORY_LOCK])
         conn.execute("SET LOCAL client_min_messages = warning")
+        found = releases.current(conn)
         conn.execute("CREATE SCHEMA IF NOT EXISTS _tidegate")
         conn.execute(
             "CREATE TABLE IF NOT EXISTS _tidegate.part"
             " (name text PRIMARY KEY, version int NOT NULL)"
         )
-        for part, found in _installed(conn):
-            if found >= part.version:
+        for release in releases.missing(found):
+            releases.apply(conn, release)
+        for part, version in _installed(conn):
+            if version >= part.version:
                 continue
             conn.execute(sql.SQL(part.ddl))
             conn.execute(
@@ -78,6 +84,15 @@ def install(conn: psycopg.Connection) -> None:
                 " ON CONFLICT (name) DO UPDATE SET version = excluded.version",
                 [part.name, part.version],
             )
+        if found is None:
+            releases.record(conn, releases.NEWEST)
+
+
+def _is_current(conn: psycopg.Connection) -> bool:
+    found = releases.current(conn)
+    if found is None or releases.missing(found):
+        return False
+    return all(version >= part.version for part, version in _installed(conn))
 
 
 def _installed(conn: psycopg.Connection) -> list[tuple[Part, int]]:

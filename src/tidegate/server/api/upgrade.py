@@ -1,0 +1,52 @@
+"""Resource of the upgrade of the cluster and its shards: look, finalise, retry, skip, supersede."""
+
+from fastapi import APIRouter
+
+from tidegate.server.api.common import Body, DryRun, Json, Node, one
+
+router = APIRouter(prefix="/v1/upgrade", tags=["upgrade"])
+
+
+class ShardBody(Body):
+    """A shard by its name, KEYSPACE/SHARD."""
+
+    shard: str
+
+
+class RetryBody(Body):
+    """A shard by its name, KEYSPACE/SHARD; without one, everything that failed."""
+
+    shard: str | None = None
+
+
+@router.get("")
+def show_upgrade(node: Node) -> Json:
+    """Where the upgrade is, what failed, and what keeps it from being finalised."""
+    return one(node.upgrade.shown())
+
+
+@router.post("/finalise")
+def finalise_upgrade(node: Node, dry_run: DryRun = False) -> Json:
+    """Close the way back: members of the version before may not be started any more."""
+    return one({"finalised": node.upgrade.service.finalise(dry_run=dry_run)}, dry_run=dry_run)
+
+
+@router.post("/retry")
+def retry_upgrade(node: Node, body: RetryBody, dry_run: DryRun = False) -> Json:
+    """Try a shard, or everything that failed, again at once."""
+    changed = node.upgrade.service.retry_tenant(body.shard, dry_run=dry_run)
+    return one({"retried": changed}, dry_run=dry_run)
+
+
+@router.post("/skip")
+def skip_upgrade(node: Node, body: ShardBody, dry_run: DryRun = False) -> Json:
+    """Let the upgrade go on without a shard; it stays at its version."""
+    node.upgrade.service.skip_tenant(body.shard, dry_run=dry_run)
+    return one({"skipped": body.shard}, dry_run=dry_run)
+
+
+@router.post("/supersede")
+def supersede_upgrade(node: Node, dry_run: DryRun = False) -> Json:
+    """Set an older upgrade that is stuck aside and begin this program's."""
+    node.upgrade.service.supersede(dry_run=dry_run)
+    return one(node.upgrade.shown(), dry_run=dry_run)
