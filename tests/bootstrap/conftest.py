@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,6 @@ from tidegate.bootstrap.stored import StoredDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -30,3 +30,9 @@ def each_world(cluster_url: str) -> Iterator[World]:
         made = World(database, StoredDirectory(database, TRACK))
         yield made
         made.close()
+
+
+@pytest.fixture
+def datadir() -> Path:
+    """Files of these tests."""
+    return Path(__file__).parent / "data"

@@ -158,11 +158,15 @@ class Node:
         runs = TenantRuns(tenants, database, holder=names.holder, is_owner=self._is_owner)
         runs.start()
         stack.callback(runs.stop)
+        self._start_watches(stack)
+        self._start_recovery(stack)
+
+    def _start_watches(self, stack: ExitStack) -> None:
+        """Keep the shards' schema at this program's release, and an eye on slots."""
         stack.callback(self._upgrade.close)
         self._upgrade.start()
         self.services.slots.start()
         stack.callback(self.services.slots.close)
-        self._start_recovery(stack)
 
     def _start_recovery(self, stack: ExitStack) -> None:
         """Take up what a crash left, in a thread that ends with the node."""

@@ -1,9 +1,9 @@
 """Keeps the shards' schema `_tidegate` at this program's release, in the background of a node.
 
-Decides when the service of :mod:`tidegate.bootstrap` is asked, and what of its state is a reason for
-the node not to be ready: that this program may not upgrade the cluster, or cannot find out. Single
-shards that fail are none; `tidegate doctor` and `tidegate upgrade status` show them. Nothing here
-ends the node.
+Decides when the service of :mod:`tidegate.bootstrap` is asked, and what of its state is a reason
+for the node not to be ready: that this program may not upgrade the cluster, or cannot find out.
+Single shards that fail are none; `tidegate doctor` and `tidegate upgrade status` show them. Nothing
+here ends the node.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class SchemaUpgrade:
         self.problem = why
 
     def _living(self) -> list[Member]:
-        """The active members; one that runs another program counts as knowing the oldest release."""
+        """The active members; one of another program counts as knowing the oldest release."""
         return [
             Member(
                 member.name,
@@ -124,7 +124,7 @@ class SchemaUpgrade:
             "state": None if row is None else str(row.state),
             "is_finalised": None if row is None else row.is_finalised,
             "blocked": status.blocked,
-            "problem": self.problem or status.problem,
+            "problem": self.problem or status.problem or None,
             "steps": [
                 {
                     "from": step.step.leg.source,
