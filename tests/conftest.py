@@ -11,4 +11,5 @@ pytest_plugins = [
     "fix_dqlite",
     "fix_cluster",
     "fix_tenants",
+    "fix_tls",
 ]

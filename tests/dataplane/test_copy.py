@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,11 +14,15 @@ from fix_databases import Worker, wait_until
 from tidegate.dataplane import copy
 from tidegate.dataplane.copy import run_copy
 from tidegate.dataplane.model import SpanOptions, TableRule
-from tidegate.errors import CopyError, EpochLostError, ShardKeyError
+from tidegate.errors import ConnectError, CopyError, EpochLostError, ShardKeyError
+from tidegate.topology.connections import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from fix_databases import Database
+    from fix_tls import TlsFront
+    from tidegate.dataplane.copy import CopyProgress
     from tidegate.engines.postgres.local import LocalServer
 
 pytestmark = pytest.mark.servers
@@ -339,3 +345,62 @@ def test_values_of_every_type_arrive_unchanged(
     assert_equal(world, "kinds", "k")
     assert_equal(world, "plain", "k")
     assert world.rows(world.targets[0], "SELECT count(*) FROM plain") == [(3,)]
+
+
+@pytest.mark.parametrize("ranges", [("-",), ("-80", "80-")])
+def test_rows_arrive_over_tls_too(
+    make_world: Callable[..., World],
+    make_tls: Callable[[LocalServer], TlsFront],
+    source_server: LocalServer,
+    ranges: tuple[str, ...],
+) -> None:
+    world = many_chunks(make_world(targets=len(ranges)))
+    rule = TableRule("items", ("id",), "hash") if len(ranges) > 1 else TableRule("items")
+    spec = world.spec([rule], ranges=ranges, options=SpanOptions(chunk_bytes=1 << 20))
+    front = make_tls(source_server)
+    there = Endpoint(front.conninfo(spec.source.conninfo), spec.source.secret)
+    assert world.copy(replace(spec, source=there)).rows == 20_000
+    assert_equal(world)
+
+
+@contextmanager
+def lazy_log_writer(world: World, database: Database) -> Iterator[None]:
+    """A server that writes the log of asynchronous commits late."""
+    world.run(database, "ALTER SYSTEM SET wal_writer_delay = '10s'")
+    world.run(database, "SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        world.run(database, "ALTER SYSTEM RESET wal_writer_delay")
+        world.run(database, "SELECT pg_reload_conf()")
+
+
+def test_chunks_that_a_crash_of_the_target_takes_back_are_copied_again(
+    make_world: Callable[..., World], target_server: LocalServer
+) -> None:
+    world = many_chunks(make_world())
+    target = world.targets[0]
+    spec = world.spec(["items"], options=SpanOptions(chunk_bytes=65_536, copy_threads=1))
+    reported = []
+
+    def crash(progress: CopyProgress) -> None:
+        reported.append(progress.chunks_done)
+        if len(reported) == 8:
+            target_server.kill()
+
+    with lazy_log_writer(world, target):
+        with pytest.raises(ConnectError):
+            run_copy(spec, stop=threading.Event(), on_progress=crash)
+        target_server.start()
+        kept = world.rows(
+            target,
+            "SELECT count(*) FILTER (WHERE done_at IS NOT NULL), coalesce(sum(rows), 0),"
+            " (SELECT count(*) FROM items) FROM _tidegate.copy_state",
+        )
+        assert kept[0][0] < 8, "the crash took nothing back: the test proves nothing"
+        assert kept[0][1] == kept[0][2], "rows and marks go together"
+        assert world.copy(spec).finished
+        target_server.kill()
+        target_server.start()
+        assert_equal(world)
+        assert world.rows(target, "SELECT phase FROM _tidegate.table_copy") == [("COMPLETE",)]

@@ -22,6 +22,10 @@ commit together or not at all. So a killed worker leaves whole chunks, never par
 copies the others from newer snapshots, which only moves H. Targets commit one by one; one that
 lacks a chunk gets it from a later snapshot than its neighbour: the same argument, once a target.
 
+A chunk's COMMIT does not wait for the target's disk: a crash there takes rows and mark together,
+and cuts our sessions, so that the next run reads the marks again. What follows from a complete
+table waits: "all chunks are done" is committed durably, and with it everything before it.
+
 It must not decode values, and it must not run before the gate.
 """
 
@@ -34,11 +38,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import sql
 
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.chunks import Chunk, ChunkTask, agreed_plan, pending, tile
+from tidegate.dataplane.transfer import transfer
 from tidegate.engines.postgres import bounds, copy_state, distribute, split
 from tidegate.engines.postgres import copy as wire
 from tidegate.engines.postgres.catalog import key_columns, require_tables
@@ -360,9 +364,18 @@ def _copy_chunk(
     condition = bounds.condition(work.space, task.chunk.lower, task.chunk.upper)
     for place in task.targets:
         stream_id = spec.targets[place].stream_id
-        wire.begin_target(targets[place], spec.own_origin, stream_id, spec.epoch)
+        wire.begin_target(
+            targets[place], spec.own_origin, stream_id, spec.epoch, durable_at_once=False
+        )
     try:
-        sent = _transfer(run, task, condition, source, targets)
+        sent = transfer(
+            work.plan,
+            work.routing,
+            condition,
+            source,
+            {place: targets[place] for place in task.targets},
+            stop=run.halt,
+        )
     except psycopg.DataError as error:
         raise split.unmapped(work.routing, error) or error from None
     except distribute.RowRefusedError as error:
@@ -394,40 +407,6 @@ def _copy_chunk(
             snapshot_lsn=snapshot_lsn,
         ):
             _finish(spec, session, stream_id, task.table)
-
-
-def _transfer(
-    run: _Run,
-    task: ChunkTask,
-    condition: sql.Composable,
-    source: Session,
-    targets: Mapping[int, Session],
-) -> dict[int, tuple[int, int]]:
-    """Move the rows; returns rows and bytes for each target."""
-    work = run.tables[task.table]
-    sent = dict.fromkeys(task.targets, 0)
-    counts: dict[int, int] = {}
-    query = work.plan.copy_out(
-        work.routing.condition(condition, task.targets),
-        first=work.routing.extra_column(work.plan.format),
-    )
-    with ExitStack() as stack:
-        cursors = {place: targets[place].cursor() for place in task.targets}
-        copies = {
-            place: stack.enter_context(cursor.copy(work.plan.copy_in()))
-            for place, cursor in cursors.items()
-        }
-        router = distribute.start(work.routing, work.plan.format, task.targets)
-        for messages in wire.read_messages(source, query, run.halt):
-            for place, block in router.route(messages):
-                copies[place].write(block)
-                sent[place] += len(block)
-        for place, block in router.finish():
-            copies[place].write(block)
-            sent[place] += len(block)
-    for place, cursor in cursors.items():
-        counts[place] = cursor.rowcount
-    return {place: (counts[place], sent[place]) for place in task.targets}
 
 
 def _note(

@@ -116,7 +116,7 @@ class SpanOptions:
     """Knobs of a span; each exists because two users need different values."""
 
     copy_threads: int = 2
-    chunk_bytes: int = 16 * 1024 * 1024
+    chunk_bytes: int = 8 * 1024 * 1024
     on_ddl: str = OnDDL.STOP
     stop_after_copy: bool = False
     max_retry_s: float = 0.0  # same transient error for longer: Error; 0 = retry for ever

@@ -4,7 +4,8 @@ One function opens connections, so that all sessions agree on what values look l
 all rows or fail, and wait for locks only so long. A session that read rows with another
 ``TimeZone`` or under row security would copy something else than the table (datapath rules 9
 and 22). ``synchronous_commit`` is at least ``on`` everywhere: an acknowledged position must
-survive a crash of the server that holds it (rule 3).
+survive a crash of the server that holds it (rule 3). Only chunks of a copy, which no position
+follows, turn it off for their transaction.
 
 It must never let a secret out: errors of libpq pass through :func:`redacted`, and the password
 itself is removed from them.
