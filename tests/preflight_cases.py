@@ -256,6 +256,8 @@ TABLE_CASES: list[Case] = [
     ),
     ("TG-PF-225", request(), source(table(), survey=known(views={T: ("public.w",)})), "public.w"),
     ("TG-PF-226", request(), source(table(), survey=known(publications={T: ("cdc",)})), "cdc"),
+    ("TG-PF-227", request(), facts(replace(table(), name=TableName("public", "a.b"))), '"a.b"'),
+    ("TG-PF-227", request(), facts(replace(table(), name=TableName("a@b", "t"))), '"a@b"'),
 ]
 
 SERVER_CASES: list[Case] = [

@@ -47,7 +47,7 @@ from tidegate.workflow.readiness import (
     verified_age_s,
 )
 from tidegate.workflow.requests import checked_log_budget
-from tidegate.workflow.sessions import Sessions, endpoints_of
+from tidegate.workflow.sessions import Sessions, endpoints_of, named_errors
 from tidegate.workflow.status import WorkflowStatus, read_status
 from tidegate.workflow.store import WorkflowStore
 from tidegate.workflow.switch_steps import SwitchActions, new_token
@@ -423,7 +423,10 @@ class WorkflowService:
         with Locks(self._cluster, *names, wait_s=wait_s) as locks:
             if recover and not look:
                 self._end_unfinished(keyspace, name, locks)
-            with Work(self._cluster, locks, self.show(keyspace, name)) as work:
+            with (
+                Work(self._cluster, locks, self.show(keyspace, name)) as work,
+                named_errors(f"a shard of workflow {seen.key}"),
+            ):
                 yield work
 
     def _end_unfinished(self, keyspace: str, name: str, locks: Locks) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 import psycopg
@@ -20,7 +20,7 @@ from tidegate.errors import ConnectError, TidegateError, WaitTimeoutError
 from tidegate.topology.connections import Endpoint, redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from psycopg import Connection
@@ -45,6 +45,28 @@ def endpoints_of(snapshot: Snapshot, workflow: Workflow) -> list[Endpoint]:
         with suppress(TidegateError):
             found.append(endpoint_of(snapshot, keyspace, shard))
     return found
+
+
+@contextmanager
+def named_errors(where: str) -> Iterator[None]:
+    """Turn what a broken session raises into an error that names the place.
+
+    Raises:
+        WaitTimeoutError: a lock was not to be had in time.
+        ConnectError: the session broke.
+    """
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable as error:
+        raise WaitTimeoutError(
+            f"a lock on {where} was not to be had in time: {redacted(str(error)).strip()}",
+            next_step="see who holds it in pg_locks there, then repeat the command",
+        ) from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise ConnectError(
+            f"the session on {where} failed: {redacted(str(error)).strip()}",
+            next_step="check that the server runs, then repeat the command",
+        ) from error
 
 
 class Sessions:
@@ -95,19 +117,8 @@ class Sessions:
         """
 
         def one(shard: str) -> T:
-            try:
+            with named_errors(f"{keyspace}/{shard}"):
                 return work(shard, self.get(keyspace, shard))
-            except psycopg.errors.LockNotAvailable as error:
-                raise WaitTimeoutError(
-                    f"a lock on {keyspace}/{shard} was not to be had in time:"
-                    f" {redacted(str(error)).strip()}",
-                    next_step="see who holds it in pg_locks there, then repeat the command",
-                ) from error
-            except psycopg.OperationalError as error:
-                raise ConnectError(
-                    f"the session on {keyspace}/{shard} failed: {redacted(str(error)).strip()}",
-                    next_step="check that the server runs, then repeat the command",
-                ) from error
 
         names = list(shards)
         if len(names) == 1:

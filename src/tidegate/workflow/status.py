@@ -20,6 +20,7 @@ from tidegate.errors import FailedPreconditionError, TidegateError
 from tidegate.topology.vschema import TableKind
 from tidegate.workflow import traffic
 from tidegate.workflow.model import replication_name
+from tidegate.workflow.sessions import named_errors
 from tidegate.workflow.state import TableCopyPhase
 
 if TYPE_CHECKING:
@@ -185,10 +186,11 @@ def read_status(
     unreachable: dict[str, str] = {}
     for keyspace, shard in workflow.places():
         try:
-            session = sessions.get(keyspace, shard)
-            found += stream_statuses(session, workflow)
-            tables += _table_copies(session, workflow, partial(_share, snapshot, workflow))
-            kept += slot_statuses(session, workflow, keyspace, shard, room=room)
+            with named_errors(f"{keyspace}/{shard}"):
+                session = sessions.get(keyspace, shard)
+                found += stream_statuses(session, workflow)
+                tables += _table_copies(session, workflow, partial(_share, snapshot, workflow))
+                kept += slot_statuses(session, workflow, keyspace, shard, room=room)
         except TidegateError as error:
             unreachable[f"{keyspace}/{shard}"] = error.message
     return WorkflowStatus(

@@ -178,7 +178,8 @@ def _programs(major: int) -> Path:
 
 def _run(command: list[str], endpoint: Endpoint | None = None) -> str:
     environment = {k: v for k, v in os.environ.items() if k in ("HOME", "PATH") or k[:2] == "PG"}
-    environment |= {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "10"}
+    # the name by which a preflight knows our own sessions
+    environment |= {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "tidegate/schema"}
     password = resolve_secret(endpoint.secret) if endpoint is not None else None
     if password is not None:
         environment["PGPASSWORD"] = password

@@ -17,7 +17,7 @@ from tidegate.errors import FailedPreconditionError, WaitTimeoutError
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
@@ -27,6 +27,7 @@ LOCK_TRY_S = 0.5
 PAUSE_S = 0.1
 #: PostgreSQL's identifiers end after 63 bytes; ``_`` and ``_old`` take five of them.
 NAME_BYTES_MAX = 63
+RENAMES_MAX = 1000
 
 
 def dependents(connection: Connection[TupleRow], tables: Iterable[TableName]) -> list[str]:
@@ -68,7 +69,7 @@ def rename(
     *,
     timeout_s: float = REMOVE_TIMEOUT_S,
 ) -> None:
-    """Rename tables to ``_<name>_old``, all at once.
+    """Rename tables to ``_<name>_old``, all at once; where that is taken, ``_old2`` and so on.
 
     Raises:
         WaitTimeoutError: a table was never free for a moment.
@@ -90,10 +91,21 @@ def empty(
     _in_tries(connection, tables, timeout_s, _truncate)
 
 
-def old_name(name: str) -> str:
-    """What a table is renamed to; cut so that it stays an identifier."""
-    kept = name.encode()[: NAME_BYTES_MAX - 5].decode(errors="ignore")
-    return f"_{kept}_old"
+def old_name(name: str, taken: Container[str] = ()) -> str:
+    """What a table is renamed to: cut so that it stays an identifier, and not taken yet.
+
+    Long names may begin alike, and an earlier workflow may have left a table of that name.
+    """
+    for number in range(1, RENAMES_MAX):
+        end = "_old" if number == 1 else f"_old{number}"
+        kept = name.encode()[: NAME_BYTES_MAX - 1 - len(end)].decode(errors="ignore")
+        found = f"_{kept}{end}"
+        if found not in taken:
+            return found
+    raise FailedPreconditionError(
+        f"table {name} has been kept under another name {RENAMES_MAX} times",
+        next_step="drop old copies, then repeat the command",
+    )
 
 
 def _listed(tables: Sequence[TableName]) -> sql.Composed:
@@ -110,9 +122,17 @@ def _truncate(connection: Connection[TupleRow], tables: Sequence[TableName]) -> 
 
 def _rename(connection: Connection[TupleRow], tables: Sequence[TableName]) -> None:
     for table in tables:
+        # a table brings a type of its name along
+        rows = connection.execute(
+            "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(%(schema)s)"
+            " UNION SELECT typname::text FROM pg_type"
+            " WHERE typnamespace = to_regnamespace(%(schema)s)",
+            {"schema": sql.Identifier(table.schema).as_string(connection)},
+        ).fetchall()
+        new = old_name(table.name, {row[0] for row in rows})
         connection.execute(
             sql.SQL("ALTER TABLE {} RENAME TO {}").format(
-                sql.Identifier(table.schema, table.name), sql.Identifier(old_name(table.name))
+                sql.Identifier(table.schema, table.name), sql.Identifier(new)
             )
         )
 
