@@ -48,11 +48,10 @@ def report(runs: RunStore, run: Run) -> dict[str, Any]:
         state.value: sum(n for (_, each), n in counted.items() if each is state)
         for state in ItemState
     }
-    failed = runs.some_items(run.id, [ItemState.FAILED], limit=FAILED_SHOWN)
-    waiting = runs.some_items(run.id, [ItemState.PENDING], limit=10_000)
-    retrying = [item for item in waiting if item.reason][:RETRYING_SHOWN]
-    skipped = runs.some_items(run.id, [ItemState.SKIPPED], limit=MISSING_SHOWN)
-    slowest = runs.some_items(run.id, [ItemState.DONE], limit=SLOWEST_SHOWN, slowest=True)
+    failed = runs.some_items(run.id, ItemState.FAILED, limit=FAILED_SHOWN)
+    retrying = runs.some_items(run.id, ItemState.PENDING, limit=RETRYING_SHOWN, with_reason=True)
+    skipped = runs.some_items(run.id, ItemState.SKIPPED, limit=MISSING_SHOWN)
+    slowest = runs.some_items(run.id, ItemState.DONE, limit=SLOWEST_SHOWN, slowest=True)
     return {
         **brief(run),
         "options": asdict(run.options),

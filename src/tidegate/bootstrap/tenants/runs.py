@@ -12,7 +12,18 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, Table, Text, func, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    bindparam,
+    func,
+    select,
+)
 from sqlalchemy.exc import IntegrityError
 
 from tidegate.bootstrap.tenants.model import (
@@ -129,6 +140,24 @@ _ITEM: Final = Table(
 )
 _CLAIM: Final = Table(
     "tenant_claim", _META, Column("tenant_id", Text), Column("run_id", BigInteger)
+)
+
+
+#: One item, by compare-and-swap on its state; written once, because it runs for every tenant.
+_SWAP_ITEM: Final = (
+    _ITEM.update()
+    .where(
+        (_ITEM.c.run_id == bindparam("seen_run"))
+        & (_ITEM.c.tenant_id == bindparam("seen_tenant"))
+        & (_ITEM.c.state == bindparam("seen_state"))
+    )
+    .values(
+        {
+            column.name: bindparam(f"new_{column.name}")
+            for column in _ITEM.c
+            if column.name not in {"run_id", "tenant_id"}
+        }
+    )
 )
 
 
@@ -260,11 +289,17 @@ class RunStore:
         return [_item(row) for row in rows]
 
     def some_items(
-        self, run_id: int, states: Iterable[ItemState], *, limit: int, slowest: bool = False
+        self,
+        run_id: int,
+        state: ItemState,
+        *,
+        limit: int,
+        slowest: bool = False,
+        with_reason: bool = False,
     ) -> list[Item]:
-        """The first items in some states: in order, or the slowest ones."""
-        wanted = [state.value for state in states]
-        query = select(_ITEM).where((_ITEM.c.run_id == run_id) & _ITEM.c.state.in_(wanted))
+        """The first items in a state: in order or the slowest ones, all or those with a reason."""
+        query = select(_ITEM).where((_ITEM.c.run_id == run_id) & (_ITEM.c.state == state.value))
+        query = query.where(_ITEM.c.reason != "") if with_reason else query
         order = (_ITEM.c.took_ms.desc(),) if slowest else (_ITEM.c.wave, _ITEM.c.ordinal)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(*order).limit(limit)).all()
@@ -335,16 +370,27 @@ class RunStore:
     def _swap_items(
         self, connection: Connection, run_id: int, items: Iterable[tuple[ItemState, Item]]
     ) -> None:
-        for state, item in items:
-            seen = (
-                (_ITEM.c.run_id == run_id)
-                & (_ITEM.c.tenant_id == item.tenant_id)
-                & (_ITEM.c.state == state.value)
-            )
-            values = _item_values(item)
-            del values["tenant_id"]
-            if connection.execute(_ITEM.update().where(seen).values(**values)).rowcount != 1:
-                raise _overtaken(run_id)
+        rows = [
+            {
+                "seen_run": run_id,
+                "seen_tenant": item.tenant_id,
+                "seen_state": state.value,
+                **{
+                    f"new_{name}": value
+                    for name, value in _item_values(item).items()
+                    if name != "tenant_id"
+                },
+            }
+            for state, item in items
+        ]
+        if not rows:
+            return
+        if connection.dialect.supports_sane_multi_rowcount:
+            changed = connection.execute(_SWAP_ITEM, rows).rowcount
+        else:
+            changed = sum(connection.execute(_SWAP_ITEM, row).rowcount for row in rows)
+        if changed != len(rows):
+            raise _overtaken(run_id)
 
     def progress(self, run: Run, lease: Lease, step: Progress) -> datetime:
         """Write what happened to tenants; the database's time.

@@ -11,6 +11,7 @@ own settings, as it would in psql, but for the search path, which is the tenant'
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 LOCK_PREFIX: Final = "tidegate tenant "
 DEFAULT_SCHEMA: Final = "public"
+#: A version is stored elsewhere after the COMMIT, so that has to survive a crash of the server.
+_DURABLE: Final = (
+    "pg_catalog.set_config('synchronous_commit',"
+    " CASE pg_catalog.current_setting('synchronous_commit')"
+    " WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)"
+)
 _OWN_SCHEMAS: Final = "^(pg_|information_schema$|_tidegate)"
 
 
@@ -88,10 +95,9 @@ def begin(
     """
     table = sql.Identifier(settings.version_schema, settings.version_table)
     read = sql.SQL("SELECT version, sha256 FROM {}").format(table)
-    opening = sql.SQL("{}; {}").format(_opening(settings), read)
     cursor = connection.cursor()
     try:
-        cursor.execute(opening)
+        cursor.execute(f"{_opening(settings)}; {read.as_string()}".encode())
     except errors.UndefinedTable:
         connection.execute("ROLLBACK")
         return _begin_first(connection, settings)
@@ -105,7 +111,7 @@ def _begin_first(
 ) -> tuple[tuple[str, str], ...]:
     """The same for a tenant without a version table, which is made."""
     schema = settings.version_schema
-    connection.execute(_opening(settings))
+    connection.execute(_opening(settings).encode())
     found = connection.execute(
         sql.SQL("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {}").format(
             sql.Literal(schema)
@@ -126,26 +132,35 @@ def _begin_first(
     return tuple(connection.execute(read).fetchall())
 
 
-def _opening(settings: TenantSettings) -> sql.Composed:
+def _opening(settings: TenantSettings) -> str:
     """BEGIN, the settings of this transaction, the tenant's lock."""
+    calls = [_bounds(settings.lock_timeout_s, settings.statement_timeout_s, settings.role)]
+    if settings.schema:
+        path = sql.Literal(search_path(settings)).as_string()
+        calls.append(f"pg_catalog.set_config('search_path', {path}, true)")
+    key = sql.Literal(f"{LOCK_PREFIX}{settings.version_schema}").as_string()
+    return (
+        f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT {', '.join(calls)};"
+        f" SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({key}, 0))"
+    )
+
+
+@functools.cache
+def _bounds(lock_timeout_s: float, statement_timeout_s: float, role: str) -> str:
+    """The settings that are the same for all tenants of a run, as text: it is sent for each."""
     values = {
-        "lock_timeout": _milliseconds(settings.lock_timeout_s),
-        "statement_timeout": _milliseconds(settings.statement_timeout_s),
-        "idle_in_transaction_session_timeout": _milliseconds(settings.statement_timeout_s),
+        "lock_timeout": _milliseconds(lock_timeout_s),
+        "statement_timeout": _milliseconds(statement_timeout_s),
+        "idle_in_transaction_session_timeout": _milliseconds(statement_timeout_s),
         "client_min_messages": "warning",
     }
-    if settings.schema:
-        values["search_path"] = search_path(settings)
-    if settings.role:
-        values["role"] = settings.role
+    if role:
+        values["role"] = role
     calls = [
         sql.SQL("pg_catalog.set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
         for name, value in values.items()
     ]
-    return sql.SQL(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT {}; SELECT"
-        " pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({}, 0))"
-    ).format(sql.SQL(", ").join(calls), sql.Literal(f"{LOCK_PREFIX}{settings.version_schema}"))
+    return ", ".join([*(call.as_string() for call in calls), _DURABLE])
 
 
 def search_path(settings: TenantSettings) -> str:
@@ -278,9 +293,9 @@ def _script_error(error: errors.Error, script: str) -> ScriptError:
     line = None
     if position is not None and position.isdigit() and int(position) <= len(script):
         line = script.count("\n", 0, int(position) - 1) + 1
-    primary = error.diag.message_primary or str(error)
-    more = [error.diag.message_detail, error.diag.context]
-    text = "; ".join(" ".join(part.split()) for part in (primary, *more) if part)
+    # The detail is left out: it holds values of rows.
+    parts = (error.diag.message_primary or str(error), error.diag.context)
+    text = "; ".join(" ".join(part.split()) for part in parts if part)
     return ScriptError(error.sqlstate, text, line)
 
 

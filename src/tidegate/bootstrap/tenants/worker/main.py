@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -57,7 +58,8 @@ def failure(error: BaseException) -> dict[str, Any]:
         cause = following
     last = traceback.extract_tb(error.__traceback__)[-TRACEBACK_FRAMES:]
     where = " < ".join(f"{Path(f.filename).name} line {f.lineno}" for f in reversed(last))
-    text = str(error).split("\n[SQL", 1)[0].strip() or type(error).__name__
+    # What follows holds statements and values of rows.
+    text = re.split(r"\n(?:\[SQL|DETAIL:)", str(error), maxsplit=1)[0].strip()
     return {
         "result": "failed",
         "sqlstate": sqlstate,

@@ -52,6 +52,8 @@ def settings(request: dict[str, Any], *, with_role: bool = True) -> dict[str, st
     values = {
         "lock_timeout": str(bounds["lock_timeout_ms"]),
         "statement_timeout": str(bounds["statement_timeout_ms"]),
+        # The version is stored elsewhere after the COMMIT, so that has to survive a crash.
+        "synchronous_commit": "on",
     }
     if tenant["schema"]:
         path = [tenant["schema"], *source["also_search"]]
