@@ -126,6 +126,7 @@ class RunLoop:
         self._closing = closing
         self._lock = threading.Lock()
         self._failed = 0
+        self._noticed: set[str] = set()
         self._sweeps = 0
 
     def work(self) -> Run:
@@ -193,8 +194,7 @@ class RunLoop:
 
     def _follow_wish(self) -> None:
         with self._lock:
-            counted = self._failed - self._run.forgiven
-            stops = counted >= self._run.options.max_failures
+            stops = self._too_many()
         if stops or self._run.wish is not Wish.NONE:
             self._crew.halt.set()
         else:
@@ -259,9 +259,14 @@ class RunLoop:
         item = self._items[job.tenant_id]
         if self._judge(item, outcome).state is ItemState.FAILED:
             with self._lock:
-                self._failed += 1
-                if self._failed - self._run.forgiven >= self._run.options.max_failures:
+                self._noticed.add(job.tenant_id)
+                if self._too_many():
                     self._crew.halt.set()
+
+    def _too_many(self) -> bool:
+        """Whether failures stop the wave: those that were written, and those only noticed yet."""
+        counted = self._failed + len(self._noticed) - self._run.forgiven
+        return counted >= self._run.options.max_failures
 
     def _judge(self, item: Item, outcome: Outcome) -> Verdict:
         retries = self._run.options.retries
@@ -283,8 +288,19 @@ class RunLoop:
                 versions[item.tenant_id] = outcome.to_version
             hashes |= {each: self._ground.hash_of(each) for each in outcome.applied}
         known = {version: sha256 for version, sha256 in hashes.items() if sha256}
-        if self._write(changes, versions, known):
-            steps.reached(STORED)
+        if not self._write(changes, versions, known):
+            # Nobody but the lease's holder changes what is being worked on. Begin again from rows.
+            raise ConflictError(
+                f"outcomes of run {self._run_id} could not be written",
+                next_step="it is begun again",
+            )
+        steps.reached(STORED)
+        with self._lock:
+            self._noticed -= {before.tenant_id for before, _ in changes}
+            wave = self._run.wave
+            self._failed += sum(
+                1 for _, each in changes if each.state is ItemState.FAILED and each.wave == wave
+            )
 
     def _after(self, item: Item, outcome: Outcome) -> Item:
         verdict = self._judge(item, outcome)

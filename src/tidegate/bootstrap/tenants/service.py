@@ -7,8 +7,9 @@ cluster database, or changes nothing. The work on runs is done by :mod:`.loop`.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tidegate import steps
 from tidegate.bootstrap.tenants import waves
@@ -22,7 +23,7 @@ from tidegate.bootstrap.tenants.model import (
     RunState,
     Wish,
 )
-from tidegate.bootstrap.tenants.outcomes import Outcome, Result
+from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result
 from tidegate.bootstrap.tenants.registry import Registry
 from tidegate.bootstrap.tenants.runs import RunStore
 from tidegate.bootstrap.tenants.selection import Selection, select
@@ -40,9 +41,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from tidegate.bootstrap.tenants.hands import Hand, Job
     from tidegate.bootstrap.tenants.versions import Chain
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.topology.store import TopologyStore
+
+ENSURES_MAX: Final = 8
+ENSURE_WAIT_S: Final = 5.0
 
 CREATED = steps.declare(
     "tenant.run.created",
@@ -119,6 +124,7 @@ class TenantService:
         self.registry = Registry(database, topology, self.tenants)
         self.runs = RunStore(database)
         self.sources = Sources(self.tenants, allowed)
+        self._ensuring = threading.BoundedSemaphore(ENSURES_MAX)
 
     def plan(self, request: UpgradeRequest) -> Planned:
         """The run that a request means, as things are now.
@@ -307,16 +313,24 @@ class TenantService:
         if isinstance(job, Outcome):
             outcome = job
         else:
-            hand = opened.hand(options or RunOptions())
-            try:
-                outcome = hand.upgrade(job)
-            finally:
-                hand.close()
+            outcome = self._upgrade_now(opened.hand(options or RunOptions()), job)
         if outcome.to_version:
             self.tenants.store_version(tenant.id, opened.source.name, outcome.to_version)
         if outcome.result is not Result.DONE:
             raise _refusal(name, outcome)
         return bool(outcome.applied), target
+
+    def _upgrade_now(self, hand: Hand, job: Job) -> Outcome:
+        """One tenant, here; not more than a few at once, or logins would hold up everything."""
+        if not self._ensuring.acquire(timeout=ENSURE_WAIT_S):
+            return Outcome.failed(
+                Cause.RESOURCES, f"{ENSURES_MAX} tenants are being upgraded at their login already"
+            )
+        try:
+            return hand.upgrade(job)
+        finally:
+            self._ensuring.release()
+            hand.close()
 
     def ground(self, run: Run) -> RunGround:
         """What the loop of a run needs to know.
