@@ -102,7 +102,7 @@ def timed(work: Callable[[], object]) -> float:
 
 def upgrade(client: Client) -> None:
     """One run, followed until it is done, as the command line does it."""
-    run = client.tenant.upgrade(source="app", jobs=4)
+    run = client.tenant.upgrade(source="app", jobs=8)
     while run["state"] == "running":
         time.sleep(0.02)
         run = client.tenant.run(run["id"])
@@ -183,7 +183,7 @@ def check(server: LocalServer, prefix: str) -> None:
 
 SETTINGS = """
 SECRET_KEY = "throw-away"
-SHARED_APPS = ["django_tenants", "customers"]
+SHARED_APPS = ["django_tenants", "django.contrib.contenttypes", "customers"]
 TENANT_APPS = ["shop"]
 INSTALLED_APPS = [*SHARED_APPS, *TENANT_APPS]
 TENANT_MODEL = "customers.Client"

@@ -28,8 +28,6 @@ from tidegate.cluster.schema import Schema
 from tidegate.errors import AlreadyExistsError, ConflictError, LeaseLostError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tidegate.cluster.database import ClusterDatabase
 
 pytestmark = [pytest.mark.servers]
@@ -40,9 +38,9 @@ NAMES = [f"t{number:04d}" for number in range(600)]  # more than one statement t
 
 
 @pytest.fixture
-def database(cluster_database: ClusterDatabase) -> Iterator[ClusterDatabase]:
+def database(cluster_database: ClusterDatabase) -> ClusterDatabase:
     Schema(UPDATES).ensure(cluster_database)
-    yield cluster_database
+    return cluster_database
 
 
 def tenants() -> list[Tenant]:

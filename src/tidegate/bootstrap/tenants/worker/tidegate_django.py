@@ -124,7 +124,9 @@ def _upgrade(connection: Any, request: dict[str, Any]) -> dict[str, Any]:
     if not missing:
         return session.done(current, head, [])
     management = importlib.import_module("django.core.management")
-    management.call_command("migrate", database=ALIAS, interactive=False, verbosity=0)
+    # By class: of that name, a project may have a command that migrates all tenants by itself.
+    command = importlib.import_module("django.core.management.commands.migrate").Command()
+    management.call_command(command, database=ALIAS, interactive=False, verbosity=0)
     after = loader_of(connection)
     left = sorted(set(after.graph.nodes) - set(after.applied_migrations))
     if left:
