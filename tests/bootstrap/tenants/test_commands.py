@@ -12,7 +12,7 @@ import pytest
 from fix_node import NodeProcess
 from fix_tenants import ORDERS
 from tidegate.cli.main import run
-from tidegate.errors import ExitStatus, InvalidArgumentError, TenantUpgradeError
+from tidegate.errors import ExitStatus, InvalidArgumentError, TenantUpgradeError, TidegateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,6 +71,29 @@ def town(
         made = Town(node, client, source_server, database, folder)
         for number in range(1, 7):
             made.execute(f"CREATE SCHEMA tenant_{number}")
+        yield made
+    node.stop()
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory, source_server: LocalServer) -> Iterator[Town]:
+    """A town for all tests that change nothing, with a source and without a tenant."""
+    folder = tmp_path_factory.mktemp("settled")
+    (folder / "sql").mkdir()
+    node = NodeProcess(folder / "state").start()
+    with node.client() as client:
+        client.cell.create("zone1")
+        client.keyspace.create("saas", shards=["0"])
+        client.tablet.create(
+            "zone1-100",
+            keyspace="saas",
+            shard="0",
+            conninfo=source_server.conninfo(),
+            secret=source_server.secret,
+        )
+        made = Town(node, client, source_server, "postgres", folder / "sql")
+        made.write("001_orders.sql", ORDERS)
+        client.migrations.create("app", f"sql:{made.folder}")
         yield made
     node.stop()
 
@@ -169,6 +192,45 @@ def test_a_node_runs_no_program_from_a_folder_it_was_not_told(town: Town) -> Non
         town.client.migrations.create(
             "app", "python:upgrades:migrate", folder=str(town.folder), dry_run=True
         )
+
+
+@pytest.mark.parametrize(
+    ("call", "given"),
+    [
+        ("add", {"name": "a b", "keyspace": "saas", "schema": "x"}),
+        ("add", {"name": "a\0b", "keyspace": "saas", "schema": "x"}),
+        ("add", {"name": "a", "keyspace": "saas"}),
+        ("add", {"name": "a", "keyspace": "none", "schema": "x"}),
+        ("add", {"name": "a", "schema": "x"}),
+        ("add", {"name": "a", "tablet": "zone1-100", "keyspace": "other", "schema": "x"}),
+        ("add", {"name": "a", "keyspace": "saas", "schema": "x" * 64}),
+        ("discover", {"keyspace": "saas"}),
+        ("discover", {"keyspace": "saas", "schemas": "a%", "databases": "b%"}),
+        ("discover", {"keyspace": "saas", "schemas": "a\\"}),
+        ("discover", {"keyspace": "saas", "schemas": "a\0"}),
+        ("upgrade", {"source": "none"}),
+        ("upgrade", {"source": "sql:/no/such/folder"}),
+        ("upgrade", {"source": "sql:/\0"}),
+        ("upgrade", {"wave": "canary:none"}),
+        ("upgrade", {"jobs": 0}),
+        ("upgrade", {"to": "999"}),
+        ("upgrade", {"where": "version<<3"}),
+        ("run", {"run": "seven"}),
+        ("run", {"run": "7"}),
+        ("cancel", {"run": "last"}),
+        ("ensure", {"name": "nobody"}),
+        ("rename", {"name": "nobody", "new_name": "x"}),
+    ],
+)
+def test_bad_input_is_refused_with_a_next_step_and_changes_nothing(
+    settled: Town, call: str, given: dict[str, Any]
+) -> None:
+    with pytest.raises(TidegateError) as refused:
+        getattr(settled.client.tenant, call)(**given)
+    assert refused.value.next_step
+    assert 400 <= refused.value.http_status < 500
+    assert settled.client.tenant.list()["items"] == []
+    assert settled.client.tenant.runs()["items"] == []
 
 
 def test_a_killed_node_goes_on_with_its_run(town: Town) -> None:

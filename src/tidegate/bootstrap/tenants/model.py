@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAME_MAX: Final = 200
 IDENTIFIER_BYTES_MAX: Final = 63
-_NAME: Final = re.compile(r"[^\s/:,%*?#]+")
+_NAME: Final = re.compile(r"[^\s/:,%*?#\x00-\x1f\x7f]+")
 
 
 def check_name(name: str, what: str) -> str:
@@ -165,7 +165,7 @@ def parse_source(name: str, text: str, **more: Any) -> Source:
         InvalidArgumentError: the kind is unknown, or the address is none of that kind.
     """
     kind, colon, address = text.partition(":")
-    if not colon or not address or kind not in set(SourceKind):
+    if not colon or not address or kind not in set(SourceKind) or "\0" in text:
         raise InvalidArgumentError(
             f"{text!r} is not a migration source",
             next_step="write sql:/folder, python:module:function, alembic:/path/alembic.ini"

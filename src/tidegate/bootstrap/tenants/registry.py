@@ -10,6 +10,8 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+import psycopg
+
 from tidegate.bootstrap.tenants.ground import endpoint_of
 from tidegate.bootstrap.tenants.hands import PURPOSE
 from tidegate.bootstrap.tenants.model import Place, Tenant, check_name
@@ -139,12 +141,20 @@ class Registry:
         for each in shards:
             endpoint = endpoint_of(snapshot, Place(keyspace, each.name, schema="any"))
             with connect(endpoint, purpose=PURPOSE) as connection:
-                if schemas:
-                    names = engine.schemas_like(connection, schemas)
-                    places += [Place(keyspace, each.name, schema=name) for name in names]
-                else:
-                    names = engine.databases_like(connection, databases)
-                    places += [Place(keyspace, each.name, database=name) for name in names]
+                try:
+                    names = (
+                        engine.schemas_like(connection, schemas)
+                        if schemas
+                        else engine.databases_like(connection, databases)
+                    )
+                except psycopg.DataError as error:
+                    raise InvalidArgumentError(
+                        f"{schemas or databases!r} is no pattern of LIKE: {error}",
+                        next_step="% stands for any characters, _ for one, a backslash before"
+                        " either for itself",
+                    ) from None
+            key = "schema" if schemas else "database"
+            places += [Place(keyspace, each.name, **{key: name}) for name in names]
         assert len(places) <= DISCOVERED_MAX
         found = named(places, self.tenants.all())
         if register:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tidegate.cluster.database import ClusterDatabase
 
-PARAMETERS_MAX: Final = 500
+PARAMETERS_MAX: Final = 200
 """Names in one list of a statement; engines bound it."""
 
 UPDATES: Final = (
