@@ -246,7 +246,7 @@ def test_what_a_script_sets_or_holds_ends_with_its_tenant(estate: Estate) -> Non
     estate.add_schemas(3)
     estate.write(
         "001_leak.sql",
-        "SET statement_timeout = 1; SET search_path = public; CREATE TEMP TABLE x (a int);"
+        "SET statement_timeout = '1h'; SET search_path = public; CREATE TEMP TABLE x (a int);"
         " SELECT pg_advisory_lock(42); RESET statement_timeout;",
     )
     estate.write("002_orders.sql", "RESET search_path;")
