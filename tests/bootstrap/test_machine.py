@@ -59,6 +59,7 @@ class Upgrades(RuleBasedStateMachine):
             self.world.service(self.known, options=options, batch_lease_s=LEASE_S) for _ in range(2)
         ]
         self.nodes[0].plan()
+        self.nodes[0].upgrade_pass()
 
     @rule(node=st.integers(0, 1))
     def cluster_pass(self, node: int) -> None:
@@ -68,9 +69,15 @@ class Upgrades(RuleBasedStateMachine):
     def tenant_pass(self, node: int) -> None:
         self.nodes[node].tenant_pass(f"w{node}")
 
-    @rule(node=st.integers(0, 1), after=st.integers(1, 3), whole=st.booleans())
-    def killed_worker(self, node: int, after: int, *, whole: bool) -> None:
-        """A worker dies within a tenant's transaction, or between two tenants."""
+    @rule(node=st.integers(0, 1))
+    def many_passes(self, node: int) -> None:
+        for _ in range(5):
+            self.nodes[node].upgrade_pass()
+            self.nodes[node].tenant_pass(f"w{node}")
+
+    @rule(node=st.integers(0, 1), after=st.integers(1, 3), noted=st.booleans())
+    def killed_worker(self, node: int, after: int, *, noted: bool) -> None:
+        """A worker dies within a tenant's transaction, or between its commit and its note."""
         seen: list[int] = []
 
         def die(tenant: int) -> None:
@@ -81,11 +88,12 @@ class Upgrades(RuleBasedStateMachine):
         work: Any = self.nodes[node]._tenants
         plain = work._repair
         object.__setattr__(work, "_repair", lambda *_: None)
-        for handle in self.known:
-            handle.during = die
+        if noted:
+            object.__setattr__(work, "note", lambda *_: die(0))
+        else:
+            for handle in self.known:
+                handle.during = die
         try:
-            if whole:
-                self.nodes[node].upgrade_pass()
             self.nodes[node].tenant_pass(f"dies{node}")
         except Killed:
             pass
@@ -93,6 +101,8 @@ class Upgrades(RuleBasedStateMachine):
             for handle in self.known:
                 handle.during = None
             object.__setattr__(work, "_repair", plain)
+            if noted:
+                object.__delattr__(work, "note")
 
     @rule(seconds=st.sampled_from([1, 11, LEASE_S + 1]))
     def time_passes(self, seconds: float) -> None:
@@ -197,6 +207,7 @@ class Upgrades(RuleBasedStateMachine):
             row = self.nodes[0].status().row
             assert row is not None
             assert row.state is UpgradeState.READY
+            self.nothing_runs_twice_or_out_of_order()
             if not self.skipped:
                 known = {
                     task.tenant_id

@@ -33,6 +33,8 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy import Connection
 
     from tidegate.bootstrap.operating import UpgradeStatus
@@ -417,3 +419,29 @@ def test_another_worker_takes_over_a_batch_whose_worker_is_silent(world: World) 
     service._tenants._work_on(step, claim)
     assert sorted(new.calls) == [CLUSTER, *ids], "the silent one ran nothing twice"
     assert settle(service)
+
+
+def test_many_versions_of_one_moment_are_told_apart(world: World) -> None:
+    moment = world.database.now()
+
+    def stands_still(connection: Connection | None = None) -> datetime:  # noqa: ARG001 - of the base
+        return moment
+
+    world.database.now = stands_still  # type: ignore[method-assign]
+    world.born_at("1.0.0")
+    for number in range(1, 6):
+        known = handles("1.0.0", *(f"1.{n}.0" for n in range(1, number + 1)))
+        service = world.service(known)
+        assert isinstance(service.plan(), Plan)
+        assert settle(service)
+        row = service.status().row
+        assert row is not None
+        assert (row.version, row.sequence) == (f"1.{number}.0", number + 1)
+
+
+def test_a_program_with_fewer_entries_has_nothing_to_do(world: World) -> None:
+    world.born_at("1.1.0", offset=3)
+    fewer = world.service([Handle(Version("1.1.0", "1.0.0", offset=2))])
+    assert isinstance(fewer.plan(), Nothing)
+    assert fewer.upgrade_pass(), "its passes end at once"
+    assert not fewer.tenant_pass("w").has_worked
