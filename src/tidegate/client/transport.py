@@ -7,6 +7,7 @@ missing answer means. It must not know any verb.
 from __future__ import annotations
 
 import os
+import ssl
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -23,7 +24,6 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Iterator, Mapping
 
 DEFAULT_URL: Final = "http://127.0.0.1:8470"
@@ -94,6 +94,21 @@ def _tree(root: type[TidegateError]) -> Iterator[type[TidegateError]]:
         yield from _tree(child)
 
 
+def trusting(ca_file: str) -> ssl.SSLContext:
+    """A context that trusts the authorities in a file, and no others.
+
+    Raises:
+        InvalidArgumentError: the file cannot be read, or holds no certificate.
+    """
+    try:
+        return ssl.create_default_context(cafile=Path(ca_file).expanduser())
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidArgumentError(
+            f"the certificates to trust cannot be read from {ca_file}: {error.strerror or error}",
+            next_step="name a PEM file with TIDEGATE_CA_FILE, or with `tidegate config set`",
+        ) from None
+
+
 def path_of(*parts: str) -> str:
     """The path of a resource; each part is quoted."""
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)
@@ -121,6 +136,8 @@ class Transport:
             headers["Authorization"] = f"Bearer {token_of(token)}"
         self.url = url.rstrip("/")
         timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        if isinstance(verify, str):
+            verify = trusting(verify)
         try:
             self._http = httpx2.Client(
                 base_url=self.url, headers=headers, timeout=timeout, verify=verify, trust_env=False
@@ -200,6 +217,12 @@ class Transport:
             return UnreachableNodeError(
                 f"the node at {self.url} did not answer in time; what it was asked may go on",
                 next_step="look at the state before repeating: tidegate workflow list",
+            )
+        if "certificate verify failed" in str(error).casefold():
+            return UnreachableNodeError(
+                f"the certificate of the node at {self.url} is not trusted: {error}",
+                next_step="name the file of its authority: TIDEGATE_CA_FILE, or"
+                " `tidegate config set NAME --ca-file FILE`",
             )
         return UnreachableNodeError(
             f"no node answers at {self.url}: {error}",

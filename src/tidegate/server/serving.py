@@ -316,7 +316,9 @@ def serve(settings: Settings) -> None:
         host, port = server.getsockname()[:2]
         scheme = "https" if settings.tls_cert else "http"
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-        (settings.state_dir / "url").write_text(f"{url}\n", encoding="ascii")
+        scratch = settings.state_dir / "url.tmp"
+        scratch.write_text(f"{url}\n", encoding="ascii")
+        scratch.replace(settings.state_dir / "url")  # nobody reads it half written
         log.info("node started", url=url, state_dir=str(settings.state_dir))
         config = uvicorn.Config(
             app,
