@@ -112,6 +112,7 @@ class MemberProcess:
     authority: Authority
     options: NodeOptions = FAST
     listen: str | None = None
+    client_idle_s: float = 20.0
     process: subprocess.Popen[str] | None = None
 
     def start(self) -> MemberProcess:
@@ -121,6 +122,7 @@ class MemberProcess:
             "address": self.address,
             "authority": str(self.authority.folder),
             "listen": self.listen,
+            "client_idle_s": self.client_idle_s,
             "latency_ms": self.options.latency_ms,
             "snapshot_entries": self.options.snapshot_entries,
             "trailing_entries": self.options.trailing_entries,
@@ -170,7 +172,7 @@ class Members:
     def process(self) -> MemberProcess:
         """One more member, not started and not added."""
         member_id = FIRST_ID if not self.processes else new_member_id()
-        folder = self.folder / f"member-{len(self.processes)}"
+        folder = self.folder / f"member-{member_id}"
         made = MemberProcess(
             folder, member_id, f"127.0.0.1:{free_port()}", self.authority, self.options
         )
@@ -189,9 +191,9 @@ class Members:
     def addresses(self) -> list[str]:
         return [process.address for process in self.processes.values()]
 
-    def url(self, name: str) -> str:
-        """Of a database, for any process of this machine."""
-        first, *others = self.addresses
+    def url(self, name: str, addresses: list[str] | None = None) -> str:
+        """Of a database, for any process of this machine; by way of these members, or of all."""
+        first, *others = addresses or self.addresses
         query = [*self.authority.query.items(), *(("member", address) for address in others)]
         return f"dqlite://{first}/{name}?{urlencode(query)}"
 

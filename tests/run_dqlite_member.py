@@ -2,7 +2,8 @@
 
 SIGTERM hands over and closes. The end of standard input ends it at once, so that no test leaves one
 behind. A line there asks for a fault: ``cut`` resets all connections of clients, ``lose N`` cuts
-the connections of the next N COMMITs after the node has answered, before the answer has passed.
+the connections of the next N COMMITs after the node has answered, before the answer has passed;
+``isolate 1`` parts this node from the other members, but not from clients, until ``isolate 0``.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from tidegate.cluster.dqlite import member as member_module
 from tidegate.cluster.dqlite import tunnel
 from tidegate.cluster.dqlite.member import FIRST_ID, DqliteMember
 from tidegate.cluster.dqlite.node import NodeOptions
 from tidegate.cluster.dqlite.pump import Link, Side
 from tidegate.cluster.dqlite.tls import MemberTls
+from tidegate.cluster.dqlite.tunnel import Tunnel
 
 if TYPE_CHECKING:
     import ssl
@@ -34,6 +37,7 @@ class Faults:
     """What is to go wrong at this member's door."""
 
     def __init__(self) -> None:
+        self.is_isolated = False
         self.commits_to_lose = 0
         self.links: weakref.WeakSet[FaultyLink] = weakref.WeakSet()
 
@@ -44,6 +48,12 @@ class Faults:
                 with contextlib.suppress(OSError):
                     # Not the TLS socket's own: the thread that moves the bytes is using it.
                     socket.socket.shutdown(link.remote.connection, socket.SHUT_RDWR)
+        elif command == "isolate":
+            self.is_isolated = bool(int(number))
+            for link in list(self.links):
+                if link.is_raft:
+                    with contextlib.suppress(OSError):
+                        socket.socket.shutdown(link.remote.connection, socket.SHUT_RDWR)
         elif command == "lose":
             self.commits_to_lose = int(number)
         print("done", flush=True)  # noqa: T201 - the parent waits for it
@@ -57,6 +67,7 @@ class FaultyLink(Link):
 
     def __init__(self, plain: socket.socket, remote: ssl.SSLSocket) -> None:
         super().__init__(plain, remote)
+        self.is_raft = True  # until a client's first message passes
         self.plain = NodeSide(plain)
         self.remote = ClientSide(remote, self.plain)
         FAULTS.links.add(self)
@@ -83,6 +94,23 @@ class ClientSide(Side):
             FAULTS.commits_to_lose -= 1
             self._node.loses_answer = True
         return data
+
+
+class FaultyTunnel(Tunnel):
+    """A door through which no other member comes, and no way leads to one, while isolated."""
+
+    def dial(self, address: str) -> int:
+        if FAULTS.is_isolated:
+            raise ConnectionRefusedError("isolated")
+        return super().dial(address)
+
+    def _join(self, link: Link, *, idle_s: float | None) -> None:
+        assert isinstance(link, FaultyLink)
+        link.is_raft = idle_s is None
+        if link.is_raft and FAULTS.is_isolated:
+            link.close()
+        else:
+            super()._join(link, idle_s=idle_s)
 
 
 def listen() -> None:
@@ -116,6 +144,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     threading.Thread(target=listen, daemon=True).start()
     vars(tunnel)["Link"] = FaultyLink
+    vars(tunnel)["CLIENT_IDLE_S"] = wanted["client_idle_s"]
+    vars(member_module)["Tunnel"] = FaultyTunnel
     with member:
         member.start()
         print("started", flush=True)  # noqa: T201 - the parent waits for it

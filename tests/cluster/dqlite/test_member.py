@@ -11,11 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster_engines.numbers import create, insert
 from fix_dqlite import FAST, Members
 from fix_node import until
+from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.dqlite.client import Handover, RaftMember, plan_handover
-from tidegate.cluster.dqlite.member import FIRST_ID, DqliteMember, new_member_id, recover
-from tidegate.cluster.dqlite.node import FolderLock
+from tidegate.cluster.dqlite.log import LogEnd, log_end
+from tidegate.cluster.dqlite.member import (
+    FIRST_ID,
+    DqliteMember,
+    last_entry,
+    new_member_id,
+    recover,
+)
+from tidegate.cluster.dqlite.node import FolderLock, NodeOptions
 from tidegate.cluster.members import Role
 from tidegate.engines.postgres.local import free_port
 from tidegate.errors import (
@@ -93,6 +102,7 @@ def test_a_damaged_folder_is_named(
         DqliteMember.reopen(folder, authority.tls)
 
 
+@pytest.mark.slow
 def test_members_join_change_roles_and_leave(members: Members) -> None:
     client = members.grow(voters=2).client
     third = members.process().start()
@@ -131,6 +141,7 @@ def test_the_only_voter_stays(member: DqliteMember) -> None:
         member.client.transfer(2)
 
 
+@pytest.mark.slow
 def test_an_orderly_stop_of_the_leader_needs_no_election(members: Members) -> None:
     client = members.grow(voters=3).client
     leader = members.leader()
@@ -142,6 +153,44 @@ def test_an_orderly_stop_of_the_leader_needs_no_election(members: Members) -> No
     assert until(client.leader).member_id != leader.member_id
 
 
+@pytest.mark.slow
+def test_the_longest_log_is_found_among_stopped_members(members: Members) -> None:
+    members.options = NodeOptions(latency_ms=20, snapshot_entries=32, trailing_entries=32)
+    members.grow(voters=3)
+    behind = next(p for p in members.processes.values() if p is not members.leader())
+    with ClusterDatabase.open(members.url("numbers")) as database:
+        create(database)
+        for stage in (1, 2, 3):
+            # It stops early; the others go on, over the bounds of segments and snapshots.
+            if stage == 2:
+                behind.end(signal.SIGKILL)
+            for number in range(40):
+                with database.transaction() as connection:
+                    insert(connection, stage * 1000 + number)
+    with pytest.raises(NodeRunningError):
+        last_entry(members.leader().folder)
+    for process in members.processes.values():
+        if process is not behind:
+            process.end(signal.SIGKILL)
+    ends = {process: last_entry(process.folder) for process in members.processes.values()}
+    assert ends.pop(behind) < min(ends.values())
+    for process, end in ends.items():
+        assert end.term >= 1
+        assert 120 < end.index < 160, process
+
+
+def test_an_empty_log_has_no_end_and_a_strange_one_is_named(tmp_path: Path) -> None:
+    assert log_end(tmp_path) == LogEnd(0, 0)
+    (tmp_path / "open-1").write_bytes(bytes(100))
+    assert log_end(tmp_path) == LogEnd(0, 0)
+    (tmp_path / "open-2").write_bytes((7).to_bytes(8, "little"))
+    with pytest.raises(DqliteError, match="version 7"):
+        log_end(tmp_path)
+    with pytest.raises(DqliteError, match="cannot be read"):
+        log_end(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
 def test_one_survivor_goes_on_alone_and_takes_new_members(
     members: Members, authority: Authority
 ) -> None:

@@ -2,12 +2,11 @@
 
 Decides how a request finds the leader, how long that may take and what its failure means. It must
 not know what the members' database holds. Every method blocks, for at most ``timeout_s`` a try and
-``patience_s`` altogether; none may be called from a thread that runs an event loop.
+``patience_s`` altogether.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from dqliteclient.exceptions import DqliteError as DriverError
 from dqliteclient.exceptions import OperationalError, ProtocolError
 from dqlitewire import LEADER_ERROR_CODES, NodeRole
 
+from tidegate.cluster.dqlite.dialling import run
 from tidegate.cluster.dqlite.tls import DIAL_TIMEOUT_S, parsed_address
 from tidegate.cluster.members import Role
 from tidegate.errors import (
@@ -40,7 +40,11 @@ CATCH_UP_S: Final = 60.0
 """How long a member that becomes a voter or standby may take to receive the database."""
 
 _PAUSE_S: Final = 0.1
-_BUSY_TEXTS: Final = ("configuration change is already in progress", "database is locked")
+_BUSY_TEXTS: Final = (
+    "configuration change is already in progress",
+    "leadership transfer failed",  # the other one is still catching up
+    "database is locked",
+)
 _LEADER_TEXTS: Final = ("not leader", "leadership lost", "not the leader")
 
 
@@ -285,7 +289,7 @@ class DqliteClient:
         while True:
             failure: TidegateError
             try:
-                return asyncio.run(self._attempt(request, timeout_s))
+                return run(self._attempt(request, timeout_s))
             except (ClusterError, DqliteConnectionError, ProtocolError, OSError) as error:
                 failure = NoLeaderError(
                     f"nobody could {what}: {error}",

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tidegate.cluster.dqlite.tls import MemberTls, keep_alive, parsed_address
+from tidegate.cluster.dqlite.tls import DIAL_TIMEOUT_S, MemberTls, keep_alive, parsed_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,28 @@ def local_member(address: str) -> Local | None:
         return _members.get(parsed_address(address))
 
 
+class _Writer(asyncio.StreamWriter):
+    """A writer that hangs up when it is closed.
+
+    Whoever closes has had its answer, or wants none. A polite end of TLS waits for the peer, longer
+    than the event loops of the driver live.
+    """
+
+    def close(self) -> None:
+        self.transport.abort()
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """A protocol that knows its transport, for a dial that is called off when it has just ended."""
+
+    transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        super().connection_made(transport)
+
+
 class Dialler:
     """Dials members for dqliteclient, which calls it as a function.
 
@@ -72,12 +95,44 @@ class Dialler:
         Raises:
             OSError: nobody answers there, or somebody who is no member.
         """
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        protocol = _Protocol(reader)
+        try:
+            transport = await self._connected(address, protocol)
+        except BaseException:
+            if protocol.transport is not None:
+                protocol.transport.abort()
+            raise
+        return reader, _Writer(transport, protocol, reader, loop)
+
+    async def _connected(self, address: str, protocol: _Protocol) -> asyncio.Transport:
         host, port = parsed_address(address)
+        loop = asyncio.get_running_loop()
         local = local_member(address)
+        transport: asyncio.Transport
         if local is not None:
-            return await asyncio.open_unix_connection(f"\0{local.socket()}")
-        reader, writer = await asyncio.open_connection(
-            host, port, ssl=self._tls.client, server_hostname=self._tls.server_hostname
-        )
-        keep_alive(writer.get_extra_info("socket"))
-        return reader, writer
+            transport, _ = await loop.create_unix_connection(
+                lambda: protocol, f"\0{local.socket()}"
+            )
+        else:
+            transport, _ = await loop.create_connection(
+                lambda: protocol,
+                host,
+                port,
+                ssl=self._tls.client,
+                server_hostname=self._tls.server_hostname,
+                ssl_handshake_timeout=DIAL_TIMEOUT_S,
+            )
+            keep_alive(transport.get_extra_info("socket"))
+        return transport
+
+
+def run[T](work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, in this thread, or beside the event loop that runs in it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as beside:
+        return beside.submit(asyncio.run, work).result()

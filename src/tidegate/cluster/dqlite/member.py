@@ -28,10 +28,11 @@ How to use it::
     another.client.remove(member.member_id)
 
     # a majority is gone for good: all stopped, on the survivor with the longest log
+    last_entry(folder)                           # the largest of all survivors
     recover(folder, [RaftMember(id, address, Role.VOTER)])  # the others are added again, empty
 
 ``client`` of a member asks that member who leads; a :class:`DqliteClient` can be made without a
-member, too. All methods block; none may be called from a thread that runs an event loop.
+member, too. All methods block.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ from tidegate.cluster.dqlite.client import (
 )
 from tidegate.cluster.dqlite.dialling import Dialler, Local, forget, remember
 from tidegate.cluster.dqlite.library import Handle, locate
+from tidegate.cluster.dqlite.log import LogEnd, log_end
 from tidegate.cluster.dqlite.node import STOP_TIMEOUT_S, FolderLock, HostedNode, NodeOptions
 from tidegate.cluster.dqlite.tls import MemberTls, parsed_address
 from tidegate.cluster.dqlite.tunnel import Tunnel
@@ -283,6 +285,20 @@ class DqliteMember:
         if node is None:
             raise DqliteError(f"the member {self.address} does not run")
         return node.socket
+
+
+def last_entry(folder: Path) -> LogEnd:
+    """How far a stopped member's log goes; the largest of the survivors is to be recovered.
+
+    Raises:
+        NodeRunningError: the member still runs.
+        DqliteError: its log cannot be read.
+    """
+    lock = FolderLock(folder)
+    try:
+        return log_end(folder / _LOG)
+    finally:
+        lock.release()
 
 
 def recover(folder: Path, members: Sequence[RaftMember]) -> None:

@@ -35,7 +35,8 @@ class NodeOptions:
         latency_ms: one-way latency between members. Heartbeats and elections follow from it; all
             members should have the same.
         snapshot_entries: log entries between two snapshots of the database.
-        trailing_entries: log entries kept behind a snapshot, for members that fell behind.
+        trailing_entries: log entries kept behind a snapshot, for members that fell behind; not
+            fewer than ``snapshot_entries``.
         failure_domain: a number that members in one rack or zone share.
     """
 
@@ -47,7 +48,8 @@ class NodeOptions:
     def __post_init__(self) -> None:
         assert 0 < self.latency_ms <= MAX_LATENCY_MS, self
         assert self.snapshot_entries > 0, self
-        assert self.trailing_entries > 0, self
+        # libdqlite wants the snapshot before the last one to be of use, too.
+        assert self.trailing_entries >= self.snapshot_entries, self
 
 
 class FolderLock:

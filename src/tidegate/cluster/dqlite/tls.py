@@ -19,7 +19,7 @@ from tidegate.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from pathlib import Path
 
-DIAL_TIMEOUT_S: Final = 2.0
+DIAL_TIMEOUT_S: Final = 1.5
 """How long a dial and its handshake may take: longer than a slow network, shorter than it takes
 for the members to give up a leader."""
 

@@ -141,11 +141,11 @@ class Tunnel:
         tls: MemberTls,
         local: Callable[[], str],
         *,
-        client_idle_s: float = CLIENT_IDLE_S,
+        client_idle_s: float | None = None,
     ) -> None:
         self._tls = tls
         self._local = local
-        self._client_idle_s = client_idle_s
+        self._client_idle_s = client_idle_s or CLIENT_IDLE_S
         self._selector = selectors.DefaultSelector()
         self._guests: dict[socket.socket, _Guest] = {}
         self._open: dict[Link, _Open] = {}

@@ -17,12 +17,13 @@ driver's error means. It must not know any table, nor how members come and go
 
 from __future__ import annotations
 
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import dqlitedbapi
+from dqliteclient import ClusterClient
+from dqliteclient.exceptions import DqliteError as DriverError
 from dqlitewire import LEADER_ERROR_CODES, SQLITE_IOERR_NOT_LEADER
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -30,7 +31,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tidegate.cluster.dqlite.dialect import BEGINNING, BUSY, DRIVER, Beginning
-from tidegate.cluster.dqlite.dialling import Dialler, local_member
+from tidegate.cluster.dqlite.dialling import Dialler, local_member, run
 from tidegate.cluster.dqlite.statements import as_declared, refusal
 from tidegate.cluster.dqlite.tls import DIAL_TIMEOUT_S, MemberTls, parsed_address
 from tidegate.cluster.stores.seam import WRITES, Abilities
@@ -66,14 +67,22 @@ class DqliteStore:
 
     Args:
         engine: made by :meth:`open`.
+        connector: makes its connections.
         addresses: members to ask who leads.
         busy_timeout_s: how long to wait for another writer, or for a leader.
     """
 
     abilities: Final = Abilities("dqlite", is_shared=True, is_replicated=True)
 
-    def __init__(self, engine: Engine, addresses: Sequence[str], busy_timeout_s: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        connector: _Connector,
+        addresses: Sequence[str],
+        busy_timeout_s: float,
+    ) -> None:
         self.engine = engine
+        self._connector = connector
         self.place = f"the dqlite members {', '.join(addresses)}"
         self.busy_timeout_s = busy_timeout_s
 
@@ -86,7 +95,7 @@ class DqliteStore:
             NoLeaderError: nobody leads, or can be reached.
         """
         place, addresses, name = _parsed(url)
-        connector = _Connector(addresses, name, _tls(place, addresses), busy_timeout_s)
+        connector = _Connector(addresses, name, _tls(place, addresses))
         engine = create_engine(
             URL.create(DRIVER),
             connect_args={"creator_fn": connector},
@@ -95,7 +104,7 @@ class DqliteStore:
             pool_timeout=busy_timeout_s,
             pool_use_lifo=True,  # what is not needed falls silent, and is hung up on
         )
-        store = cls(engine, addresses, busy_timeout_s)
+        store = cls(engine, connector, addresses, busy_timeout_s)
         event.listen(engine, "begin", store._on_begin)
         event.listen(engine, "before_cursor_execute", _checked, retval=True)
         return store
@@ -107,10 +116,10 @@ class DqliteStore:
 
     def is_passing(self, error: Exception) -> bool:
         """Whether there may be a leader, or another one, in a moment."""
-        return isinstance(error, NoLeaderError) or (
-            not isinstance(error, TidegateError)
-            and isinstance(self.translated(error), NoLeaderError)
-        )
+        is_passing = isinstance(self.translated(error), NoLeaderError)
+        if is_passing:
+            self._connector.forget()
+        return is_passing
 
     def translated(self, error: Exception, *, committing: bool = False) -> TidegateError:
         """What a driver's error means; see :class:`tidegate.cluster.stores.seam.Store`."""
@@ -150,47 +159,61 @@ class DqliteStore:
 
 
 class _Connector:
-    """Makes the driver's connections: to the leader, by way of the first member that answers."""
+    """Makes the driver's connections to the leader.
 
-    def __init__(
-        self, addresses: Sequence[str], name: str, tls: MemberTls, busy_timeout_s: float
-    ) -> None:
-        self._addresses = list(addresses)
+    The driver finds a leader through one member; where that one is frozen it is a long time about
+    it. So all members are asked at once, whenever the leader is not the one it was.
+    """
+
+    def __init__(self, addresses: Sequence[str], name: str, tls: MemberTls) -> None:
+        self._addresses = addresses
         self._name = name
         self._dialler = Dialler(tls)
-        self._busy_timeout_s = busy_timeout_s
-        self._lock = threading.Lock()
+        self._leader: str | None = None
 
     def __call__(self, **_from_url: Any) -> dqlitedbapi.Connection:
-        with self._lock:
-            addresses = list(self._addresses)
-        failure: Exception | None = None
-        for address in addresses:
-            connection = dqlitedbapi.connect(
-                address,
-                database=self._name,
-                timeout=STATEMENT_TIMEOUT_S,
-                dial_timeout=DIAL_TIMEOUT_S,
-                attempt_timeout=DIAL_TIMEOUT_S,
-                busy_timeout=0.0,  # waiting for other writers is the dialect's
-                dial_func=self._dialler,
-                check_same_thread=False,  # the pool hands a connection to one thread at a time
-            )
-            try:
-                connection.connect()
-            except dqlitedbapi.Error as error:
-                connection.close()
-                failure = error
-                self._put_last(address)
-            else:
-                return connection
-        assert failure is not None
-        raise failure
+        leader = self._leader or self._found()
+        connection = dqlitedbapi.connect(
+            leader,
+            database=self._name,
+            timeout=STATEMENT_TIMEOUT_S,
+            dial_timeout=DIAL_TIMEOUT_S,
+            attempt_timeout=DIAL_TIMEOUT_S,
+            busy_timeout=0.0,  # waiting for other writers is the dialect's
+            dial_func=self._dialler,
+            check_same_thread=False,  # the pool hands a connection to one thread at a time
+        )
+        try:
+            connection.connect()
+        except BaseException:
+            self.forget()
+            connection.close()
+            raise
+        self._leader = leader
+        return connection
 
-    def _put_last(self, address: str) -> None:
-        with self._lock:
-            self._addresses.remove(address)
-            self._addresses.append(address)
+    def forget(self) -> None:
+        """Ask who leads before the next connection."""
+        self._leader = None
+
+    def _found(self) -> str:
+        async def find() -> str:
+            client = ClusterClient.from_addresses(
+                self._addresses,
+                timeout=DIAL_TIMEOUT_S,
+                attempt_timeout=DIAL_TIMEOUT_S,
+                dial_func=self._dialler,
+            )
+            return await client.find_leader()
+
+        try:
+            return run(find())
+        except (DriverError, OSError) as error:
+            raise NoLeaderError(
+                f"no leader of the dqlite members {', '.join(self._addresses)} answers: {error};"
+                " nothing was changed",
+                next_step="see which members are up; a majority of the voters must be",
+            ) from error
 
 
 def open_store(url: str, *, busy_timeout_s: float) -> DqliteStore:
@@ -237,7 +260,7 @@ def _parsed(url: str) -> tuple[URL, list[str], str]:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
         parsed = None
     if (
         parsed is None
