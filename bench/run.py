@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parent))
 
 import rows_catchup
+import rows_cluster
 import rows_copy
 import rows_switch
 import rows_tenants
@@ -34,7 +35,14 @@ if TYPE_CHECKING:
 
 ROWS: dict[str, Row] = {
     row.name: row
-    for module in (rows_copy, rows_catchup, rows_vdiff, rows_switch, rows_tenants)
+    for module in (
+        rows_copy,
+        rows_catchup,
+        rows_vdiff,
+        rows_switch,
+        rows_tenants,
+        rows_cluster,
+    )
     for row in module.ROWS
 }
 BUDGET_S = 38 * 60

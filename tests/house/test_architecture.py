@@ -45,7 +45,17 @@ MAY_IMPORT: dict[str, set[str]] = {
 PURE_TOPOLOGY = {"topology.store", "topology.service"}
 
 #: The command line loads these only when the verb that needs them is called.
-CLI_LAZY = {"bootstrap", "topology", "server", "demo", "steps", "workflow", "dataplane", "engines"}
+CLI_LAZY = {
+    "bootstrap",
+    "cluster",
+    "topology",
+    "server",
+    "demo",
+    "steps",
+    "workflow",
+    "dataplane",
+    "engines",
+}
 
 #: Files that may pass 500 lines. The list only shrinks.
 LARGE_FILES: set[str] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -59,6 +59,73 @@ def show(*, common: Common = DEFAULTS) -> None:
         ("schema version", found["schema_version"]),
     ]
     common.one(found, rows, str(found["member"] or "-"))
+
+
+@app.command(help_epilogue="Example:  tidegate cluster backup /var/backups/tidegate.backup")
+def backup(file: str, /, *, dry_run: DryRun = False, common: Common = DEFAULTS) -> None:
+    """Write the cluster database as it is now into a file, while the nodes work.
+
+    The file is the same whichever engine it comes from, and is checked when it is complete.
+    Databases that Tidegate moves are not in it, nor are passwords.
+
+    Args:
+        file: to write; one of that name is replaced.
+    """
+    from pathlib import Path  # noqa: PLC0415 - not needed for help
+
+    from tidegate.cluster.backup import verify  # noqa: PLC0415 - not needed for help
+    from tidegate.server.restoring import shown  # noqa: PLC0415 - same
+
+    if dry_run:
+        answer = {**common.client().cluster.show(), "file": file, "dry_run": True}
+    else:
+        common.client().cluster.backup(Path(file))
+        answer = _plain(shown(verify(Path(file))), file)
+    common.done(answer, f"{{would}}written: {file}", file)
+
+
+@app.command(
+    help_epilogue="Example:  tidegate cluster restore /var/backups/tidegate.backup"
+    " --state-dir /var/lib/tidegate"
+)
+def restore(
+    file: str,
+    /,
+    *,
+    state_dir: Annotated[str | None, Parameter(help="Folder of the node's state.")] = None,
+    cluster_database: Annotated[
+        str | None, Parameter(help="URL of the cluster database; default: in the state folder.")
+    ] = None,
+    force: Annotated[bool, Parameter(help="Replace what is there.")] = False,
+    dry_run: DryRun = False,
+    common: Common = DEFAULTS,
+) -> None:
+    """Fill the cluster database of a node from a backup; the node must be stopped.
+
+    It may be of another engine than the one the backup was taken from. Settings that are not given
+    are found as `tidegate serve` finds them. A SQLite file that is replaced is kept beside the new
+    one, and a crash leaves one or the other.
+
+    Args:
+        file: that `tidegate cluster backup` wrote.
+    """
+    from pathlib import Path  # noqa: PLC0415 - not needed for help
+
+    from tidegate.server.config import load  # noqa: PLC0415 - heavy, and only needed here
+    from tidegate.server.restoring import restore as fill  # noqa: PLC0415 - same
+
+    settings = load({"state_dir": state_dir, "cluster_database": cluster_database})
+    answer = _plain(fill(settings, Path(file), force=force, dry_run=dry_run), file)
+    if dry_run:
+        answer["dry_run"] = True
+    common.done(
+        answer, f"{{would}}restored from {file}: {answer['backup']['rows']} rows", str(file)
+    )
+
+
+def _plain(found: dict[str, Any], file: str) -> dict[str, Any]:
+    taken_at = found["taken_at"].isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"schema_version": 1, "file": file, "backup": {**found, "taken_at": taken_at}}
 
 
 @app.command(name="list", alias="get", help_epilogue="Example:  tidegate cluster list -o wide")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 from tidegate.client.transport import VERB_TIMEOUT_S, Json, Noun, path_of
+from tidegate.errors import BackupError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Cluster(Noun):
@@ -15,6 +22,34 @@ class Cluster(Noun):
     def list(self) -> Json:
         """Every member with its status and the reason."""
         return self._call("GET", path_of("cluster", "members"))
+
+    def backup(self, path: Path) -> None:
+        """Write the cluster database as it is now into a file that only its owner may read.
+
+        The file appears under its name when it is complete; it ends with a hash of all before.
+
+        Raises:
+            BackupError: the file cannot be written.
+        """
+        part = path.with_name(f".{path.name}.part")
+        try:
+            try:
+                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                with (
+                    os.fdopen(handle, "wb") as file,
+                    self._transport.pieces(path_of("cluster", "backup")) as pieces,
+                ):
+                    file.writelines(pieces)
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            raise BackupError(
+                f"the backup {path} cannot be written: {error.strerror}",
+                next_step="make room, or choose another place; nothing is left of it",
+            ) from None
 
     def enable(self, name: str, *, dry_run: bool = False) -> Json:
         """Make the node the first member of a cluster."""

@@ -230,6 +230,24 @@ class Transport:
         )
 
     @contextmanager
+    def pieces(self, path: str) -> Iterator[Iterator[bytes]]:
+        """The answer as bytes, piece by piece, until the block is left.
+
+        Raises:
+            UnreachableNodeError: there was no answer, or it ended early.
+            TidegateError: the node's refusal, in its own class.
+        """
+        timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        try:
+            with self._http.stream("GET", path, timeout=timeout) as response:
+                if not response.is_success:
+                    response.read()
+                    self._answer(response)
+                yield response.iter_bytes()
+        except httpx2.HTTPError as error:
+            raise self._unreachable(error) from None
+
+    @contextmanager
     def events(self, path: str, last_event_id: str = "") -> Iterator[Iterator[tuple[str, Json]]]:
         """Server-sent events of a watched path: (id, data), until the block is left."""
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}

@@ -30,7 +30,7 @@ from tidegate.cluster import ledger, patchfile
 from tidegate.errors import InvalidArgumentError, SchemaVersionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection, Inspector
 
@@ -56,7 +56,7 @@ def text_of(connection: Connection, updates: Sequence[Update], *, rows: bool = F
             f"update level is {level}, expected {len(updates)}",
             next_step="bring the database up to date first",
         )
-    statements = list(_statements(inspect(connection)))
+    statements = list(ddl(inspect(connection), but=OWN_TABLES))
     if rows:
         statements += _inserts(connection)
     head = f"-- cluster database, schema version {len(updates)}, {ledger.fresh_sha256(updates)}\n"
@@ -102,10 +102,10 @@ def fresh_schema(updates: Sequence[Update]) -> str:
     return text
 
 
-def _statements(inspector: Inspector) -> Iterator[str]:
-    """Every table after those it refers to, with its indexes."""
+def ddl(inspector: Inspector, *, but: Collection[str] = ()) -> Iterator[str]:
+    """Every table after those it refers to, with its indexes, in SQL that all engines read."""
     for table, _ in inspector.get_sorted_table_and_fkc_names():
-        if table is not None and table not in OWN_TABLES:
+        if table is not None and table not in but:
             yield _table(inspector, table)
             yield from _indexes(inspector, table)
 
@@ -175,10 +175,8 @@ def _type(given: types.TypeEngine[Any]) -> str:
         (Boolean, "boolean"),
         (String, "text"),
     )
-    # On PostgreSQL text is a domain of the cluster database's own schema.
-    named = getattr(given, "data_type", given)
     for kind, word in words:
-        if isinstance(named, kind):
+        if isinstance(given, kind):
             return word
     raise AssertionError(f"a column of type {given} in the cluster database")
 

@@ -257,8 +257,14 @@ def _make_private(settings: Settings) -> None:
         )
 
 
-def _locked(settings: Settings) -> int:
-    """A handle of the state directory's lock; the lock goes with the process."""
+def lock_state(settings: Settings) -> int:
+    """A handle of the state directory's lock, which goes with the process; makes the directory.
+
+    Raises:
+        NodeRunningError: a node works on it.
+        InvalidArgumentError: it cannot be made or written.
+    """
+    _make_private(settings)
     handle = os.open(settings.state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -302,8 +308,7 @@ def serve(settings: Settings) -> None:
     """
     with ExitStack() as stack:
         server = stack.enter_context(listening(settings))
-        _make_private(settings)
-        stack.callback(os.close, _locked(settings))
+        stack.callback(os.close, lock_state(settings))
         tokens = Tokens(settings.state_dir / "tokens")
         if tokens.ensure():
             log.info("api token made", file=str(settings.state_dir / "tokens"))

@@ -8,9 +8,9 @@ every direction. It must not know transactions of the cluster database.
 * A server whose history is behind one that was seen before is refused: an old primary that was
   started again after a fail-over takes writes like the new one, and would lose them. What is
   compared is the system identifier and the timeline; this process remembers the latest.
-* Names are found in one schema and nowhere else. Text is compared and sorted by code point, as the
-  other engines do, whatever the database was made with: the schema has a domain ``text`` of its
-  own, which hides the type. (``varchar`` and ``char`` are not in the common subset.)
+* Names are found in one schema and nowhere else.
+* A database that sorts text by a language is refused, as is one that cannot hold every text: the
+  other engines compare by code point, and nobody should have to think of both.
 * ``synchronous_commit`` is at least ``on``. PostgreSQL bounds no COMMIT that waits for a standby,
   so this side cancels it after the bound. The server then answers as if all were well, with a
   warning; :class:`Unconfirmed` is that warning as an error.
@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, LiteralString, Self
 from urllib.parse import parse_qsl, urlencode
 
 import psycopg
@@ -278,35 +278,33 @@ class Sessions:
         )
 
     def create_schema(self) -> None:
-        """Make the schema and its type for text, unless they are there.
+        """Make the schema, unless it is there.
 
         Raises:
-            ClusterDatabaseError: the database cannot hold every text.
+            ClusterDatabaseError: the database cannot hold every text, or sorts it by a language.
             psycopg.Error: the server refused, or cannot be reached.
         """
-        schema = sql.Identifier(self.address.schema)
+        schema = self.address.schema
         with self.connect() as session:
             encoding = session.info.parameter_status("server_encoding")
             if encoding != "UTF8":
-                raise ClusterDatabaseError(
-                    f"{self.address.place} has the encoding {encoding}",
-                    next_step="make a database with CREATE DATABASE … TEMPLATE template0"
-                    " ENCODING 'UTF8'",
-                )
-            found = "SELECT 1 FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n"
-            found += " ON n.oid = t.typnamespace WHERE n.nspname = %s AND t.typname = 'text'"
-            if session.execute(found, [self.address.schema]).fetchone():
+                raise self._unfit(f"has the encoding {encoding}")
+            if not is_by_code_point(_texts(session, _SORTED, [_SAMPLE])):
+                raise self._unfit("sorts text by a language")
+            if _texts(session, _SCHEMA, [schema]):
                 return
             with session.transaction():
                 # Two nodes that start together take turns; IF NOT EXISTS alone lets one fail.
                 session.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [_SCHEMA_LOCK])
-                session.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
-                if not session.execute(found, [self.address.schema]).fetchone():
-                    session.execute(
-                        sql.SQL(
-                            'CREATE DOMAIN {}."text" AS pg_catalog.text COLLATE pg_catalog."C"'
-                        ).format(schema)
-                    )
+                name = sql.Identifier(schema)
+                session.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+
+    def _unfit(self, why: str) -> ClusterDatabaseError:
+        return ClusterDatabaseError(
+            f"{self.address.place} {why}",
+            next_step="make a database for it: CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8'"
+            " LC_COLLATE 'C' LC_CTYPE 'C'",
+        )
 
     def _connect_to(self, host: dict[str, Any], password: str | None) -> Session:
         arguments = {**TRANSPORT, **self.address.common, **host}
@@ -329,7 +327,7 @@ class Sessions:
 
     def _set_up(self, session: Session) -> None:
         """One round trip."""
-        path = sql.SQL("{}, pg_catalog, pg_temp").format(sql.Identifier(self.address.schema))
+        path = sql.SQL("{}, pg_temp").format(sql.Identifier(self.address.schema))
         settings = {
             "search_path": path.as_string(session),
             "lock_timeout": _milliseconds(self._busy_timeout_s),
@@ -382,6 +380,18 @@ def is_refusal(cause: Exception) -> bool:
     return isinstance(cause, psycopg.OperationalError) and any(part in told for part in _REFUSALS)
 
 
+def is_by_code_point(found: list[str]) -> bool:
+    """Whether texts that a database has sorted are in the order of their code points."""
+    return found == sorted(found)
+
+
+def _texts(session: Session, query: LiteralString, parameters: list[Any]) -> list[str]:
+    return [row[0] for row in session.execute(query, parameters)]
+
+
+_SORTED: Final = "SELECT t FROM pg_catalog.unnest(%s::text[]) AS t ORDER BY t"
+_SAMPLE: Final = ["a b", "ab", "B", "a", "z", "Z", "é", "e", "ä", "-a"]
+_SCHEMA: Final = "SELECT nspname::text FROM pg_catalog.pg_namespace WHERE nspname = %s"
 _SCHEMA_LOCK: Final = 0x7469_6465_6761_7465
 """``tidegate`` in ASCII; held while the schema is made."""
 

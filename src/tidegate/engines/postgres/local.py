@@ -240,6 +240,29 @@ class LocalServer:
         server._run(["initdb", *owner, "-E", "UTF8", "--no-sync", *authentication, *locale])
         return server
 
+    @classmethod
+    def standby_of(cls, primary: Self, name: str) -> Self:
+        """Copy a running server into one that streams from it; does not start the copy.
+
+        Databases, roles and passwords are the primary's.
+        """
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=local_folder()))
+        primary.account.own(folder)
+        password = folder / "password"
+        password.touch(mode=0o600)
+        password.write_text(f"{primary.password}\n")
+        primary.account.own(password)
+        standby = cls(
+            folder=folder,
+            port=free_port(),
+            programs=primary.programs,
+            account=primary.account,
+            settings=dict(primary.settings),
+        )
+        copy = ["pg_basebackup", "-D", str(standby.data), "-R", "-c", "fast", "--no-sync"]
+        primary._run(copy, connect=True)
+        return standby
+
     @property
     def data(self) -> Path:
         """The data directory."""

@@ -4,20 +4,24 @@ Every member answers these itself, also one that waits for others to be upgraded
 """
 
 import secrets
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
 from pydantic import Field
 
+from tidegate.cluster import backup
 from tidegate.cluster.cluster_settings import ClusterSettings, check
 from tidegate.cluster.join_tokens import SECRET_BYTES, JoinToken, TokenRow
 from tidegate.cluster.members import Role
 from tidegate.cluster.membership import Listed, check_name
-from tidegate.server.api.common import Body, ClusterNode, DryRun, Json, many, one
+from tidegate.server.api.common import Body, ClusterNode, DryRun, Json, Now, many, one
 
 router = APIRouter(prefix="/v1/cluster", tags=["cluster"])
 
 DEFAULT_TOKEN_TTL_S = 3600.0
+PIECE_BYTES = 1024 * 1024
 
 
 class EnableBody(Body):
@@ -69,6 +73,24 @@ def join_cluster(node: ClusterNode, body: JoinBody, dry_run: DryRun = False) -> 
     """Make this node, which holds nothing yet, a member of another node's cluster."""
     identity = node.join(JoinToken.decode(body.token), dry_run=dry_run)
     return one(identity, dry_run=dry_run)
+
+
+@router.get("/backup", response_class=StreamingResponse)
+def backup_cluster(node: ClusterNode, now: Now) -> StreamingResponse:
+    """The cluster database at this moment as lines of JSON; it ends with a hash of all before."""
+    path = now.settings.state_dir / f".backup-{secrets.token_hex(8)}"
+    try:
+        backup.export(node.database, path)
+        file = path.open("rb")
+    finally:
+        path.unlink(missing_ok=True)
+    return StreamingResponse(_pieces(file), media_type="application/x-ndjson")
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
 
 
 @router.get("/members")
