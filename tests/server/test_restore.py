@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from cluster_engines.engine import Engine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def started() -> Iterator[list[NodeProcess]]:
@@ -55,7 +57,7 @@ def done(*words: str) -> dict[str, Any]:
 def refused(status: ExitStatus, *words: str) -> dict[str, Any]:
     ended = tidegate(*words, "-o", "json")
     assert ended.returncode == status, ended.stdout + ended.stderr
-    found: dict[str, Any] = json.loads(ended.stderr)
+    found: dict[str, Any] = json.loads(ended.stderr)["error"]
     assert found["next_step"]
     return found
 
