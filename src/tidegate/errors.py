@@ -445,12 +445,6 @@ class NoLeaderError(ClusterDatabaseUnreachableError):
     code = "TG-CDB-010"
 
 
-class BackupError(TidegateError):
-    """A backup of the cluster database cannot be written or read, or is not a good one."""
-
-    code = "TG-BAK-001"
-
-
 class SchemaVersionError(TidegateError):
     """The cluster database's schema is newer than this program, or has gaps."""
 

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tidegate.client.transport import VERB_TIMEOUT_S, Json, Noun, path_of
-from tidegate.errors import BackupError
+from tidegate.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ class Cluster(Noun):
         The file appears under its name when it is complete; it ends with a hash of all before.
 
         Raises:
-            BackupError: the file cannot be written.
+            InvalidArgumentError: the file cannot be written.
         """
         part = path.with_name(f".{path.name}.part")
         try:
@@ -46,7 +46,7 @@ class Cluster(Noun):
             finally:
                 part.unlink(missing_ok=True)
         except OSError as error:
-            raise BackupError(
+            raise InvalidArgumentError(
                 f"the backup {path} cannot be written: {error.strerror}",
                 next_step="make room, or choose another place; nothing is left of it",
             ) from None

@@ -38,10 +38,10 @@ from tidegate import steps
 from tidegate.cluster import dump, ledger
 from tidegate.cluster.files import sync_folder
 from tidegate.errors import (
-    BackupError,
     ClusterDatabaseError,
     FailedPreconditionError,
     SchemaVersionError,
+    TidegateError,
 )
 
 if TYPE_CHECKING:
@@ -73,6 +73,12 @@ FILLED = steps.declare(
     plan="restore",
     description="all rows of a backup are in the cluster database; not committed",
 )
+
+
+class BackupError(TidegateError):
+    """A backup of the cluster database cannot be written or read, or is not a good one."""
+
+    code = "TG-BAK-001"
 
 
 @dataclass(frozen=True, slots=True)

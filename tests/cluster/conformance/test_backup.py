@@ -21,11 +21,11 @@ from cluster_engines.engine import contents
 from fix_cluster import ENGINES
 from make_workflow import workflow
 from tidegate.cluster import backup
+from tidegate.cluster.backup import BackupError
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.leases import Leases
 from tidegate.cluster.schema import Schema
 from tidegate.errors import (
-    BackupError,
     ClusterDatabaseError,
     FailedPreconditionError,
     SchemaVersionError,
@@ -229,6 +229,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from tidegate.cluster import backup
+from tidegate.cluster.backup import BackupError
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.server.node import UPDATES
 with ClusterDatabase.open(sys.argv[1]) as database:
