@@ -305,7 +305,8 @@ def departing(
             "node is the only node in the cluster",
             next_step="remove its state directory instead, or say --force",
         )
-    return Departure(member, member.id if member.id in replicated else None)
+    # The last one has nobody to forget it.
+    return Departure(member, member.id if others and member.id in replicated else None)
 
 
 # -- roles

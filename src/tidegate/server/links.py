@@ -16,7 +16,7 @@ import structlog
 
 from tidegate.cluster.cluster_settings import ClusterSettings
 from tidegate.cluster.database import ClusterDatabase
-from tidegate.cluster.identity import IdentityFolder
+from tidegate.cluster.identity import Engine, IdentityFolder
 from tidegate.cluster.leases import Leases
 from tidegate.cluster.member_store import MemberStore
 from tidegate.cluster.membership import HEARTBEAT_S
@@ -28,6 +28,7 @@ from tidegate.errors import (
     NotAMemberError,
     TidegateError,
 )
+from tidegate.server import replica, transitions
 from tidegate.server.api.peers import create_peer_app
 from tidegate.server.forwarding import Elsewhere
 from tidegate.server.membership import Membership
@@ -35,15 +36,18 @@ from tidegate.server.node import member_of
 from tidegate.server.node_cluster import Opened
 from tidegate.server.peer_client import PeerClient
 from tidegate.server.peers import PeerGate, PeerServer
+from tidegate.server.replication import DqliteReplication
 from tidegate.server.runtime import Condition, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import ExitStack
 
     from starlette.types import ASGIApp
 
+    from tidegate.cluster.dqlite.member import DqliteMember
     from tidegate.cluster.identity import Identity
+    from tidegate.cluster.ledger import Update
     from tidegate.cluster.ownership import Ownership
     from tidegate.server.config import Settings
     from tidegate.server.runtime import Runtime
@@ -67,6 +71,7 @@ class Links:
         self._runtime = runtime
         self._folder = IdentityFolder(settings.state_dir)
         self._peers = PeerClient(self._folder.path) if identity else None
+        self._replica: DqliteMember | None = None
         self._membership: Membership | None = None
         self._leases: Leases | None = None
         self._ownership: Ownership | None = None
@@ -89,11 +94,16 @@ class Links:
         """
         links = cls(settings, identity, runtime)
         if identity is not None:
+            replica.set_file_aside(settings)
             gate = PeerGate(api=app, peer=create_peer_app(runtime), is_evicted=links.is_evicted)
             listener = _listening(settings.member_listen or identity.address)
             server = PeerServer(listener, links._folder.path, gate)
             stack.callback(server.close)
             server.start()
+            if identity.engine is Engine.DQLITE:
+                links._replica = member = replica.opened(settings, identity, links._folder.path)
+                stack.callback(replica.close, member)
+                member.start()
         return links
 
     def database(self, give_up: threading.Event) -> ClusterDatabase | None:
@@ -117,6 +127,8 @@ class Links:
 
     def _url(self) -> str:
         settings, identity = self._settings, self._identity
+        if self._replica is not None:
+            return self._replica.url
         if settings.cluster_database is None and identity is not None and identity.database:
             return identity.database
         return settings.cluster_database_url
@@ -137,12 +149,14 @@ class Links:
             else:
                 return
 
-    def begin(self, database: ClusterDatabase, schema_version: int, stack: ExitStack) -> Membership:
+    def begin(
+        self, database: ClusterDatabase, updates: Sequence[Update], stack: ExitStack
+    ) -> Membership:
         """The cluster database is open, and its schema perhaps not in step: answer for members.
 
         Args:
             database: the cluster's.
-            schema_version: what this program knows.
+            updates: of its schema, that this program knows.
             stack: ends it.
         """
         identity = self._identity
@@ -154,18 +168,28 @@ class Links:
             identity=identity,
             authority=self._folder.authority() if identity else None,
             peers=self._peers,
+            replication=None
+            if self._replica is None or identity is None
+            else DqliteReplication(self._replica.client, identity.member_id),
         )
-        self._runtime.cluster.opened = Opened(
-            database, self._membership, schema_version, self.owner_name
-        )
+        self._runtime.cluster.opened = Opened(database, self._membership, updates, self.owner_name)
         stack.callback(self._close)
+        if identity is not None:
+            transitions.name_first(database, identity, self._folder.member().certificate)
+            # Nobody may have been there to be told; whoever is told twice does nothing.
+            self._membership.joined(identity.name, identity.replication_address)
         return self._membership
 
     def stand(self, ownership: Ownership, stack: ExitStack) -> None:
         """The node may be owner from now on, and do the rounds of one."""
         self._ownership = ownership
         if self._identity is not None and self._membership is not None:
-            rounds = Rounds(self._membership, ownership, on_evicted=self._runtime.reopen.set)
+            rounds = Rounds(
+                self._membership,
+                ownership,
+                announce=self._announce,
+                on_evicted=self._runtime.reopen.set,
+            )
             rounds.start()
             stack.callback(rounds.stop)
 
@@ -230,13 +254,19 @@ class Rounds:
     """What is done for the members again and again: by the owner heartbeats, then roles.
 
     Every member looks whether it was evicted; then it has to be opened again, which fails with the
-    reason.
+    reason. One that was evicted may have lost the cluster database with it: then its peers know.
     """
 
     def __init__(
-        self, membership: Membership, ownership: Ownership, *, on_evicted: Callable[[], None]
+        self,
+        membership: Membership,
+        ownership: Ownership,
+        *,
+        announce: Callable[[], None],
+        on_evicted: Callable[[], None],
     ) -> None:
         self._membership = membership
+        self._announce = announce
         self._on_evicted = on_evicted
         self._ownership = ownership
         self._stopping = threading.Event()
@@ -254,17 +284,27 @@ class Rounds:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                if self._membership.is_evicted(self._membership.identity.name):
-                    self._on_evicted()
-                elif self._ownership.believed.standing is Standing.OWNER:
-                    self._membership.beat()
-                    self._membership.rebalance()
+                self._once()
+            except NotAMemberError:
+                self._on_evicted()
             except TidegateError as error:
                 log.warning("members not looked after", error=str(error))
             except Exception:
                 # The next round may work; without rounds everybody would look offline.
                 log.exception("round failed")
             self._stopping.wait(HEARTBEAT_S)
+
+    def _once(self) -> None:
+        try:
+            evicted = self._membership.is_evicted(self._membership.identity.name)
+        except ClusterDatabaseError:
+            self._announce()
+            raise
+        if evicted:
+            self._on_evicted()
+        elif self._ownership.believed.standing is Standing.OWNER:
+            self._membership.beat()
+            self._membership.rebalance()
 
 
 def _listening(address: str) -> socket.socket:

@@ -211,9 +211,14 @@ class Membership:
             self._tokens.redeem(connection, candidate.name, secret)
             now = self._database.now(connection)
             members = member_store.read(connection)
-            for stale in membership.check_acceptable(members, candidate, now):
+            # A second token for a name says that the first attempt under it came to nothing.
+            earlier = [
+                m for m in members if m.name == candidate.name and m.state is MemberState.PENDING
+            ]
+            others = [member for member in members if member not in earlier]
+            for gone in [*earlier, *membership.check_acceptable(others, candidate, now)]:
                 member_store.write(
-                    connection, stale, replace(stale, state=MemberState.EVICTED, evicted_at=now)
+                    connection, gone, replace(gone, state=MemberState.EVICTED, evicted_at=now)
                 )
             certificate = certificates.sign(authority, request, candidate.name, now)
             member = member_store.insert(
@@ -275,28 +280,36 @@ class Membership:
     # -- going
 
     def remove(
-        self, name: str, *, force: bool, evict: bool = False, dry_run: bool = False
+        self,
+        name: str,
+        *,
+        force: bool = False,
+        evict: bool = False,
+        is_told: bool = True,
+        dry_run: bool = False,
     ) -> Member:
         """Let a member go, or throw it out.
 
         Args:
             name: of the member.
-            force: even the last one, and without telling it.
-            evict: it must be offline or refuse to be upgraded; it is not told.
+            force: even the last one, or one that works.
+            evict: it must be offline or hold an upgrade up.
+            is_told: call it, so that it forgets the cluster; not done by force, nor to evict.
             dry_run: check everything, change nothing.
 
         Raises:
             NotFoundError: there is none of that name.
             FailedPreconditionError: it is the last one, or is to be evicted while it works.
         """
-        listed = {entry.member.name: entry for entry in self.list()}
+        listed = [entry for entry in self.list() if entry.status is not Status.EVICTED]
         going = membership.departing(
-            [entry.member for entry in self.list()],
+            [entry.member for entry in listed],
             name,
             force=force,
             replicated=self._replication.ids(),
         )
-        if evict and not force and listed[name].status is Status.ONLINE:
+        works = any(e.member.name == name and e.status is Status.ONLINE for e in listed)
+        if evict and works and not force:
             raise FailedPreconditionError(
                 f"member {name} works; it can leave instead of being evicted",
                 next_step=f"tidegate cluster leave {name}, or evict with --force",
@@ -309,7 +322,7 @@ class Membership:
         member = self._evicted(going.member)
         steps.reached(EVICTED)
         log.info("member removed", member=name, evicted=evict, forced=force)
-        if not (force or evict) and self._peers is not None:
+        if is_told and not (force or evict) and self._peers is not None:
             try:
                 self._peers.call(member.address, "POST", "/peer/removed", {"member": name})
             except TidegateError as error:

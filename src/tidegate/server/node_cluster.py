@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.cluster.join_tokens import JoinToken
+    from tidegate.cluster.ledger import Update
     from tidegate.cluster.members import Member
     from tidegate.server.config import Settings
     from tidegate.server.membership import Membership
@@ -37,7 +38,7 @@ class Opened:
 
     database: ClusterDatabase
     membership: Membership
-    schema_version: int
+    updates: Sequence[Update]
     owner_name: Callable[[], str | None]
 
 
@@ -124,7 +125,7 @@ class NodeCluster:
             "address": identity.address if identity else None,
             "engine": opened.database.abilities.engine,
             "place": opened.database.place,
-            "schema_version": opened.schema_version,
+            "schema_version": len(opened.updates),
             "owner": opened.owner_name(),
         }
 
@@ -141,7 +142,8 @@ class NodeCluster:
         transitions.check_beginning(name, found)
         if dry_run:
             return {"name": name, "address": self._settings.member_address}
-        return self._changed(lambda: transitions.begin(self._settings, name))
+        updates = self._open.updates
+        return self._changed(lambda: transitions.begin(self._settings, name, updates))
 
     def join(self, token: JoinToken, *, dry_run: bool = False) -> dict[str, Any]:
         """Make this node, which holds nothing yet, a member of another node's cluster.
@@ -157,7 +159,7 @@ class NodeCluster:
             transitions.check_empty(self._open.database)
         if dry_run:
             return {"name": token.name, "address": self._settings.member_address}
-        schema_version = self._open.schema_version
+        schema_version = len(self._open.updates)
         return self._changed(
             lambda: transitions.join(
                 self._settings, self._tokens, token, schema_version=schema_version
@@ -173,7 +175,7 @@ class NodeCluster:
         identity = self.identity
         if identity is None or name != identity.name or dry_run:
             return self.membership.remove(name, force=force, evict=evict, dry_run=dry_run)
-        member = self.membership.remove(name, force=True, evict=evict)
+        member = self.membership.remove(name, force=force, evict=evict, is_told=False)
         self.leave()
         return member
 

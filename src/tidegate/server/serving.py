@@ -148,7 +148,7 @@ class Below:
                 return
             stack.callback(database.close)
             program = Cluster(Extensions.of(API_EXTENSIONS), NewSchema(UPDATES), database=database)
-            membership = links.begin(database, program.schema_version, stack)
+            membership = links.begin(database, UPDATES, stack)
             if not self._in_step(program, identity, membership, links):
                 return
             log.info("cluster database open", place=database.place)

@@ -13,19 +13,25 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from tidegate import steps
-from tidegate.cluster import certificates, member_store
+from tidegate.cluster import backup, certificates, member_store
 from tidegate.cluster.certificates import Pair
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.identity import Engine, Identity, IdentityFolder
 from tidegate.cluster.membership import Leftovers, check_beginning
 from tidegate.errors import FailedPreconditionError
+from tidegate.server import replica
 from tidegate.server.api_extensions import API_EXTENSIONS
 from tidegate.server.peer_client import ask_to_join
 from tidegate.topology.store import TopologyStore
 from tidegate.workflow.store import WorkflowStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from tidegate.cluster.join_tokens import JoinToken
+    from tidegate.cluster.ledger import Update
+    from tidegate.cluster.members import Member
     from tidegate.server.config import Settings
     from tidegate.server.tokens import Tokens
 
@@ -33,11 +39,17 @@ __all__ = ["begin", "check_beginning", "check_empty", "forget", "join", "leftove
 
 FIRST_ID: Final = 1
 
+COPIED = steps.declare(
+    "cluster.begin.copied",
+    runs_in="node",
+    plan="membership",
+    description="the first replica holds all of the node's SQLite file; it does not count yet",
+)
 NAMED = steps.declare(
     "cluster.begin.named",
     runs_in="node",
     plan="membership",
-    description="the first member's row has its name; the node's disk does not know it yet",
+    description="the first member's row has its name and address",
 )
 LET_IN = steps.declare(
     "cluster.join.let_in",
@@ -82,42 +94,90 @@ def check_empty(database: ClusterDatabase) -> None:
         )
 
 
-def begin(settings: Settings, name: str) -> Identity:
-    """Make the node the first member, where its cluster database is one that others can reach.
+def begin(settings: Settings, name: str, updates: Sequence[Update]) -> Identity:
+    """Make the node the first member.
 
-    The database stays where it is, and only gets a named member.
+    A node on its own SQLite file copies it into the first replica of a database that is replicated
+    over the members; the file is untouched until the copy is complete and counts. A database that
+    others can reach stays where it is, and only gets a named member.
     """
     assert settings.member_address is not None
     now = datetime.now(UTC)
+    shared = settings.cluster_database is not None
+    with ClusterDatabase.open(settings.cluster_database_url) as database:
+        member = only_member(database)
     identity = Identity(
         cluster=str(uuid.uuid4()),
-        member_id=FIRST_ID,
+        member_id=member.id,
         name=name,
         address=settings.member_address,
-        engine=Engine.SHARED,
+        engine=Engine.SHARED if shared else Engine.DQLITE,
         database=settings.cluster_database,
     )
     authority = certificates.make_authority(identity.cluster, now)
     own = certificates.make_member(authority, name, now)
-    with ClusterDatabase.open(settings.cluster_database_url) as database:
-        identity = name_first(database, identity, own)
     folder = IdentityFolder(settings.state_dir)
-    folder.prepare(identity, authority, own)
+    files = folder.prepare(identity, authority, own)
+    if not shared:
+        _fill_replica(settings, identity, files, updates)
     folder.commit()
     return identity
 
 
-def name_first(database: ClusterDatabase, identity: Identity, own: Pair) -> Identity:
-    """Give the one member row a name and an address; the identity with its id."""
-    fingerprint = certificates.fingerprint(own.certificate)
-    with database.transaction() as connection:
-        (before,) = [row for row in member_store.read(connection) if row.is_active]
-        after = replace(
-            before, name=identity.name, address=identity.address, fingerprint=fingerprint
+def _fill_replica(
+    settings: Settings, identity: Identity, files: Path, updates: Sequence[Update]
+) -> None:
+    assert identity.member_id == FIRST_ID, "the only member's row is the first one"
+    replica.drop_draft(settings)
+    copy = settings.state_dir / "enable.backup"
+    try:
+        with ClusterDatabase.open(settings.cluster_database_url) as database:
+            backup.export(database, copy)
+        member = replica.opened(settings, identity, files)
+        try:
+            member.start()
+            with ClusterDatabase.open(member.url) as database:
+                backup.import_(database, updates, copy)
+        finally:
+            member.close()
+    finally:
+        copy.unlink(missing_ok=True)
+    steps.reached(COPIED)
+
+
+def only_member(database: ClusterDatabase) -> Member:
+    """The one row of a cluster of one.
+
+    Raises:
+        FailedPreconditionError: there are others.
+    """
+    with database.read() as connection:
+        rows = [row for row in member_store.read(connection) if row.is_active]
+    if len(rows) != 1:
+        raise FailedPreconditionError(
+            f"the cluster database has {len(rows)} members already",
+            next_step="join it: tidegate cluster token create on one of them",
         )
-        member = member_store.write(connection, before, after)
+    return rows[0]
+
+
+def name_first(database: ClusterDatabase, identity: Identity, certificate: bytes) -> None:
+    """Give the one member row its name and address, unless it has them.
+
+    The node's disk knows both before the database does, so this is done whenever it is opened.
+    """
+    with database.transaction() as connection:
+        rows = [row for row in member_store.read(connection) if row.is_active]
+        if len(rows) != 1 or not rows[0].is_placeholder:
+            return
+        after = replace(
+            rows[0],
+            name=identity.name,
+            address=identity.address,
+            fingerprint=certificates.fingerprint(certificate),
+        )
+        member_store.write(connection, rows[0], after)
     steps.reached(NAMED)
-    return replace(identity, member_id=member.id)
 
 
 def join(settings: Settings, tokens: Tokens, token: JoinToken, *, schema_version: int) -> Identity:
@@ -160,3 +220,4 @@ def forget(settings: Settings) -> None:
     """Stop being a member; what was held as one is kept under another name."""
     IdentityFolder(settings.state_dir).remove()
     steps.reached(SET_ASIDE)
+    replica.set_replica_aside(settings)

@@ -1,0 +1,177 @@
+"""Members as processes: they come, answer for each other, take over, go, and are thrown out."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fix_members import MemberCluster, members
+from fix_node import until
+from tidegate.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    JoinTokenError,
+    TidegateError,
+)
+
+if TYPE_CHECKING:
+    from fix_members import Member
+
+pytestmark = pytest.mark.slow
+
+__all__ = ["members"]
+
+TAKES_OVER_S = 10.0
+
+
+def cells(member: Member) -> list[str]:
+    with member.client() as client:
+        return [row["name"] for row in client.cell.list()["items"]]
+
+
+def create_cell(member: Member, name: str) -> bool:
+    try:
+        with member.client() as client:
+            client.cell.create(name)
+    except TidegateError:
+        return False
+    return True
+
+
+def test_any_member_answers_and_another_takes_over(members: MemberCluster) -> None:
+    first = members.first()
+    with first.client() as client:
+        client.cell.create("before")
+    second, third = (members.joined(name, first) for name in ("n2", "n3"))
+    assert {m.name: s for m in members.members for s in m.statuses().values()} == {
+        "n1": "online",
+        "n2": "online",
+        "n3": "online",
+    }
+    assert cells(third) == ["before"]
+    assert create_cell(second, "second")
+    assert cells(first) == cells(third) == ["before", "second"]
+
+    owner = members.owner()
+    rest = [member for member in members.members if member is not owner]
+    owner.node.kill()
+    until(lambda: create_cell(rest[0], "after"), TAKES_OVER_S)
+    assert members.owner(of=rest) is not owner
+    assert cells(rest[1]) == ["after", "before", "second"]
+
+    owner.node.start()
+    until(lambda: members.sees(rest[0], owner.name) == "online")
+    until(lambda: owner.stage() == "ready")
+    assert cells(owner) == ["after", "before", "second"]
+
+
+def test_a_token_lets_one_node_in_once(members: MemberCluster) -> None:
+    first = members.first()
+    token = first.ask("token_create", "n2")["token"]
+    with pytest.raises(AlreadyExistsError):
+        first.ask("token_create", "n2")
+    with pytest.raises(AlreadyExistsError, match="name n1"):
+        first.ask("token_create", "n1")
+    stranger = members.new("n2")
+    with pytest.raises(InvalidArgumentError, match="whole join token"):
+        stranger.ask("join", token[:-9])
+    first.ask("token_revoke", "n2")
+    with pytest.raises(JoinTokenError, match="there is none"):
+        stranger.ask("join", token)
+    assert stranger.ask("show")["member"] is None
+    assert set(first.listed()) == {"n1"}
+
+    token = first.ask("token_create", "n2")["token"]
+    stranger.ask("join", token)
+    until(lambda: stranger.stage() == "ready")
+    with pytest.raises(FailedPreconditionError, match="part of a cluster"):
+        stranger.ask("join", token)
+    late = members.new("n3")
+    with pytest.raises(JoinTokenError, match="has been used"):
+        late.ask("join", token)
+    assert late.stage() == "ready"
+    assert token not in first.node.log.read_text() + stranger.node.log.read_text()
+
+
+def test_a_node_that_holds_something_does_not_join(members: MemberCluster) -> None:
+    first = members.first()
+    token = first.ask("token_create", "n2")["token"]
+    other = members.new("n2")
+    assert create_cell(other, "mine")
+    with pytest.raises(FailedPreconditionError, match="topology of its own"):
+        other.ask("join", token)
+    assert cells(other) == ["mine"]
+
+
+def test_a_node_without_an_address_begins_nothing(members: MemberCluster) -> None:
+    node = members.new("n1")
+    node.node.stop()
+    node.node.flags = ()
+    node.node.start()
+    with pytest.raises(FailedPreconditionError, match="no address"):
+        node.ask("enable", "n1")
+    with pytest.raises(FailedPreconditionError, match="not a member"):
+        node.ask("token_create", "n2")
+    assert node.statuses() == {"none": "online"}
+
+
+def test_a_member_that_leaves_goes_on_alone_with_nothing(members: MemberCluster) -> None:
+    first = members.first()
+    second = members.joined("n2", first)
+    assert create_cell(first, "shared")
+    with pytest.raises(TidegateError, match="no member"):
+        first.ask("leave", "n9")
+    assert first.ask("leave", "n2", dry_run=True)["dry_run"]
+    assert first.statuses() == {"n1": "online", "n2": "online"}
+    first.ask("leave", "n2")
+    until(lambda: second.stage() == "ready" and second.ask("show")["member"] is None)
+    assert cells(second) == []
+    assert first.statuses() == {"n1": "online", "n2": "evicted"}
+    assert create_cell(first, "still")
+    with pytest.raises(FailedPreconditionError, match="only node"):
+        first.ask("leave", "n1")
+    # It may come back, as a new member.
+    token = first.ask("token_create", "n2")["token"]
+    second.ask("join", token)
+    until(lambda: members.sees(first, "n2") == "online" and second.stage() == "ready")
+    assert cells(second) == ["shared", "still"]
+
+
+def test_an_evicted_member_stops_and_is_refused(members: MemberCluster) -> None:
+    first = members.first()
+    second = members.joined("n2", first)
+    with pytest.raises(FailedPreconditionError, match="works"):
+        first.ask("evict", "n2")
+    first.ask("evict", "n2", force=True)
+    process = second.node.process
+    assert process is not None
+    assert process.wait(60) != 0
+    second.node.process = None
+    assert "evicted" in second.node.log.read_text()
+    again = subprocess.run(
+        process.args,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert again.returncode != 0
+    assert "evicted" in again.stderr
+    assert create_cell(first, "on")
+
+
+def test_a_member_that_stays_away_is_offline_and_can_be_evicted(members: MemberCluster) -> None:
+    first = members.first()
+    second = members.joined("n2", first)
+    third = members.joined("n3", first)
+    first.ask("set", "offline_threshold", "5")
+    with pytest.raises(InvalidArgumentError):
+        first.ask("set", "offline_threshold", "4")
+    second.node.kill()
+    until(lambda: members.sees(third, "n2") == "offline", 40)
+    third.ask("evict", "n2")
+    assert members.sees(first, "n2") == "evicted"
+    assert create_cell(third, "on")
