@@ -36,7 +36,7 @@ from tidegate.errors import (
 from tidegate.server.api import peers as peer_routes
 from tidegate.server.membership import Membership
 from tidegate.server.peer_client import PeerClient
-from tidegate.server.transitions import name_first
+from tidegate.server.transitions import name_first, only_member
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -132,8 +132,9 @@ def begun(name: str, wanted: Facts) -> None:
         now = datetime.now(UTC)
         authority = certificates.make_authority("a-cluster", now)
         own = certificates.make_member(authority, name, now)
-        identity = Identity("a-cluster", 0, name, address, Engine.SHARED, made.url)
-        identity = name_first(made.database, identity, own)
+        member = only_member(made.database)
+        identity = Identity("a-cluster", member.id, name, address, Engine.SHARED, made.url)
+        name_first(made.database, identity, own.certificate)
         folder = IdentityFolder(made.folder)
         folder.prepare(identity, authority, own)
         folder.commit()
