@@ -159,10 +159,11 @@ class ClusterWork[C]:
         with self.work.database.transaction() as connection:
             current = _current(store.steps(connection, step.sequence, lock=True), step)
             is_running = current.state is StepState.UPGRADING_TENANTS
-            if is_running and store.progress(connection, current).is_complete:
-                store.move_step(connection, current, StepState.READY)
-            elif current.state is not StepState.READY:
+            if not is_running:
+                return Closing.READY if current.state is StepState.READY else Closing.WAITING
+            if not store.progress(connection, current).is_complete:
                 return Closing.WAITING
+            store.move_step(connection, current, StepState.READY)
         steps.reached(STEP_READY)
         log.info("step ready", source=step.leg.source, target=step.leg.target)
         return Closing.READY

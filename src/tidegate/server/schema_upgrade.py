@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 AGAIN_S: Final = 30.0
 ENDS_S: Final = 30.0
+LOOKING: Final = "the version of the shards' schema is being looked at"
+"""The problem of a node that has just started."""
 
 log = structlog.get_logger("tidegate.upgrade")
 
@@ -49,7 +51,7 @@ class SchemaUpgrade:
             marker=Marker(in_use=topology.was_changed),
             members=self._living,
         )
-        self.problem: str | None = "the versions of the shards' schema are being looked at"
+        self.problem: str | None = LOOKING
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="schema upgrade", daemon=True)
 
@@ -66,6 +68,8 @@ class SchemaUpgrade:
 
     def findings(self) -> list[dict[str, str]]:
         """What a person should look at, as `tidegate doctor` lists it."""
+        if self.problem == LOOKING:
+            return []
         if self.problem is not None:
             return [_finding("error", self.problem)]
         status = self.service.status()
