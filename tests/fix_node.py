@@ -40,6 +40,7 @@ class NodeProcess:
     state_dir: Path
     environment: dict[str, str] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    program: tuple[str, ...] = ("-m", "tidegate.cli.main")
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,7 +57,7 @@ class NodeProcess:
 
     def start(self) -> NodeProcess:
         (self.state_dir / "url").unlink(missing_ok=True)
-        command = [sys.executable, "-m", "tidegate.cli.main", "serve", "--listen", "127.0.0.1:0"]
+        command = [sys.executable, *self.program, "serve", "--listen", "127.0.0.1:0"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--state-dir", str(self.state_dir), *self.flags],

@@ -302,7 +302,9 @@ def _write(database: ClusterDatabase, file: IO[bytes]) -> Summary:
                 "engine": database.abilities.engine,
                 "taken_at_ms": taken_at_ms,
                 "ddl": ddl,
-                "schema": [[a.version, a.name, a.sha256, a.applied_at_ms] for a in applied],
+                "schema": [
+                    [a.version, a.name, a.sha256, a.applied_at_ms, a.older_works] for a in applied
+                ],
             }
         )
         found: dict[str, Digest] = {}

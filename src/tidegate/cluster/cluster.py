@@ -318,7 +318,7 @@ class _Run:
             return
         me = self._identity.own_row(members)
         self._record(connection, me)
-        self.decision = gate.decide_for(self._own, me, members)
+        self.decision = gate.decide_for(self._own, me, members, ledger.read(connection))
         if not self.decision.is_ready:
             raise self.decision.error()
 

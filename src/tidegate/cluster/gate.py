@@ -18,6 +18,10 @@ The answer, by the gravest relation found: a *newer* member means that this node
 be upgraded; a *diverged* one that versions are inconsistent; an *older* one that this node waits
 for it. A node that is behind records itself all the same, so that members that are ahead of it wait
 and nobody ever runs beside a newer member.
+
+There is one exception, the way back from an upgrade that was not finalised: the database has the
+updates of the newest member, and every update that the oldest member does not know lets older
+programs work. Then nothing is left to apply, and members one upgrade apart run beside each other.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from tidegate.cluster.extensions import Extensions, Relation
+from tidegate.cluster.ledger import tolerates
 from tidegate.errors import (
     InconsistentVersionsError,
     NodeBehindError,
@@ -35,8 +40,9 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from tidegate.cluster.ledger import Applied
     from tidegate.cluster.members import Member
 
 
@@ -154,16 +160,33 @@ def decide(own: Versions, others: Iterable[Other]) -> Decision:
     return Decision(Verdict.READY, own)
 
 
-def decide_for(own: Versions, me: Member | None, members: Iterable[Member]) -> Decision:
-    """Whether a node may run, given the member rows; its own, pending and evicted ones left out."""
-    return decide(
-        own,
-        [
-            Other(member.name, Versions(member.schema_version, member.extensions))
-            for member in members
-            if member.is_active and (me is None or member.id != me.id)
-        ],
-    )
+def decide_for(
+    own: Versions, me: Member | None, members: Iterable[Member], applied: Sequence[Applied] = ()
+) -> Decision:
+    """Whether a node may run, given the member rows; its own, pending and evicted ones left out.
+
+    Args:
+        own: what this program knows.
+        me: the own row.
+        members: all rows.
+        applied: what the database has.
+    """
+    others = [
+        Other(member.name, Versions(member.schema_version, member.extensions))
+        for member in members
+        if member.is_active and (me is None or member.id != me.id)
+    ]
+    decision = decide(own, others)
+    if decision.verdict in {Verdict.WAIT, Verdict.BEHIND} and _is_way_back(own, others, applied):
+        return Decision(Verdict.READY, own)
+    return decision
+
+
+def _is_way_back(own: Versions, others: Sequence[Other], applied: Sequence[Applied]) -> bool:
+    """Whether all of these programs work on a database that has these updates."""
+    known = [own.schema, *(other.versions.schema for other in others)]
+    complete = bool(applied) and applied[-1].version >= max(known)
+    return complete and tolerates(applied, min(known))
 
 
 def gravest(decisions: Iterable[Decision]) -> Decision:

@@ -39,7 +39,8 @@ CREATE TABLE schema_update (
     version integer NOT NULL PRIMARY KEY,
     name text NOT NULL UNIQUE,
     sha256 text NOT NULL,
-    applied_at_ms bigint NOT NULL
+    applied_at_ms bigint NOT NULL,
+    older_works integer NOT NULL
 )
 """
 _UPDATES: Final = Table(
@@ -49,6 +50,7 @@ _UPDATES: Final = Table(
     Column("name", Text),
     Column("sha256", Text),
     Column("applied_at_ms", BigInteger),
+    Column("older_works", Integer),
 )
 
 
@@ -58,11 +60,16 @@ class Update:
 
     ``run`` is for data that SQL alone cannot move: it is called after the statements, in the same
     transaction. Of it the hash holds the name only.
+
+    ``older_works`` promises that a program which does not know the update works on a database that
+    has it: it only adds what the other leaves alone. Until the upgrade is finalised such a program
+    may come back. The hash does not hold it.
     """
 
     name: str
     statements: tuple[str, ...] = ()
     run: Callable[[Connection], None] | None = None
+    older_works: bool = False
 
     @property
     def sha256(self) -> str:
@@ -84,6 +91,7 @@ class Applied:
     name: str
     sha256: str
     applied_at_ms: int
+    older_works: int = 0
 
 
 def fresh_sha256(updates: Iterable[Update]) -> str:
@@ -116,8 +124,25 @@ def record(
             name=update.name,
             sha256=sha256,
             applied_at_ms=round(now.timestamp() * 1000),
+            older_works=int(update.older_works and not sha256.startswith(FRESH)),
         )
     )
+
+
+def tolerates(applied: Sequence[Applied], version: int) -> bool:
+    """Whether a program that knows ``version`` updates works on a database that has these.
+
+    Only of updates that it does not know is there anything to say: with none, False.
+    """
+    beyond = [row for row in applied if row.version > version]
+    return bool(beyond) and all(row.older_works for row in beyond)
+
+
+def close_way_back(connection: Connection) -> int:
+    """Let no program come back that lacks one of these updates; returns how many it is about."""
+    return connection.execute(
+        _UPDATES.update().where(_UPDATES.c.older_works != 0).values(older_works=0)
+    ).rowcount
 
 
 def check_gaps(applied: Sequence[Applied]) -> None:
@@ -146,7 +171,7 @@ def missing(updates: Sequence[Update], applied: Sequence[Applied]) -> tuple[Upda
     """
     check_gaps(applied)
     found = applied[-1].version if applied else 0
-    if found > len(updates):
+    if found > len(updates) and not tolerates(applied, len(updates)):
         raise SchemaVersionError(
             f"schema version '{found}' is more recent than expected '{len(updates)}': the cluster"
             f" database has the update {applied[-1].name}, which this program does not know",
@@ -154,7 +179,7 @@ def missing(updates: Sequence[Update], applied: Sequence[Applied]) -> tuple[Upda
             found=found,
             known=len(updates),
         )
-    for row in applied:
+    for row in (each for each in applied if each.version <= len(updates)):
         update = updates[row.version - 1]
         is_fresh = row.sha256.startswith(FRESH)
         sha256 = fresh_sha256(updates[: row.version]) if is_fresh else update.sha256

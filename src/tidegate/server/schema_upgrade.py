@@ -18,8 +18,9 @@ from tidegate.bootstrap.marker import Marker
 from tidegate.bootstrap.model import Member, TenantState
 from tidegate.bootstrap.service import Service
 from tidegate.bootstrap.shards import TRACK, ShardDirectory, shard_handles
+from tidegate.cluster import ledger, member_store
 from tidegate.cluster.member_store import MemberStore
-from tidegate.errors import CancelledError, TidegateError
+from tidegate.errors import CancelledError, TidegateError, UpgradeRefusedError
 
 if TYPE_CHECKING:
     from tidegate.cluster.database import ClusterDatabase
@@ -37,6 +38,7 @@ class SchemaUpgrade:
     """The upgrade service of a node, and the thread that starts it."""
 
     def __init__(self, database: ClusterDatabase, topology: TopologyStore, *, holder: str) -> None:
+        self._database = database
         self._members = MemberStore(database)
         handles = shard_handles()
         self._newest = handles[-1].metadata.version
@@ -85,6 +87,29 @@ class SchemaUpgrade:
                 if each.state is TenantState.FAILED
             ]
         return found
+
+    def finalise(self, *, dry_run: bool = False) -> bool:
+        """Close the way back for the shards and for the cluster database; False when it was closed.
+
+        Raises:
+            UpgradeRefusedError: members or shards are older; names them.
+        """
+        with self._database.read() as connection:
+            applied = ledger.read(connection)
+            members = member_store.active(member_store.read(connection))
+        newest = applied[-1].version
+        older = [member.name for member in members if member.schema_version < newest]
+        if older:
+            raise UpgradeRefusedError(
+                f"members older than the cluster database run: {', '.join(older)}",
+                next_step="upgrade them, or evict those that will not come back",
+                blockers=older,
+            )
+        was_open = self.service.finalise(dry_run=dry_run)
+        if dry_run:
+            return was_open or any(row.older_works for row in applied)
+        with self._database.transaction() as connection:
+            return bool(ledger.close_way_back(connection)) or was_open
 
     def _run(self) -> None:
         while not self._closing.is_set():

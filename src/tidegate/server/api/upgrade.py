@@ -28,7 +28,7 @@ def show_upgrade(node: Node) -> Json:
 @router.post("/finalise")
 def finalise_upgrade(node: Node, dry_run: DryRun = False) -> Json:
     """Close the way back: members of the version before may not be started any more."""
-    return one({"finalised": node.upgrade.service.finalise(dry_run=dry_run)}, dry_run=dry_run)
+    return one({"finalised": node.upgrade.finalise(dry_run=dry_run)}, dry_run=dry_run)
 
 
 @router.post("/retry")
