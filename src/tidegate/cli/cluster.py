@@ -232,6 +232,38 @@ def promote(
     common.done(answer, f"{name} {{would}}made a {role}", name)
 
 
+@app.command(help_epilogue="Example:  tidegate cluster recover --state-dir /var/lib/tidegate --yes")
+def recover(
+    *,
+    state_dir: Annotated[str | None, Parameter(help="Folder of the node's state.")] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    common: Common = DEFAULTS,
+) -> None:
+    """Go on with this member alone, after the majority is gone for good.
+
+    For a stopped node, on its own machine; no other member may run, or ever run again as it was.
+    What this member had not received is lost: of several survivors take the one whose log is the
+    longest, which --dry-run shows. Then start it, evict the others and let fresh nodes join.
+    """
+    from tidegate.server import config, recovering  # noqa: PLC0415 - heavy, and only needed here
+
+    settings = config.load({"state_dir": state_dir})
+    found = recovering.survivor(settings)
+    confirm(f"go on with {found.name} alone", found.name, yes=yes, dry_run=dry_run)
+    answer = {"schema_version": 1, "name": found.name, "term": found.term, "index": found.index}
+    if dry_run:
+        answer["dry_run"] = True
+    else:
+        recovering.go_on_alone(settings)
+    common.done(
+        answer,
+        f"{found.name}, whose log ends at term {found.term} entry {found.index}, {{would}}made the"
+        " only one; start it, then evict the others",
+        found.name,
+    )
+
+
 @token.command(name="create", help_epilogue="Example:  tidegate cluster token create node-2")
 def token_create(
     name: str, /, *, ttl: str = "1h", dry_run: DryRun = False, common: Common = DEFAULTS

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from tidegate.cluster.dqlite.client import RaftMember
-from tidegate.cluster.dqlite.member import FIRST_ID, DqliteMember, recover
+from tidegate.cluster.dqlite.member import FIRST_ID, DqliteMember
 from tidegate.cluster.dqlite.tls import MemberTls
 from tidegate.cluster.identity import next_port
-from tidegate.cluster.members import Role
 from tidegate.errors import TidegateError
 
 if TYPE_CHECKING:
@@ -85,19 +83,6 @@ def set_replica_aside(settings: Settings) -> None:
 def drop_draft(settings: Settings) -> None:
     """Remove a replica that no membership ever counted on: of an attempt that was cut off."""
     shutil.rmtree(folder_of(settings), ignore_errors=True)
-
-
-def recover_alone(settings: Settings, identity: Identity) -> None:
-    """Go on with this member's replica alone, after the majority is gone for good.
-
-    Raises:
-        NodeRunningError: the node runs.
-        TidegateError: the replica cannot be read.
-    """
-    recover(
-        folder_of(settings),
-        [RaftMember(identity.member_id, identity.replication_address, Role.VOTER)],
-    )
 
 
 def _aside(path: Path, what: str) -> None:
