@@ -94,3 +94,39 @@ def test_a_kill_inside_a_transaction_leaves_a_sound_file(tmp_path: Path) -> None
     assert outside.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert outside.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     outside.close()
+
+
+SHORT_OF_ROOM = """
+import resource, sys
+from tidegate.cluster.database import ClusterDatabase
+from tidegate.errors import ClusterDatabaseError, OutcomeUnknownError
+with ClusterDatabase.open(sys.argv[1]) as database:
+    with database.transaction() as connection:
+        connection.exec_driver_sql("CREATE TABLE body (text text)")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+    try:
+        with database.transaction() as connection:
+            for _ in range(100):
+                connection.exec_driver_sql("INSERT INTO body VALUES (?)", ("x" * 10_000,))
+    except (ClusterDatabaseError, OutcomeUnknownError) as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    with database.transaction() as connection:
+        connection.exec_driver_sql("INSERT INTO body VALUES ('after')")
+"""
+
+
+def test_a_log_that_cannot_grow_loses_one_transaction_and_no_more(tmp_path: Path) -> None:
+    """The system refuses the write inside the COMMIT, as it does when a disk is full."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_ROOM, f"sqlite:///{tmp_path}/cluster.db"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "failed" in ended.stdout
+    outside = sqlite3.connect(tmp_path / "cluster.db")
+    assert outside.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert outside.execute("SELECT text FROM body").fetchall() == [("after",)]
+    outside.close()
