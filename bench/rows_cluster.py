@@ -21,8 +21,9 @@ from measure import Row, Sample
 from servers import servers
 from sqlalchemy import text
 
-from cluster_engines.dqlite import DqliteEngine
+from fix_dqlite import Members, make_authority
 from tidegate.cluster.database import ClusterDatabase
+from tidegate.cluster.dqlite.node import NodeOptions
 from tidegate.engines.postgres.local import LocalServer
 from tidegate.errors import ClusterDatabaseError, OutcomeUnknownError
 
@@ -57,18 +58,19 @@ def postgresql() -> Iterator[str]:
 @contextlib.contextmanager
 def dqlite() -> Iterator[str]:
     """Three voting members."""
-    with members() as engine:
-        yield engine.fresh_url()
+    with members() as made:
+        yield made.url("cluster")
 
 
 @contextlib.contextmanager
-def members() -> Iterator[DqliteEngine]:
-    """Three voting members, to be killed at will."""
-    engine = DqliteEngine.start()
-    try:
-        yield engine
-    finally:
-        engine.stop()
+def members() -> Iterator[Members]:
+    """Three voting members with the product's own timing, to be killed at will."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Members(Path(folder), make_authority(Path(folder) / "authority"), NodeOptions())
+        try:
+            yield made.grow(voters=3)
+        finally:
+            made.close()
 
 
 #: By name: a fresh cluster database of the engine, with the durability it has in production.
@@ -150,10 +152,10 @@ def fail_overs() -> Iterator[Sample]:
 def elections() -> Iterator[Sample]:
     """From the SIGKILL of the leader, an election included, to a write. Seconds."""
     for _ in range(FAIL_OVERS):
-        with members() as engine, ClusterDatabase.open(engine.fresh_url()) as database:
+        with members() as made, ClusterDatabase.open(made.url("cluster")) as database:
             prepare(database)
             bump(database, 0)
-            leader = engine.members.leader()
+            leader = made.leader()
             killed_at = time.monotonic()
             leader.end()
             write_again(database, killed_at + DEADLINE_S)
