@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.local import LocalServer
 
 TENANTS = 2000
+PEER_S = 60.0
 FIRST = "CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint, note text)"
 SECOND = (
     "ALTER TABLE orders ADD COLUMN total numeric NOT NULL DEFAULT 0",
@@ -170,16 +171,25 @@ def against_alembic() -> tuple[Sample, Sample]:
     return Sample(ours, peer), Sample(idle, idle_peer)
 
 
-def check(server: LocalServer, prefix: str) -> None:
-    """Every schema has all that the update makes."""
+def updated(server: LocalServer, prefix: str) -> int:
+    """How many schemas have all that the update makes."""
     with connect(server) as connection:
         row = connection.execute(
-            "SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
-            " WHERE nspname LIKE %s AND relname IN ('item', 'orders_customer')",
+            "SELECT count(*) FROM (SELECT FROM pg_class AS c"
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE nspname LIKE %s AND relname IN ('item', 'orders_customer')"
+            " GROUP BY nspname HAVING count(*) = 2) AS whole",
             [f"{prefix}\\_%"],
         ).fetchone()
-    if row != (2 * TENANTS,):
-        raise RuntimeError(f"{prefix}: {row} instead of {2 * TENANTS}")
+    assert row is not None
+    return int(row[0])
+
+
+def check(server: LocalServer, prefix: str) -> None:
+    """Every schema has all that the update makes."""
+    found = updated(server, prefix)
+    if found != TENANTS:
+        raise RuntimeError(f"{prefix}: {found} of {TENANTS} schemas are updated")
 
 
 SETTINGS = """
@@ -231,12 +241,13 @@ def prepare_django(server: LocalServer, folder: Path) -> Callable[..., None]:
         MIGRATION.format(dependencies=[], statements=[FIRST])
     )
 
-    def manage(*words: str) -> None:
+    def manage(*words: str, timeout_s: float | None = None) -> None:
         subprocess.run(
             [sys.executable, "-m", "django", *words],
             env={**os.environ, "DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": str(folder)},
             check=True,
             stdout=subprocess.DEVNULL,
+            timeout=timeout_s,
         )
 
     manage("makemigrations", "customers")
@@ -261,17 +272,22 @@ def prepare_django(server: LocalServer, folder: Path) -> Callable[..., None]:
 
 
 def against_django() -> Iterator[Sample]:
-    """The update, ours and that of migrate_schemas."""
+    """Tenants a second in the update: ours to its end, migrate_schemas for :data:`PEER_S` seconds.
+
+    It looks through the whole catalogue for each schema and would take many minutes to its end.
+    """
     with servers("tenants") as (server,), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manage = prepare_django(server, folder)
         with node(server, folder) as client:
             prepare_ours(server, folder, client)
             ours = timed(lambda: upgrade(client))
-        peer = timed(lambda: manage("migrate_schemas", "--tenant"))
         check(server, "ours")
-        check(server, "peer")
-        yield Sample(ours, peer)
+        started = time.monotonic()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            manage("migrate_schemas", "--tenant", timeout_s=PEER_S)
+        taken = time.monotonic() - started
+        yield Sample(TENANTS / ours, updated(server, "peer") / taken)
 
 
 ROWS = [
@@ -298,11 +314,10 @@ ROWS = [
     Row(
         name="tenants-django",
         what=f"an update of three statements in {TENANTS} schemas",
-        unit="s",
-        peer="migrate_schemas of django-tenants",
+        unit="tenants/s",
+        peer=f"{PEER_S:g} s of django-tenants' migrate_schemas",
         target=10,
         target_text=">= 10",
         produce=against_django,
-        higher_is_better=False,
     ),
 ]
