@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fix_node import NodeProcess, until
+from fix_node import NodeProcess, Shop, until
 from tidegate.errors import TidegateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tidegate.client import Client
+    from tidegate.engines.postgres.local import LocalServer
 
 AGREE_S = 60.0
 PORTS = range(21000, 29000, 2)
@@ -137,3 +138,32 @@ def members(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemberCl
     made = MemberCluster(tmp_path, request.param)
     yield made
     made.close()
+
+
+@pytest.fixture
+def moving_shop(
+    tmp_path: Path,
+    members: MemberCluster,
+    source_server: LocalServer,
+    target_server: LocalServer,
+    new_database: Callable[[LocalServer], str],
+) -> Shop:
+    """Three members that move the tables of a shop."""
+    first = members.first("n1")
+    made = Shop(
+        first.node,
+        source_server,
+        target_server,
+        new_database(source_server),
+        new_database(target_server),
+        tmp_path,
+    )
+    made.fill()
+    made.describe()
+    for name in ("n2", "n3"):
+        members.joined(name, first)
+    with first.client() as client:
+        client.movetables.create(
+            "move", "customer", source_keyspace="commerce", tables=["customer", "corder"]
+        )
+    return made

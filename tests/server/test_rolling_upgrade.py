@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fix_members import MemberCluster, members
+from fix_members import MemberCluster, members, moving_shop
 from fix_node import Shop, until
 from tidegate.errors import ExitStatus, NotReadyError, TidegateError, UpgradeRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import psycopg
 
     from fix_members import Member
-    from tidegate.engines.postgres.local import LocalServer
 
 pytestmark = pytest.mark.slow
 
-__all__ = ["members"]
+__all__ = ["members", "moving_shop"]
 
 NEXT = (str(Path(__file__).with_name("next_version.py")),)
 THIS = ("-m", "tidegate.cli.main")
@@ -90,43 +87,14 @@ def rows(connection: psycopg.Connection[Any]) -> list[Any]:
     ]
 
 
-@pytest.fixture
-def shop(
-    tmp_path: Path,
-    members: MemberCluster,
-    source_server: LocalServer,
-    target_server: LocalServer,
-    new_database: Callable[[LocalServer], str],
-) -> Shop:
-    """Three members that move the tables of a shop."""
-    first = members.first("n1")
-    made = Shop(
-        first.node,
-        source_server,
-        target_server,
-        new_database(source_server),
-        new_database(target_server),
-        tmp_path,
-    )
-    made.fill()
-    made.describe()
-    for name in ("n2", "n3"):
-        members.joined(name, first)
-    with first.client() as client:
-        client.movetables.create(
-            "move", "customer", source_keyspace="commerce", tables=["customer", "corder"]
-        )
-    return made
-
-
 @pytest.mark.parametrize("members", ["dqlite"], indirect=True)
 @pytest.mark.timeout(420)
 def test_an_upgrade_and_its_way_back_under_a_running_workflow(
-    members: MemberCluster, shop: Shop
+    members: MemberCluster, moving_shop: Shop
 ) -> None:
     n1, n2, n3 = members.members
     took = [in_step(members, [n1])]
-    with shop.connect("source") as connection:
+    with moving_shop.connect("source") as connection:
         writer = Writer(connection)
         thread = threading.Thread(target=writer.run)
         thread.start()
@@ -135,7 +103,7 @@ def test_an_upgrade_and_its_way_back_under_a_running_workflow(
         finally:
             writer.stopping.set()
             thread.join(30)
-    with shop.connect("source") as source, shop.connect("target") as target:
+    with moving_shop.connect("source") as source, moving_shop.connect("target") as target:
         until(lambda: rows(source) == rows(target))
         written = {row[0] for row in source.execute("SELECT note FROM corder").fetchall()}
     assert set(writer.wrote) <= written
