@@ -3,7 +3,8 @@
 SIGTERM hands over and closes. The end of standard input ends it at once, so that no test leaves one
 behind. A line there asks for a fault: ``cut`` resets all connections of clients, ``lose N`` cuts
 the connections of the next N COMMITs after the node has answered, before the answer has passed;
-``isolate 1`` parts this node from the other members, but not from clients, until ``isolate 0``.
+``isolate 1`` parts this node from the other members, but not from clients, until ``isolate 0``;
+``free N`` has the disk seem to have N bytes left.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Faults:
                 if link.is_raft:
                     with contextlib.suppress(OSError):
                         socket.socket.shutdown(link.remote.connection, socket.SHUT_RDWR)
+        elif command == "free":
+            vars(member_module)["free_bytes"] = lambda _folder: int(number)
         elif command == "lose":
             self.commits_to_lose = int(number)
         print("done", flush=True)  # noqa: T201 - the parent waits for it

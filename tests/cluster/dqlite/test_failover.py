@@ -19,6 +19,7 @@ from cluster_engines.numbers import PARENT, create, insert, parents
 from fix_dqlite import FAST, MemberProcess, Members
 from fix_node import until
 from tidegate.cluster.database import ClusterDatabase
+from tidegate.cluster.dqlite.disk import LOW_BYTES
 from tidegate.cluster.dqlite.node import NodeOptions
 from tidegate.cluster.members import Role
 from tidegate.errors import (
@@ -300,6 +301,44 @@ def test_a_new_member_takes_the_place_of_a_dead_one(
     assert max(writer.longest_pause_s() for writer in made) < FAIL_OVER_S
     newest = list(three.processes.values())[-1]
     holds(three, newest, made)
+
+
+def test_a_leader_whose_disk_fills_gives_way_before_it_is_full(
+    three: Members, database: ClusterDatabase
+) -> None:
+    """A leader of libdqlite 1.11 that cannot write its log ends its process."""
+    with writers(database, 2) as made:
+        leader = three.leader()
+        leader.fault(f"free {LOW_BYTES - 1}")
+        until(lambda: three.leader() is not leader)
+        for process in three.processes.values():
+            process.fault(f"free {LOW_BYTES - 1}")  # nobody has room: it is passed on, and works
+        since = time.monotonic()
+        until(lambda: went_on(made, since + 3))
+        for process in three.processes.values():
+            process.fault(f"free {LOW_BYTES}")
+    assert max(writer.longest_pause_s() for writer in made) < FAIL_OVER_S
+    check(made, parents(database))
+
+
+def test_a_node_alone_on_a_full_disk_stops_and_comes_back(members: Members) -> None:
+    only = members.grow(voters=1).leader()
+    with ClusterDatabase.open(members.url("numbers"), busy_timeout_s=0.5) as database:
+        create(database)
+        only.fault("free 0")
+        until(lambda: members.client.leader() is None)
+        with (
+            pytest.raises(NoLeaderError, match="nothing was changed"),
+            database.transaction(),
+        ):
+            pytest.fail("begun")
+        assert only.process is not None
+        assert only.process.poll() is None
+        only.fault(f"free {LOW_BYTES}")
+        until(members.client.leader)
+        with database.transaction() as connection:
+            insert(connection, 1)
+        assert parents(database) == [1]
 
 
 STUCK = """

@@ -16,6 +16,7 @@ from fix_dqlite import FAST, Members
 from fix_node import until
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.dqlite.client import Handover, RaftMember, plan_handover
+from tidegate.cluster.dqlite.disk import CRITICAL_BYTES, LOW_BYTES, DiskAction, disk_action
 from tidegate.cluster.dqlite.log import LogEnd, log_end
 from tidegate.cluster.dqlite.member import (
     FIRST_ID,
@@ -177,6 +178,25 @@ def test_the_longest_log_is_found_among_stopped_members(members: Members) -> Non
     for process, end in ends.items():
         assert end.term >= 1
         assert 120 < end.index < 160, process
+
+
+@given(
+    free=st.integers(0, 2 * LOW_BYTES), runs=st.booleans(), leads=st.booleans(), heir=st.booleans()
+)
+def test_a_member_short_of_room_never_leads_on(
+    *, free: int, runs: bool, leads: bool, heir: bool
+) -> None:
+    action = disk_action(free, runs=runs, leads=leads, has_heir=heir)
+    if not runs:
+        assert (action is DiskAction.START) == (free >= LOW_BYTES)
+        return
+    assert action is not DiskAction.START
+    if free >= LOW_BYTES or not leads:
+        assert action is DiskAction.NOTHING
+    elif free < CRITICAL_BYTES:
+        assert action is DiskAction.STOP
+    else:
+        assert (action is DiskAction.HAND_OVER) == heir
 
 
 def test_an_empty_log_has_no_end_and_a_strange_one_is_named(tmp_path: Path) -> None:

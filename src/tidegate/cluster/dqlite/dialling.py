@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cluster.dqlite.tls import DIAL_TIMEOUT_S, MemberTls, keep_alive, parsed_address
+from tidegate.errors import DqliteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -112,9 +113,11 @@ class Dialler:
         local = local_member(address)
         transport: asyncio.Transport
         if local is not None:
-            transport, _ = await loop.create_unix_connection(
-                lambda: protocol, f"\0{local.socket()}"
-            )
+            try:
+                name = local.socket()
+            except DqliteError as error:
+                raise ConnectionRefusedError(str(error)) from None
+            transport, _ = await loop.create_unix_connection(lambda: protocol, f"\0{name}")
         else:
             transport, _ = await loop.create_connection(
                 lambda: protocol,

@@ -37,11 +37,14 @@ member, too. All methods block.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
+import threading
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import structlog
 from sqlalchemy import URL
 
 from tidegate.cluster.dqlite.client import (
@@ -52,6 +55,7 @@ from tidegate.cluster.dqlite.client import (
     raft_role,
 )
 from tidegate.cluster.dqlite.dialling import Dialler, Local, forget, remember
+from tidegate.cluster.dqlite.disk import LOW_BYTES, DiskAction, disk_action, free_bytes
 from tidegate.cluster.dqlite.library import Handle, locate
 from tidegate.cluster.dqlite.log import LogEnd, log_end
 from tidegate.cluster.dqlite.node import STOP_TIMEOUT_S, FolderLock, HostedNode, NodeOptions
@@ -63,6 +67,7 @@ from tidegate.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    TidegateError,
 )
 
 if TYPE_CHECKING:
@@ -74,8 +79,12 @@ FIRST_ID: Final = 1
 """The id with which libdqlite begins a cluster in an empty folder; no other member may have it."""
 
 DATABASE: Final = "tidegate"
+DISK_CHECK_S: Final = 1.0
 _IDENTITY: Final = "member.json"
 _LOG: Final = "raft"
+
+
+log = structlog.get_logger("tidegate.dqlite")
 
 
 def new_member_id() -> int:
@@ -110,6 +119,11 @@ class DqliteMember:
         self._options = options
         self._node: HostedNode | None = None
         self._tunnel: Tunnel | None = None
+        self._changing = threading.Lock()
+        self._closing = threading.Event()
+        self._guard = threading.Thread(
+            target=self._watch_disk, name=f"dqlite-disk-{identity['address']}", daemon=True
+        )
         self.member_id: Final[int] = identity["member_id"]
         self.address: Final[str] = identity["address"]
         self._local = Local(self.address, tls, self._socket)
@@ -210,23 +224,17 @@ class DqliteMember:
             DqliteError: it cannot listen, or its node does not start.
             DqliteLibraryError: libdqlite is not there.
         """
-        assert self._node is None, "started twice"
-        log = self._folder / _LOG
-        log.mkdir(mode=0o700, exist_ok=True)
-        tunnel = Tunnel(self._listen or self.address, self._tls, self._socket)
+        assert self._tunnel is None, "started twice"
+        (self._folder / _LOG).mkdir(mode=0o700, exist_ok=True)
+        self._tunnel = Tunnel(self._listen or self.address, self._tls, self._socket)
         try:
-            self._node = HostedNode(
-                log,
-                node_id=self.member_id,
-                address=self.address,
-                dial=tunnel.dial,
-                options=self._options,
-            )
+            self._start_node(self._tunnel)
         except BaseException:
-            tunnel.close()
+            self._tunnel.close()
+            self._tunnel = None
             raise
-        self._tunnel = tunnel
         remember(self._local)
+        self._guard.start()
         if not self._identity["started"]:
             self._identity = {**self._identity, "started": True}
             _write_identity(self._folder, self._identity)
@@ -259,14 +267,16 @@ class DqliteMember:
             DqliteError: the node did not stop in time; the folder stays locked.
         """
         forget(self._local)
-        try:
-            if self._node is not None:
-                self._node.stop(timeout_s=timeout_s)
-                self._node = None
-        finally:
-            if self._tunnel is not None:
-                self._tunnel.close()
-                self._tunnel = None
+        self._closing.set()
+        with self._changing:
+            try:
+                if self._node is not None:
+                    self._node.stop(timeout_s=timeout_s)
+                    self._node = None
+            finally:
+                if self._tunnel is not None:
+                    self._tunnel.close()
+                    self._tunnel = None
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -279,6 +289,47 @@ class DqliteMember:
         _trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _start_node(self, tunnel: Tunnel) -> None:
+        self._node = HostedNode(
+            self._folder / _LOG,
+            node_id=self.member_id,
+            address=self.address,
+            dial=tunnel.dial,
+            options=self._options,
+        )
+
+    def _watch_disk(self) -> None:
+        for turn in itertools.count():
+            if self._closing.wait(DISK_CHECK_S):
+                return
+            with self._changing:
+                try:
+                    self._look_at_disk(free_bytes(self._folder), turn)
+                except (TidegateError, OSError) as error:
+                    log.warning("dqlite.disk.failed", member=self.address, error=str(error))
+
+    def _look_at_disk(self, free: int, turn: int) -> None:
+        if self._closing.is_set() or (self._node is not None and free >= LOW_BYTES):
+            return
+        leader = self.client.leader() if self._node is not None else None
+        leads = leader is not None and leader.member_id == self.member_id
+        voters = [m.member_id for m in self.client.list() if m.role is Role.VOTER] if leads else []
+        heirs = [member_id for member_id in voters if member_id != self.member_id]
+        action = disk_action(free, runs=self._node is not None, leads=leads, has_heir=bool(heirs))
+        if action is DiskAction.NOTHING:
+            return
+        log.error("dqlite.disk.low", member=self.address, free_bytes=free, action=action.value)
+        if action is DiskAction.HAND_OVER:
+            heir = heirs[turn % len(heirs)]  # one of them may be down
+            DqliteClient([self.address], Dialler(self._tls), patience_s=2.0).transfer(heir)
+        elif action is DiskAction.STOP:
+            assert self._node is not None
+            self._node.stop()
+            self._node = None
+        else:
+            assert self._tunnel is not None
+            self._start_node(self._tunnel)
 
     def _socket(self) -> str:
         node = self._node
