@@ -10,6 +10,7 @@ server; ROLLBACK is always sent, and a connection that cannot roll back is close
 from __future__ import annotations
 
 import random
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -29,9 +30,53 @@ BEGINNING: Final = "tidegate_beginning"
 COMMIT_TIMEOUT_S: Final = 5.0
 """How long a COMMIT that the server could not begin is tried: the lock is ours already."""
 
+_MIN_PAUSE_S: Final = 0.001
 _MAX_PAUSE_S: Final = 0.025
 
 registry.register("dqlite.tidegate", __name__, "Dialect")
+
+
+class WriteGate:
+    """The threads of this process that wait for the write lock, of which one asks for it.
+
+    The server refuses at once and keeps no queue, so waiting is asking again. One thread asks, with
+    short random pauses that end early when another thread of this process has given the lock back;
+    the others wait for it here.
+    """
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._freed = threading.Event()
+
+    def enter(self, begin: Callable[[], None], timeout_s: float) -> None:
+        """Begin, once nobody else has the lock.
+
+        Raises:
+            OperationalError: busy for too long, or whatever else ``begin`` raised.
+        """
+        deadline = time.monotonic() + timeout_s
+        if not self._turn.acquire(timeout=timeout_s):
+            raise OperationalError("database is locked", BUSY)
+        try:
+            pause_s = _MIN_PAUSE_S
+            while True:
+                self._freed.clear()
+                try:
+                    begin()
+                except OperationalError as error:
+                    if not is_busy(error) or time.monotonic() > deadline:
+                        raise
+                else:
+                    return
+                # Random, to part the processes that wait.
+                self._freed.wait(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311
+                pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+        finally:
+            self._turn.release()
+
+    def leave(self) -> None:
+        """A transaction of this process has ended."""
+        self._freed.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +86,12 @@ class Beginning:
     Attributes:
         writes: whether it takes the write lock; if not, it cannot write.
         busy_timeout_s: how long to wait for another writer.
+        gate: of all connections to this database in this process.
     """
 
     writes: bool
     busy_timeout_s: float
+    gate: WriteGate
 
 
 class Dialect(DqliteDialect):
@@ -56,11 +103,29 @@ class Dialect(DqliteDialect):
     def do_begin(self, dbapi_connection: Any) -> None:
         """Begin as ``info[BEGINNING]`` of the pooled connection says."""
         how: Beginning = dbapi_connection.info[BEGINNING]
-        begin(dbapi_connection.driver_connection, how)
+        connection = dbapi_connection.driver_connection
+        # The connection remembers its mode: as a rule nothing is sent.
+        connection.set_session_mode("immediate" if how.writes else "read_only")
+        if how.writes:
+            how.gate.enter(lambda: run(connection, "BEGIN IMMEDIATE"), how.busy_timeout_s)
+        else:
+            run(connection, "BEGIN")
 
     def do_commit(self, dbapi_connection: Any) -> None:
         """Send COMMIT; returns only when the server says that it has committed."""
-        while_busy(lambda: run(dbapi_connection, "COMMIT"), COMMIT_TIMEOUT_S)
+        deadline = time.monotonic() + COMMIT_TIMEOUT_S
+        try:
+            while True:
+                try:
+                    run(dbapi_connection, "COMMIT")
+                except OperationalError as error:
+                    if not is_busy(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(_MIN_PAUSE_S)
+                else:
+                    return
+        finally:
+            _leave(dbapi_connection)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
         """Send ROLLBACK, or hang up."""
@@ -71,16 +136,13 @@ class Dialect(DqliteDialect):
         except Error as error:
             if not is_no_transaction_error(error):
                 dbapi_connection.force_close_transport()
+        finally:
+            _leave(dbapi_connection)
 
 
-def begin(connection: Any, how: Beginning) -> None:
-    """Begin a transaction on a driver's connection."""
-    # The connection remembers its mode: as a rule nothing is sent.
-    connection.set_session_mode("immediate" if how.writes else "read_only")
-    if how.writes:
-        while_busy(lambda: run(connection, "BEGIN IMMEDIATE"), how.busy_timeout_s)
-    else:
-        run(connection, "BEGIN")
+def is_busy(error: OperationalError) -> bool:
+    """Whether somebody else has the write lock."""
+    return (error.code or 0) & 0xFF == BUSY
 
 
 def run(connection: Any, statement: str) -> None:
@@ -92,21 +154,10 @@ def run(connection: Any, statement: str) -> None:
         cursor.close()
 
 
-def while_busy(act: Callable[[], None], timeout_s: float) -> None:
-    """Try until the write lock is free, with short random pauses.
-
-    The server refuses at once and keeps no queue; the driver's own pauses grow to a tenth of a
-    second, in step for all.
-    """
-    deadline = time.monotonic() + timeout_s
-    pause_s = 0.001
-    while True:
-        try:
-            act()
-        except OperationalError as error:
-            if (error.code or 0) & 0xFF != BUSY or time.monotonic() > deadline:
-                raise
-        else:
-            return
-        time.sleep(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311 - to part the waiting
-        pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+def _leave(connection: Any) -> None:
+    try:
+        how: Beginning | None = connection.info.get(BEGINNING)
+    except NotImplementedError:  # before it is in the pool
+        return
+    if how is not None and how.writes:
+        how.gate.leave()

@@ -30,7 +30,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from tidegate.cluster.dqlite.dialect import BEGINNING, BUSY, DRIVER, Beginning
+from tidegate.cluster.dqlite.dialect import BEGINNING, BUSY, DRIVER, Beginning, WriteGate
 from tidegate.cluster.dqlite.dialling import Dialler, local_member, run
 from tidegate.cluster.dqlite.statements import as_declared, refusal
 from tidegate.cluster.dqlite.tls import DIAL_TIMEOUT_S, MemberTls, parsed_address
@@ -83,6 +83,7 @@ class DqliteStore:
     ) -> None:
         self.engine = engine
         self._connector = connector
+        self._gate = WriteGate()
         self.place = f"the dqlite members {', '.join(addresses)}"
         self.busy_timeout_s = busy_timeout_s
 
@@ -155,7 +156,7 @@ class DqliteStore:
 
     def _on_begin(self, connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITES, False)
-        connection.connection.info[BEGINNING] = Beginning(writes, self.busy_timeout_s)
+        connection.connection.info[BEGINNING] = Beginning(writes, self.busy_timeout_s, self._gate)
 
 
 class _Connector:
