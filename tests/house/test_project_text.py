@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -45,6 +47,34 @@ def test_each_rule_of_the_data_path_names_a_test_that_exists() -> None:
         for file, name in tests:
             assert (ROOT / file).is_file(), f"rule {rule} names {file}"
             assert name in functions_of(ROOT / file), f"rule {rule} names {file}::{name}"
+
+
+def test_each_defect_that_was_designed_out_names_a_test_that_exists() -> None:
+    text = (ROOT / "docs/internals/defects.md").read_text(encoding="utf-8")
+    numbers = {f"A4.{n}" for n in range(1, 10)} | {f"D{n}" for n in range(1, 12)}
+    numbers |= {f"C{n}" for n in range(1, 13)}
+    lines = {
+        match[1]: match[0]
+        for match in re.finditer(r"^\| ([A-Z]\d[\d.]*) \|.*$", text, re.MULTILINE)
+    }
+    assert set(lines) == numbers
+    for number, line in lines.items():
+        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", line)
+        cases = re.findall(r"`([BC][A-Z]?\d+)`", line)
+        assert named or cases or "the same test" in line, f"{number} names no test"
+        for file, name in named:
+            assert (ROOT / file).is_file(), f"{number} names {file}"
+            assert not name or name in functions_of(ROOT / file), f"{number} names {file}::{name}"
+        for case in cases:
+            assert case in story_ids(), f"{number} names the case {case}"
+
+
+@functools.cache
+def story_ids() -> frozenset[str]:
+    """The ids of all behaviour cases that are stories."""
+    files = (ROOT / "tests/conformance/cases").glob("*.json")
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    return frozenset(case["id"] for file in read if isinstance(file, list) for case in file)
 
 
 def test_there_is_no_way_to_skip() -> None:
