@@ -127,6 +127,49 @@ def test_rule_8_no_difference_is_reported_that_is_none(
     assert_streams_run(span)
 
 
+def test_a_moment_is_found_while_large_values_move_between_shards(
+    make_span: SpanMaker,
+    vdiffs: VDiffService,
+    source_server: LocalServer,
+    target_server: LocalServer,
+) -> None:
+    """Such rows are read again from the source and lack at the target for a while."""
+    span = make_span(
+        source_server,
+        [("-80", target_server), ("80-", target_server)],
+        DDL,
+        [TableRule("items", ("tenant",), "xxhash", {})],
+        load=LOAD,
+    )
+    span.start()
+    span.wait_running()
+    over = threading.Event()
+
+    def move() -> int:
+        chance, done = random.Random(5), 0
+        with span.source.admin() as connection:
+            while not over.wait(0.02):
+                key = 1000 * chance.randrange(1, 21)
+                tenant = chance.randrange(1000)
+                connection.execute(
+                    "UPDATE public.items SET tenant = %s WHERE id = %s", [tenant, key]
+                )
+                done += 1
+        return done
+
+    mover = Worker(move)
+    try:
+        for _ in range(3):
+            name = vdiffs.create([span.spec], VDiffOptions(wait_s=60))
+            report = vdiffs.wait([span.spec], name, 120)
+            assert report["State"] == "completed", report["Errors"]
+            assert (report["RowsCompared"], report["HasMismatch"]) == (20_000, False)
+    finally:
+        over.set()
+    assert mover.result() > 10
+    assert_streams_run(span)
+
+
 def test_a_difference_is_found_under_load_and_only_that(
     span: SpanCase, vdiffs: VDiffService
 ) -> None:
