@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server: forwards, cuts, and loses the answer to a COMMIT."""
+"""A TCP proxy in front of a server: forwards, cuts, and loses the answer to a COMMIT or request."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Proxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._commits_to_lose = 0
+        self._fatal = COMMIT
         self.lost_commits = 0
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -49,6 +50,11 @@ class Proxy:
 
     def lose_commits(self, count: int) -> None:
         """Let the server commit, but cut the connection before its answer; so many times."""
+        self._commits_to_lose = count
+
+    def lose_answers(self, to: bytes, count: int) -> None:
+        """As :meth:`lose_commits`, for what the client says with these bytes in it."""
+        self._fatal = to
         self._commits_to_lose = count
 
     def cut(self) -> None:
@@ -83,7 +89,7 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(CHUNK_BYTES):
-                if is_client and COMMIT in data and self._take_commit():
+                if is_client and self._fatal in data and self._take_commit():
                     deaf.set()
                 elif not is_client and deaf.is_set():
                     break  # the server has answered, so it has committed

@@ -6,11 +6,13 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 
 from fix_node import until
 from tidegate.cli.main import run
-from tidegate.errors import NotFoundError
+from tidegate.client import token_of
+from tidegate.errors import ConflictError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,3 +110,30 @@ def test_a_client_that_waits_gets_the_end_at_once(moved: Shop) -> None:
         assert client.vdiff.wait("move", "customer", timeout_s=60) == report
         with pytest.raises(NotFoundError):
             client.vdiff.show("move", "customer", "0" * 32, wait_s=5)
+
+
+def test_a_change_to_another_version_than_was_seen_is_refused(moved: Shop) -> None:
+    with (
+        moved.node.client() as client,
+        httpx2.Client(
+            base_url=moved.node.url,
+            headers={"Authorization": f"Bearer {token_of(moved.node.token)}"},
+            trust_env=False,
+        ) as http,
+    ):
+        path = "/v1/workflows/customer/move"
+        seen = http.get(path).headers["ETag"]
+        assert http.get(f"{path}/status").headers["ETag"] == seen
+        version = int(seen.strip('"'))
+        stale = {"If-Match": f'"{version + 1}"'}
+        refused = http.post(f"{path}/stop", json={}, headers=stale)
+        assert (refused.status_code, refused.json()["code"]) == (409, ConflictError.code)
+        assert refused.json()["details"]["version"] == version
+        with pytest.raises(ConflictError):
+            client.workflow.stop("move", "customer", version=version + 1)
+        wrong = http.post(f"{path}/stop", json={}, headers={"If-Match": "x"})
+        assert wrong.status_code == 400
+        assert client.workflow.status("move", "customer")["phase"] == "running"
+        done = http.post(f"{path}/stop", json={}, headers={"If-Match": seen})
+        assert done.status_code == 200
+        assert http.post(f"{path}/start", json={}, headers={"If-Match": "*"}).status_code == 200

@@ -21,7 +21,9 @@ class Cells(Noun):
 
     def create(self, name: str, *, dry_run: bool = False) -> Json:
         """Add a cell."""
-        return self._call("POST", path_of("cells"), {"name": name}, query={"dry_run": dry_run})
+        return self._call(
+            "POST", path_of("cells"), {"name": name}, query={"dry_run": dry_run}, once=True
+        )
 
     def list(self) -> Json:
         """All cells."""
@@ -38,7 +40,7 @@ class Keyspaces(Noun):
     def create(self, name: str, *, shards: Sequence[str] = (), dry_run: bool = False) -> Json:
         """Add a keyspace, with shards at once if they are named."""
         body = {"name": name, "shards": list(shards)}
-        return self._call("POST", path_of("keyspaces"), body, query={"dry_run": dry_run})
+        return self._call("POST", path_of("keyspaces"), body, query={"dry_run": dry_run}, once=True)
 
     def list(self) -> Json:
         """All keyspaces."""
@@ -60,7 +62,9 @@ class Shards(Noun):
     def create(self, keyspace: str, *names: str, dry_run: bool = False) -> Json:
         """Add shards: the first of a keyspace serve at once, later ones wait for a reshard."""
         path = path_of("keyspaces", keyspace, "shards")
-        return self._call("POST", path, {"names": list(names)}, query={"dry_run": dry_run})
+        return self._call(
+            "POST", path, {"names": list(names)}, query={"dry_run": dry_run}, once=True
+        )
 
     def list(self, keyspace: str) -> Json:
         """The shards of a keyspace."""
@@ -118,6 +122,7 @@ class Tablets(Noun):
             path_of("tablets"),
             body,
             query={"check": str(check).lower(), "dry_run": dry_run},
+            once=True,
         )
 
     def list(self, keyspace: str | None = None) -> Json:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -16,6 +18,7 @@ from urllib.parse import quote
 import httpx2
 
 from tidegate.errors import (
+    ConflictError,
     ExitStatus,
     InvalidArgumentError,
     SecretError,
@@ -30,6 +33,9 @@ DEFAULT_URL: Final = "http://127.0.0.1:8470"
 API_LEVEL: Final = 1
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
+#: How often a request with a key is sent again, after pauses that double.
+REPEATS_MAX: Final = 5
+REPEAT_FIRST_S: Final = 0.1
 VERB_TIMEOUT_S: Final = 3600.0
 """A node answers a verb when it is done, and bounds every wait itself."""
 
@@ -167,6 +173,7 @@ class Transport:
         query: Mapping[str, Any] | None = None,
         version: int | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
+        once: bool = False,
     ) -> Json:
         """One request; its answer as JSON.
 
@@ -177,24 +184,42 @@ class Transport:
             query: parameters; those that are None or False are left out.
             version: of the workflow the caller saw; another one is refused (``If-Match``).
             timeout_s: how long the answer may take.
+            once: send a key with it, by which a node does it once however often it is sent, and
+                send it again when the connection breaks before the answer.
 
         Raises:
             UnreachableNodeError: there was no answer.
             TidegateError: the node's refusal, in its own class.
         """
         headers = {} if version is None else {"If-Match": f'"{version}"'}
-        try:
-            response = self._http.request(
-                method,
-                path,
-                json=body,
-                params=_query(query),
-                headers=headers,
-                timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
-            )
-        except httpx2.HTTPError as error:
-            raise self._unreachable(error) from None
-        return self._answer(response)
+        if once:
+            headers["Idempotency-Key"] = str(uuid.uuid4())
+        deadline = time.monotonic() + timeout_s
+        for attempt in range(REPEATS_MAX + 1):
+            left = max(deadline - time.monotonic(), CONNECT_TIMEOUT_S)
+            try:
+                response = self._http.request(
+                    method,
+                    path,
+                    json=body,
+                    params=_query(query),
+                    headers=headers,
+                    timeout=httpx2.Timeout(left, connect=CONNECT_TIMEOUT_S),
+                )
+                return self._answer(response)
+            except httpx2.HTTPError as error:
+                lost = isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
+                if not (once and lost) or isinstance(error, httpx2.ConnectError):
+                    raise self._unreachable(error) from None
+                failure: TidegateError = self._unreachable(error)
+            except ConflictError as error:
+                if not error.details.get("in_progress"):
+                    raise
+                failure = error
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(REPEAT_FIRST_S * 2**attempt)
+        raise failure
 
     def _answer(self, response: httpx2.Response) -> Json:
         try:

@@ -111,7 +111,7 @@ class MoveTables(WorkflowVerbs):
             "source_keyspace": source_keyspace,
             **options,
         }
-        return self._call("POST", path_of("movetables"), body, timeout_s=VERB_TIMEOUT_S)
+        return self._call("POST", path_of("movetables"), body, timeout_s=VERB_TIMEOUT_S, once=True)
 
 
 class Reshard(WorkflowVerbs):
@@ -143,7 +143,7 @@ class Reshard(WorkflowVerbs):
             "target_shards": list(target_shards),
             **options,
         }
-        return self._call("POST", path_of("reshard"), body, timeout_s=VERB_TIMEOUT_S)
+        return self._call("POST", path_of("reshard"), body, timeout_s=VERB_TIMEOUT_S, once=True)
 
 
 class Workflows(WorkflowVerbs):
@@ -184,6 +184,7 @@ class VDiffs(Noun):
             options,
             query={"dry_run": dry_run},
             timeout_s=VERB_TIMEOUT_S,
+            once=True,
         )
 
     def list(self, workflow: str, keyspace: str) -> Json:

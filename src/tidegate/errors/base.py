@@ -91,6 +91,14 @@ class AlreadyExistsError(TidegateError):
     http_status = 409
 
 
+class IdempotencyKeyError(TidegateError):
+    """An idempotency key was used before, for another request."""
+
+    code = "TG-IDK-001"
+    exit_status = ExitStatus.CONFLICT
+    http_status = 409
+
+
 class ConflictError(TidegateError):
     """Somebody else changed or holds what the request wanted to change; observe again."""
 

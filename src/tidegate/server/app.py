@@ -1,7 +1,8 @@
 """The HTTP API as one application: resources, authentication, errors, description.
 
 Decides what every request passes: the API level it asks for, its token (health and metrics are
-open), whether the owner has to answer it, and the counting of answers. It must not decide anything
+open), whether the owner has to answer it, whether it was answered before, and the counting of
+answers. It must not decide anything
 about resources.
 """
 
@@ -20,6 +21,7 @@ from tidegate.server.api import cluster as cluster_api
 from tidegate.server.api import node as node_api
 from tidegate.server.api import tenants, topology, upgrade, vdiffs, workflows
 from tidegate.server.forwarding import Forward
+from tidegate.server.idempotency import Idempotency
 from tidegate.server.peers import peer_of
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def create_app(runtime: Runtime | None) -> FastAPI:
     problems.install(app)
     if runtime is not None:
         app.state.runtime = runtime
+        app.add_middleware(Idempotency, runtime=runtime)
         app.add_middleware(Forward, runtime=runtime)
         app.add_middleware(Gate, runtime=runtime)
     return app

@@ -32,7 +32,7 @@ from tidegate.bootstrap import tables as upgrade_tables
 from tidegate.bootstrap.tenants import runs as tenant_runs
 from tidegate.bootstrap.tenants import store as tenant_store
 from tidegate.bootstrap.tenants.service import TenantService
-from tidegate.cluster import cluster_settings, join_tokens, member_store
+from tidegate.cluster import answers, cluster_settings, join_tokens, member_store
 from tidegate.cluster import updates as cluster_updates
 from tidegate.cluster.leases import Leases
 from tidegate.cluster.ownership import Ownership, Standing
@@ -84,6 +84,7 @@ UPDATES = (
     *cluster_settings.UPDATES,
     *upgrade_tables.UPDATES,
     *upgrade_directory.UPDATES,
+    *answers.UPDATES,
 )
 """Every schema update of the cluster database, in the order they were written."""
 
