@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROGRAM = Path(__file__).with_name("run_dqlite_member.py")
-FAST = NodeOptions(latency_ms=20)
-"""Elections within a second or two: members of a test are near each other."""
+FAST = NodeOptions(latency_ms=60)
+"""A leader that is silent for 0.9 s is replaced: soon, and not because the machine is busy."""
+
+STEADY = NodeOptions(latency_ms=300)
+"""For tests in which no leader is meant to change: 4.5 s."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cluster_engines.engine import Cut, Engine, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-from fix_dqlite import Members, make_authority
+from fix_dqlite import STEADY, Members, make_authority
 
 
 class DqliteEngine(Engine):
@@ -24,7 +24,7 @@ class DqliteEngine(Engine):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.members = Members(folder, make_authority(folder / "authority"))
+        self.members = Members(folder, make_authority(folder / "authority"), STEADY)
         self._numbers = itertools.count(1)
 
     @classmethod

@@ -156,7 +156,7 @@ def test_an_orderly_stop_of_the_leader_needs_no_election(members: Members) -> No
 
 @pytest.mark.slow
 def test_the_longest_log_is_found_among_stopped_members(members: Members) -> None:
-    members.options = NodeOptions(latency_ms=20, snapshot_entries=32, trailing_entries=32)
+    members.options = NodeOptions(latency_ms=60, snapshot_entries=32, trailing_entries=32)
     members.grow(voters=3)
     behind = next(p for p in members.processes.values() if p is not members.leader())
     with ClusterDatabase.open(members.url("numbers")) as database:
@@ -173,11 +173,11 @@ def test_the_longest_log_is_found_among_stopped_members(members: Members) -> Non
     for process in members.processes.values():
         if process is not behind:
             process.end(signal.SIGKILL)
-    ends = {process: last_entry(process.folder) for process in members.processes.values()}
-    assert ends.pop(behind) < min(ends.values())
-    for process, end in ends.items():
+    ends = {key: last_entry(process.folder) for key, process in members.processes.items()}
+    assert ends.pop(behind.member_id) < min(ends.values())
+    for end in ends.values():
         assert end.term >= 1
-        assert 120 < end.index < 160, process
+        assert 120 < end.index < 160
 
 
 @given(

@@ -268,7 +268,9 @@ class Tunnel:
                 plain.close()
                 raise
         except (OSError, DqliteError) as error:
-            self._refuse(guest, str(error))
+            # Who hangs up has found another member that was faster; anything else is no member.
+            is_strange = not isinstance(error, ssl.SSLEOFError | ConnectionError | DqliteError)
+            self._refuse(guest, str(error), is_strange=is_strange)
             return
         del self._guests[connection]
         self._selector.unregister(connection)
@@ -276,8 +278,9 @@ class Tunnel:
         link.plain.outbox += guest.opening
         self._join(link, idle_s=None if is_raft(guest.opening) else self._client_idle_s)
 
-    def _refuse(self, guest: _Guest, reason: str) -> None:
-        log.warning("dqlite.connection.refused", peer=guest.address[0], reason=reason)
+    def _refuse(self, guest: _Guest, reason: str, *, is_strange: bool) -> None:
+        say = log.warning if is_strange else log.debug
+        say("dqlite.connection.refused", peer=guest.address[0], reason=reason)
         del self._guests[guest.connection]
         self._selector.unregister(guest.connection)
         guest.connection.close()
@@ -318,7 +321,7 @@ class Tunnel:
 
     def _sweep(self, now: float) -> None:
         for guest in [guest for guest in self._guests.values() if now > guest.expires]:
-            self._refuse(guest, "it did not shake hands in time")
+            self._refuse(guest, "it did not shake hands in time", is_strange=True)
         for entry in [entry for entry in self._open.values() if entry.is_over(now)]:
             link = entry.link
             for side in (link.plain, link.remote):
