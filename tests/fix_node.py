@@ -57,10 +57,9 @@ class NodeProcess:
 
     def start(self) -> NodeProcess:
         (self.state_dir / "url").unlink(missing_ok=True)
-        command = [sys.executable, *self.program, "serve", "--listen", "127.0.0.1:0"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--state-dir", str(self.state_dir), *self.flags],
+                self.command,
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -68,6 +67,24 @@ class NodeProcess:
             )
         until(self._answers, START_S)
         return self
+
+    @property
+    def command(self) -> list[str]:
+        words = [sys.executable, *self.program, "serve", "--listen", "127.0.0.1:0"]
+        return [*words, "--state-dir", str(self.state_dir), *self.flags]
+
+    def refused(self) -> subprocess.CompletedProcess[str]:
+        """Start a node that is to end by itself; how it did."""
+        assert self.process is None
+        return subprocess.run(
+            self.command,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+        )
 
     def _answers(self) -> bool:
         assert self.process is not None

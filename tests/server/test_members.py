@@ -154,13 +154,7 @@ def test_an_evicted_member_stops_and_is_refused(members: MemberCluster) -> None:
     assert process.wait(60) != 0
     second.node.process = None
     assert "evicted" in second.node.log.read_text()
-    again = subprocess.run(
-        process.args,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    again = second.node.refused()
     assert again.returncode != 0
     assert "evicted" in again.stderr
     assert create_cell(first, "on")

@@ -152,13 +152,32 @@ def _there_and_back(members: MemberCluster, took: list[float]) -> None:
         until(lambda m=member: m.stage() == "ready", 20)  # type: ignore[misc]
     with n2.client() as client:
         assert client.upgrade.finalise()["finalised"]
-    restarted(n3, THIS)  # its API is up before it knows that it is too old
-    process = n3.node.process
-    assert process is not None
-    assert process.wait(60) == ExitStatus.VERSION_GATE
-    assert "TG-VER-" in n3.node.log.read_text()
-    n3.node.process = None
+    n3.node.stop()
+    n3.node.program = THIS
+    refused = n3.node.refused()
+    assert refused.returncode == ExitStatus.VERSION_GATE
+    assert "TG-VER-" in refused.stderr
     n3.node.program = NEXT
     n3.node.start()
     until(lambda: n3.stage() == "ready", 20)
     took.append(in_step(members, [n3]))
+
+
+@pytest.mark.parametrize("members", ["sqlite"], indirect=True)
+def test_a_waiting_node_goes_on_once_it_has_evicted_who_holds_it_up(
+    members: MemberCluster,
+) -> None:
+    first = members.first("n1")
+    second = members.joined("n2", first)
+    second.node.kill()
+    restarted(first, NEXT)
+    until(lambda: first.stage() == "waiting")
+    with pytest.raises(NotReadyError, match="waits for 1 of 2 members"), first.client() as client:
+        client.cell.create("no")
+    first.ask("evict", "n2", force=True)
+    until(lambda: first.stage() == "ready", 20)
+    with first.client() as client:
+        client.cell.create("yes")
+    refused = second.node.refused()
+    assert refused.returncode != 0
+    assert "evicted" in refused.stderr
