@@ -126,7 +126,7 @@ def _relay(
             out = outside.read()
         if out:
             plain.sendall(out)
-        if shaken and not back.is_alive():
+        if shaken and back.ident is None:
             back.start()
         server.sendall(clear)
     with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fix_span import session
-from tidegate.dataplane.model import StreamState, TableRule
+from tidegate.dataplane.model import Home, StreamState, TableRule
 from tidegate.engines.postgres import publication, sidecar, slots
 from tidegate.topology import vindexes
 from tidegate.topology.names import TableName
@@ -67,7 +67,7 @@ def test_the_last_of_two_merged_streams_builds_what_waited_for_both(
         source_server,
         [("-", target_server)],
         "CREATE TABLE item (id bigint PRIMARY KEY, name text)",
-        [TableRule("item", ("id",), "binary_md5")],
+        [TableRule("item", ("id",), "binary_md5", home=Home(("id",), "binary_md5"))],
         load=f"INSERT INTO item SELECT i, 'low' || i FROM unnest(ARRAY{low}) i",
     )
     conn = one.at_targets[0]

