@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dqlitedbapi.exceptions import Error, OperationalError, is_no_transaction_error
@@ -32,6 +33,7 @@ COMMIT_TIMEOUT_S: Final = 5.0
 
 _MIN_PAUSE_S: Final = 0.001
 _MAX_PAUSE_S: Final = 0.025
+_HELD_PAUSE_S: Final = 0.1
 
 registry.register("dqlite.tidegate", __name__, "Dialect")
 
@@ -40,16 +42,18 @@ class WriteGate:
     """The threads of this process that wait for the write lock, of which one asks for it.
 
     The server refuses at once and keeps no queue, so waiting is asking again. One thread asks, with
-    short random pauses that end early when another thread of this process has given the lock back;
-    the others wait for it here.
+    short random pauses; the others wait for it here. While a connection of this process is known to
+    have the lock, nobody asks until it has given it back, or until a pause in which it may have got
+    lost unnoticed.
     """
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._freed = threading.Event()
+        self._holder: object = None
 
-    def enter(self, begin: Callable[[], None], timeout_s: float) -> None:
-        """Begin, once nobody else has the lock.
+    def enter(self, holder: object, begin: Callable[[], None], timeout_s: float) -> None:
+        """Begin, once nobody else has the lock; the holder leaves when its transaction ends.
 
         Raises:
             OperationalError: busy for too long, or whatever else ``begin`` raised.
@@ -61,12 +65,15 @@ class WriteGate:
             pause_s = _MIN_PAUSE_S
             while True:
                 self._freed.clear()
+                if self._holder is not None:
+                    self._freed.wait(_HELD_PAUSE_S)
                 try:
                     begin()
                 except OperationalError as error:
                     if not is_busy(error) or time.monotonic() > deadline:
                         raise
                 else:
+                    self._holder = holder
                     return
                 # Random, to part the processes that wait.
                 self._freed.wait(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311
@@ -74,9 +81,11 @@ class WriteGate:
         finally:
             self._turn.release()
 
-    def leave(self) -> None:
-        """A transaction of this process has ended."""
-        self._freed.set()
+    def leave(self, holder: object) -> None:
+        """A transaction has ended, one way or another; no error if it never had the lock."""
+        if self._holder is holder:
+            self._holder = None
+            self._freed.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +116,8 @@ class Dialect(DqliteDialect):
         # The connection remembers its mode: as a rule nothing is sent.
         connection.set_session_mode("immediate" if how.writes else "read_only")
         if how.writes:
-            how.gate.enter(lambda: run(connection, "BEGIN IMMEDIATE"), how.busy_timeout_s)
+            begin_writing = partial(run, connection, "BEGIN IMMEDIATE")
+            how.gate.enter(connection, begin_writing, how.busy_timeout_s)
         else:
             run(connection, "BEGIN")
 
@@ -130,6 +140,7 @@ class Dialect(DqliteDialect):
     def do_rollback(self, dbapi_connection: Any) -> None:
         """Send ROLLBACK, or hang up."""
         if dbapi_connection.closed:
+            _leave(dbapi_connection)
             return
         try:
             run(dbapi_connection, "ROLLBACK")
@@ -160,4 +171,4 @@ def _leave(connection: Any) -> None:
     except NotImplementedError:  # before it is in the pool
         return
     if how is not None and how.writes:
-        how.gate.leave()
+        how.gate.leave(connection.driver_connection)
