@@ -193,7 +193,7 @@ def test_a_wait_ends_without_a_change(store: TopologyStore) -> None:
     assert store.wait_for_change(-1, 10) == 0
 
 
-def test_a_change_of_another_process_is_seen_within_50_ms(
+def test_a_change_of_another_process_is_seen_within_100_ms(
     store: TopologyStore, cluster_url: str
 ) -> None:
     with ClusterDatabase.open(cluster_url) as other_database:
@@ -221,7 +221,8 @@ def test_a_change_of_another_process_is_seen_within_50_ms(
                 thread.join()
             assert {found for found, _ in seen} == {revision + 1}
             delays.append(max(at for _, at in seen) - committed_at)
-    assert sorted(delays)[len(delays) // 2] < 0.05, delays
+    # Looked for every 20 ms; the rest is for a machine that is busy with other tests.
+    assert sorted(delays)[len(delays) // 2] < 0.1, delays
 
 
 def test_thirty_objects_changed_by_eight_threads_lose_no_change(store: TopologyStore) -> None:

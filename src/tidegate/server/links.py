@@ -93,7 +93,9 @@ class Links:
             InvalidArgumentError: its address cannot be listened on.
         """
         links = cls(settings, identity, runtime)
-        if identity is not None:
+        if identity is None:
+            replica.set_replica_aside(settings)  # of a membership that ended in the middle of it
+        else:
             replica.set_file_aside(settings)
             gate = PeerGate(api=app, peer=create_peer_app(runtime), is_evicted=links.is_evicted)
             listener = _listening(settings.member_listen or identity.address)
