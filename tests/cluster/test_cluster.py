@@ -242,12 +242,12 @@ def test_a_refused_node_that_is_killed_has_been_seen(url: str, database: Cluster
 @pytest.mark.slow
 def test_five_that_start_at_once_update_once(url: str, tmp_path: Path) -> None:
     answers = go(*(start(url, "a:1", (12, 2)) for _ in range(5)))
-    assert [answer["verdict"] for answer in answers] == ["ready"] * 5
+    assert [answer.get("verdict") for answer in answers] == ["ready"] * 5, answers
     assert versions(tmp_path / "cluster.db") == list(range(1, 13))
     with ClusterDatabase.open(url) as database:
         assert rows(database) == {"none": (12, 2)}
     answers = go(*(start(url, "a:1", (14, 2)) for _ in range(5)))
-    assert [answer["verdict"] for answer in answers] == ["ready"] * 5
+    assert [answer.get("verdict") for answer in answers] == ["ready"] * 5, answers
     assert versions(tmp_path / "cluster.db") == list(range(1, 15))
     assert copies(tmp_path)
     assert all(versions(copy) == list(range(1, 13)) for copy in copies(tmp_path))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -50,7 +51,10 @@ def copy(path: Path, label: str, now_ms: int, copy_into: Callable[[str], object]
             os.fsync(handle)
         finally:
             os.close(handle)
-        target.hardlink_to(part)  # unlike a rename, this never replaces another copy
+        # Unlike a rename, a link never replaces another copy; one of the same millisecond, which
+        # another process has just completed, is as good as this one.
+        with suppress(FileExistsError):
+            target.hardlink_to(part)
     finally:
         part.unlink(missing_ok=True)
     sync_folder(path.parent)
