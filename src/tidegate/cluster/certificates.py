@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 AUTHORITY_DAYS: Final = 7300
 MEMBER_DAYS: Final = 3650
-_BOTH_SIDES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 SKEW: Final = timedelta(hours=1)
 """Certificates begin this long before they are made: clocks of machines differ."""
 

@@ -141,7 +141,6 @@ class Ownership:
         self._clock = clock
         self._believed = Believed()
         self._lease: Lease | None = None
-        self._answered = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ownership", daemon=True)
 
@@ -153,10 +152,6 @@ class Ownership:
     def start(self) -> None:
         """Begin to ask."""
         self._thread.start()
-
-    def wait_answered(self, timeout_s: float) -> bool:
-        """Wait until the database has said for the first time who owns the work."""
-        return self._answered.wait(timeout_s)
 
     def stop(self) -> None:
         """Give the lease up, so that a successor need not wait for it to expire."""
@@ -183,8 +178,6 @@ class Ownership:
                 # This loop never ends by itself: without it nobody would own the work.
                 log.exception("ownership failed")
                 event = Silence(self._clock())
-            else:
-                self._answered.set()
             self._believed = stood(before, event)
             if (before.standing, before.holder) != (self._believed.standing, self._believed.holder):
                 log.info(
