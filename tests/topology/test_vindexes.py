@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from tidegate.errors import FailedPreconditionError, NotFoundError, ShardKeyError, TidegateError
 from tidegate.topology import vindexes
-from tidegate.topology.destinations import KeyRangeDestination, KeyspaceId
+from tidegate.topology.destinations import KeyRangeDestination, KeyspaceId, Nowhere
 from tidegate.topology.vindexes import collation
 from tidegate.topology.vindexes.lookup3 import LANES_MAX
 from tidegate.topology.vindexes.pg_binary import from_pg_binary, many_from_pg_binary
@@ -79,7 +80,7 @@ def test_bulk_equals_single(type_name: str, data: st.DataObject) -> None:
     vindex = made(type_name)
     value = st.tuples(uint64, st.sampled_from(["eu", "us"])) if vindex.multi_column else anything
     if type_name == "region_experimental":
-        value = st.tuples(uint64, uint64)
+        value = st.tuples(st.one_of(int64, uint64), st.one_of(int64, uint64))
     alike = st.one_of(
         st.lists(value, max_size=9),
         *([] if vindex.multi_column else [st.lists(each, max_size=9) for each in (int64, uint64)]),
@@ -195,6 +196,59 @@ def test_texts_that_collate_alike_have_one_id(text: str, same_as: str) -> None:
 def test_implicit_weights_follow_the_frozen_list(character: str, key: str) -> None:
     assert character not in collation.weights().single
     assert collation.key(character.encode()).hex()[-6:] == key
+
+
+@pytest.mark.parametrize("type_name", ["unicode_loose_md5", "unicode_loose_xxhash"])
+def test_every_hangul_syllable_has_the_id_of_its_jamo(type_name: str) -> None:
+    vindex = made(type_name)
+    syllables = [chr(code) for code in range(0xAC00, 0xD7A4)]
+    assert len(syllables) == 11_172
+    apart = [unicodedata.normalize("NFD", each) for each in syllables]
+    assert {len(each) for each in apart} == {2, 3}
+    assert vindex.map_many(syllables) == vindex.map_many(apart)
+    assert len(set(vindex.map_many(syllables))) == len(syllables)
+    assert vindex.map_many([f"a{each}\u0301 " for each in syllables[::97]]) == vindex.map_many(
+        [f"A{each}" for each in apart[::97]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("\uac00", "315631d4"),
+        ("\uac01", "315631d43232"),
+        ("\ud7a3", "316831e8324c"),
+        ("\uabff", "85abff"),  # the neighbours have no decomposition
+        ("\ud7a4", "85d7a4"),
+    ],
+)
+def test_keys_of_hangul_are_weights_of_jamo(text: str, key: str) -> None:
+    assert collation.key(text.encode()).hex() == key
+
+
+@pytest.mark.parametrize("negative", [-1, -(1 << 63), b"-1", "-7"])
+def test_a_negative_number_has_no_region(negative: Any) -> None:
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        "region_experimental": [(1, negative), (negative, 1), (negative,)],
+        "region_json": [(negative, "eu")],
+    }
+    for type_name, refused in rows.items():
+        vindex = made(type_name)
+        assert vindex.map(refused) == [Nowhere()] * len(refused)
+        assert vindex.verify(refused, [b"\0" * 9] * len(refused)) == [False] * len(refused)
+        for row in refused:
+            with pytest.raises(ShardKeyError) as error:
+                vindex.map_many([(5, "eu" if type_name == "region_json" else 5), row])
+            assert error.value.details["index"] == 1
+
+
+@pytest.mark.parametrize("type_name", ["region_experimental", "region_json"])
+def test_a_region_maps_the_whole_range_of_unsigned_numbers(type_name: str) -> None:
+    for number in (0, (1 << 63) - 1, 1 << 63, (1 << 64) - 1):
+        row = (number, "eu") if type_name == "region_json" else (1, number)
+        region = b"\1" if type_name == "region_json" else b"\0\1"
+        hashed = made("hash").map_many([number])[0]
+        assert made(type_name).map_many([row, row]) == [region + hashed] * 2
 
 
 def test_text_that_is_not_utf8_is_an_error() -> None:

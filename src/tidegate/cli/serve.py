@@ -33,6 +33,9 @@ def serve(
         str | None,
         Parameter(help="Folders whose Alembic, Django and Python migrations the node may run."),
     ] = None,
+    vindex_files: Annotated[
+        str | None, Parameter(help="Folder of the files that parameters of vindexes may name.")
+    ] = None,
     tls_cert: Annotated[str | None, Parameter(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[str | None, Parameter(help="Key of the certificate, PEM.")] = None,
     log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None,
@@ -54,6 +57,7 @@ def serve(
             "member_listen": member_listen,
             "on_route_change": on_route_change,
             "migrations_from": migrations_from,
+            "vindex_files": vindex_files,
             "tls_cert": tls_cert,
             "tls_key": tls_key,
             "log_level": log_level,

@@ -79,7 +79,7 @@ def _here(vindex_type: str, params: dict[str, str], values: list[Any]) -> list[d
     """Without a keyspace no node is asked: the same code answers in this process."""
     from tidegate.topology.vindexes.mapping import map_values  # noqa: PLC0415 - heavy, rarely used
 
-    return map_values(vindex_type, params, values)
+    return map_values(vindex_type, params, values, files=None)
 
 
 def _value(text: str) -> Any:

@@ -74,6 +74,11 @@ class Settings(BaseSettings):
         description="Folders, with colons between, below which migrations that are programs lie"
         " (Alembic, Django, Python); they run as the node's account. Default: nowhere.",
     )
+    vindex_files: Path | None = Field(
+        None,
+        description="Folder of the files that parameters of vindexes may name. Default: `vindexes`"
+        " in the state directory.",
+    )
     tls_cert: Path | None = Field(None, description="Certificate chain of the HTTP API, PEM.")
     tls_key: Path | None = Field(None, description="Key of that certificate, PEM.")
     log_level: str = Field("info", description="debug, info, warning or error.")
@@ -125,6 +130,11 @@ class Settings(BaseSettings):
             if self.migrations_from
             else ()
         )
+
+    @property
+    def vindex_folder(self) -> Path:
+        """The only folder whose files the parameters of vindexes may name."""
+        return self.vindex_files or self.state_dir / "vindexes"
 
     @property
     def host(self) -> str:

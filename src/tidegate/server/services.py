@@ -107,4 +107,7 @@ class Services:
 
     def topology(self, *, dry_run: bool = False) -> TopologyService:
         """The verbs of the topology; rehearsed ones change nothing."""
-        return TopologyService(RehearsedStore(self.database) if dry_run else self.store)
+        return TopologyService(
+            RehearsedStore(self.database) if dry_run else self.store,
+            files=self.settings.vindex_folder,
+        )

@@ -22,10 +22,12 @@ from tidegate.topology.records import Cell, Keyspace, Shard, Tablet, TabletType
 from tidegate.topology.rules import KeyspaceRoutingRules, RoutingRules, ShardRoutingRules
 from tidegate.topology.shardspec import tiling_findings
 from tidegate.topology.validation import vschema_findings
+from tidegate.topology.vindexes.param_files import with_files_inlined
 from tidegate.topology.vschema import VSchema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from tidegate.topology.model import Snapshot
     from tidegate.topology.store import TopologyStore
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
 class TopologyService:
     """The verbs of cells, keyspaces, shards, tablets, vschemas and routing rules."""
 
-    def __init__(self, store: TopologyStore) -> None:
+    def __init__(self, store: TopologyStore, *, files: Path | None = None) -> None:
+        """Serve ``store``; ``files`` is the folder of files that vschemas may name, if any."""
         self.store = store
+        self._files = files
 
     def snapshot(self) -> Snapshot:
         """The whole topology now."""
@@ -252,16 +256,19 @@ class TopologyService:
     ) -> tuple[VSchema, list[str]]:
         """Replace the vschema of a keyspace; returns it, with what deserves a look.
 
+        Files that vindexes name are read now; the stored vschema holds their content.
+
         Args:
             keyspace: whose.
             vschema: the value, or its written form.
             dry_run: check it and change nothing.
 
         Raises:
-            NotFoundError: no such keyspace.
+            NotFoundError: no such keyspace, or no such file in the folder of vindexes' files.
             InvalidArgumentError: it cannot be read, or is wrong; names every error.
         """
-        wanted = vschema if isinstance(vschema, VSchema) else VSchema.from_json(vschema)
+        read = vschema if isinstance(vschema, VSchema) else VSchema.from_json(vschema)
+        wanted = read if self._files is None else with_files_inlined(read, self._files)
 
         def change(snapshot: Snapshot) -> Snapshot:
             return snapshot.with_vschema(keyspace, wanted)

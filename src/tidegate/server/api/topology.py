@@ -284,7 +284,8 @@ def map_values(node: Node, body: MapBody) -> Json:
             f"keyspace {body.keyspace} has no serving shard",
             next_step=f"tidegate shard add {body.keyspace} NAME",
         )
-    return many(map_values_of(body.type, body.params, body.values, serving))
+    files = node.settings.vindex_folder
+    return many(map_values_of(body.type, body.params, body.values, serving, files=files))
 
 
 def _keyspace(snapshot: Snapshot, name: str) -> Json:

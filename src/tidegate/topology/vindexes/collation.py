@@ -4,8 +4,10 @@ Decides which texts the ``unicode_loose_*`` vindexes take for equal. The weights
 the list of ideographs come from a file shipped with the package and never from the runtime's own
 Unicode tables: those change with upgrades, and rows would change their shard with them.
 
-Trailing spaces (U+0020) are taken away; weights of zero are left out; a weight is 2 bytes up to
-7fff, else 3 with the top bit set; a code point without an entry has an implicit weight.
+Trailing spaces (U+0020) are removed; weights of zero are left out; a weight is 2 bytes up to 7fff,
+else 3 with the top bit set. A precomposed Hangul syllable (U+AC00 to U+D7A3) has the weights of the
+two or three jamo of its canonical decomposition, which the Unicode Standard (section 3.12) defines
+by arithmetic. Any other code point without an entry has an implicit weight.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from tidegate.errors import ShardKeyError
 
 _FILE: Final = "uca62_cldr23_primary.json.gz"
 _UNIFIED: Final = ((0x4E00, 0x9FFF), (0xF900, 0xFAFF))
+_SYLLABLES: Final = range(0xAC00, 0xD7A4)
+_LEADING, _VOWEL, _TRAILING = 0x1100, 0x1161, 0x11A7
+_VOWELS, _TRAILINGS = 21, 28  # a syllable without a trailing consonant has trailing index 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,8 @@ class Weights:
     def implicit(self, character: str) -> bytes:
         """The weight of a character that the table does not hold."""
         code = ord(character)
+        if code in _SYLLABLES:
+            return b"".join(map(self.single.__getitem__, _jamo(code)))
         place = bisect_right(self.ideograph_starts, code) - 1
         if place < 0 or code > self.ideograph_ends[place]:
             offset = 0x50000
@@ -52,6 +59,14 @@ class Weights:
         else:
             offset = 0x20000
         return _encode([code + offset])
+
+
+def _jamo(code: int) -> list[str]:
+    """The canonical decomposition of a Hangul syllable, by the Unicode Standard's arithmetic."""
+    index, trailing = divmod(code - _SYLLABLES.start, _TRAILINGS)
+    leading, vowel = divmod(index, _VOWELS)
+    jamo = [chr(_LEADING + leading), chr(_VOWEL + vowel)]
+    return [*jamo, chr(_TRAILING + trailing)] if trailing else jamo
 
 
 def _encode(weights: list[int]) -> bytes:

@@ -19,6 +19,7 @@ from tidegate.topology.destinations import KeyRangeDestination, KeyspaceId, Nowh
 from tidegate.topology.keyrange import KeyRange
 from tidegate.topology.vindexes.base import SqlColumn, Value, Vindex, null_key
 from tidegate.topology.vindexes.numbers import Hash, json_param
+from tidegate.topology.vindexes.param_files import is_inline, unread_file
 from tidegate.topology.vindexes.values import text_of, uint_of
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def _region_prefix(number: int, width: int) -> bytes:
 
 
 class RegionExperimental(_MultiColumn):
-    """The low bytes of column one, then the hash of column two."""
+    """The low bytes of column one, then the hash of column two; neither may be negative."""
 
     type: ClassVar[str] = "region_experimental"
     known_params: ClassVar[tuple[str, ...]] = ("region_bytes",)
@@ -238,20 +239,20 @@ class RegionExperimental(_MultiColumn):
     @override
     def prefix(self, row: Row) -> bytes:
         region = _region_prefix(uint_of(row[0]), self.width)
-        return region + self._hash.hash(row[1]) if len(row) > 1 else region
+        return region + self._hash.map_unsigned([row[1]])[0] if len(row) > 1 else region
 
     @override
     def join_columns(self, columns: list[tuple[Value, ...]]) -> list[bytes]:
         regions = [_region_prefix(uint_of(value), self.width) for value in columns[0]]
-        hashed = self._hash.map_many(columns[1])
+        hashed = self._hash.map_unsigned(columns[1])
         return [region + each for region, each in zip(regions, hashed, strict=True)]
 
 
 class RegionJson(_MultiColumn):
     """The low bytes of the number that column two names, then the hash of column one.
 
-    ``region_map`` is a JSON object from names to numbers, or the path of a file that holds one,
-    which is read once, when the vindex is created.
+    ``region_map`` is a JSON object from names to numbers. A file that it names is read when the
+    vschema is applied (``param_files``), not here. Column one may not be negative.
     """
 
     type: ClassVar[str] = "region_json"
@@ -265,18 +266,20 @@ class RegionJson(_MultiColumn):
         if not params.get("region_map"):
             raise InvalidArgumentError(
                 "region_json missing region_map param",
-                next_step="set region_map to a JSON object, or to the path of one",
+                next_step="set region_map to a JSON object, or to the name of a file with one",
             )
+        if not is_inline(params["region_map"]):
+            raise unread_file(name, "region_map")
         self.regions = json_param(self, params["region_map"])
         self._hash = Hash(f"{name}_hash", {})
 
     @override
     def prefix(self, row: Row) -> bytes:
-        return self._region(row[1]) + self._hash.hash(row[0])
+        return self._region(row[1]) + self._hash.map_unsigned([row[0]])[0]
 
     @override
     def join_columns(self, columns: list[tuple[Value, ...]]) -> list[bytes]:
-        hashed = self._hash.map_many(columns[0])
+        hashed = self._hash.map_unsigned(columns[0])
         pairs = zip(map(self._region, columns[1]), hashed, strict=True)
         return [region + each for region, each in pairs]
 

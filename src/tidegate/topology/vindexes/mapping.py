@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from tidegate.errors import InvalidArgumentError
 from tidegate.topology.destinations import KeyspaceId
 from tidegate.topology.vindexes import create
+from tidegate.topology.vindexes.param_files import inlined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from tidegate.topology.records import Shard
 
@@ -23,6 +25,8 @@ def map_values(
     params: Mapping[str, str],
     values: Iterable[Any],
     serving: Sequence[Shard] = (),
+    *,
+    files: Path | None,
 ) -> list[dict[str, Any]]:
     """The keyspace id of each value and, given shards that tile the space, its shard.
 
@@ -31,12 +35,14 @@ def map_values(
         params: of the vindex.
         values: JSON values; a list for several columns.
         serving: the shards of a keyspace.
+        files: the folder of the files that parameters may name; None for the caller's own files.
 
     Raises:
         InvalidArgumentError: the type or a parameter is unknown.
+        NotFoundError: a parameter names a file that the folder does not hold.
         ShardKeyError: a value cannot be mapped.
     """
-    vindex = create(vindex_type, vindex_type, dict(params))
+    vindex = create(vindex_type, vindex_type, inlined(vindex_type, vindex_type, params, files))
     if vindex.unknown_params:
         raise InvalidArgumentError(
             f"vindex {vindex_type} does not know: {', '.join(vindex.unknown_params)}",

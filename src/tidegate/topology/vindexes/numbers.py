@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import json
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, override
 
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 
-from tidegate.errors import InvalidArgumentError, NotFoundError, ShardKeyError
+from tidegate.errors import InvalidArgumentError, ShardKeyError
 from tidegate.topology.destinations import KeyRangeDestination
 from tidegate.topology.keyrange import KeyRange, uint64_key
 from tidegate.topology.vindexes.base import SqlColumn, Value, Vindex
+from tidegate.topology.vindexes.param_files import unread_file
 from tidegate.topology.vindexes.pg_types import INTEGERS, pg_type_name
 from tidegate.topology.vindexes.values import UINT64_MAX, uint_of, uint_of_signed
 
@@ -130,6 +130,14 @@ class Hash(Vindex):
     def map_int64s(self, packed: bytes) -> bytes | None:
         return null_des(packed)
 
+    def map_unsigned(self, values: Sequence[Any]) -> list[bytes]:
+        """As :meth:`map_many`, but a negative number is refused, as ``verify`` refuses it."""
+        try:
+            packed = struct.pack(f">{len(values)}Q", *values)
+        except struct.error:
+            packed = b"".join(uint64_key(uint_of(value)) for value in values)
+        return blocks_of(null_des(packed))
+
     @override
     def reverse_map(self, keyspace_ids: Sequence[bytes]) -> list[Value]:
         return [int.from_bytes(null_des(_eight_bytes(each)), "big") for each in keyspace_ids]
@@ -181,7 +189,7 @@ class ReverseBits(Vindex):
 class NumericStaticMap(Vindex):
     """A table from numbers to numbers, with a fallback for those it does not hold.
 
-    The file of ``json_path`` is read once, when the vindex is created.
+    A file that ``json_path`` names is read when the vschema is applied (``param_files``), not here.
     """
 
     type: ClassVar[str] = "numeric_static_map"
@@ -200,7 +208,9 @@ class NumericStaticMap(Vindex):
                 "NumericStaticMap: Found both `json` and `json_path` params in vschema",
                 next_step="keep one of the two",
             )
-        self.table = _number_table(json_param(self, inline if inline is not None else path or ""))
+        if inline is None:
+            raise unread_file(name, "json_path")
+        self.table = _number_table(json_param(self, inline))
         self.fallback = _fallback(name, params.get("fallback_type"))
 
     @override
@@ -227,45 +237,42 @@ def _fallback(name: str, type_name: str | None) -> Vindex | None:
 
 
 def json_param(vindex: Vindex, text: str) -> dict[str, Any]:
-    """Read a JSON object given inline, when the text begins with a brace, or as a file's path.
+    """Read a JSON object; messages name the place of an error, never the content.
 
     Raises:
-        NotFoundError: there is no such file.
-        InvalidArgumentError: the content is not a JSON object.
+        InvalidArgumentError: it is not a JSON object.
     """
-    if not text.lstrip().startswith("{"):
-        try:
-            text = Path(text).read_text("utf-8")
-        except OSError as error:
-            raise NotFoundError(
-                f"vindex {vindex.name}: cannot read {text}: {error.strerror}",
-                next_step="give the path of a readable JSON file, or the JSON itself",
-                path=text,
-            ) from None
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InvalidArgumentError(
-            f"vindex {vindex.name}: invalid JSON: {error}", next_step="mend the JSON"
+            f"vindex {vindex.name}: invalid JSON: {error.msg} at line {error.lineno},"
+            f" column {error.colno}",
+            next_step="fix the JSON",
+        ) from None
+    except (ValueError, RecursionError):  # a number of too many digits, or too deep
+        raise InvalidArgumentError(
+            f"vindex {vindex.name}: the JSON cannot be read", next_step="fix the JSON"
         ) from None
     if not isinstance(content, dict):
         raise InvalidArgumentError(
-            f"vindex {vindex.name}: the JSON is not an object", next_step="mend the JSON"
+            f"vindex {vindex.name}: the JSON is not an object", next_step="fix the JSON"
         )
     return content
 
 
 def _number_table(content: Mapping[str, Any]) -> dict[int, int]:
     table = {}
-    for key, value in content.items():
-        if not (key.isascii() and key.isdigit() and int(key) <= UINT64_MAX):
+    for place, (key, value) in enumerate(content.items(), start=1):
+        # 20 digits hold every such number, and int() refuses thousands of them in its own words
+        if not (key.isascii() and key.isdigit() and len(key) <= 20 and int(key) <= UINT64_MAX):
             raise InvalidArgumentError(
-                f"NumericStaticMap: {key!r} is not a whole number",
+                f"NumericStaticMap: the key of entry {place} is not a whole number",
                 next_step="use numbers from 0 to 18446744073709551615 as keys",
             )
         if type(value) is not int or not 0 <= value <= UINT64_MAX:
             raise InvalidArgumentError(
-                f"NumericStaticMap: the value {value!r} of {key} is not a whole number",
+                f"NumericStaticMap: the value of entry {place} is not a whole number",
                 next_step="use numbers from 0 to 18446744073709551615 as values",
             )
         table[int(key)] = value
