@@ -5,7 +5,7 @@ from __future__ import annotations
 from cyclopts import App
 
 from tidegate.cli.common import DEFAULTS, Common, DryRun, Yes, confirm, names
-from tidegate.cli.output import Column, table_text
+from tidegate.cli.output import Column, Json, note, table_text
 
 app = App(name="migrations")
 
@@ -36,6 +36,7 @@ def create(
     also_search: str | None = None,
     version_table: str = "tidegate_migration",
     url_variable: str = "",
+    recursive: bool = False,
     dry_run: DryRun = False,
     common: Common = DEFAULTS,
 ) -> None:
@@ -53,6 +54,7 @@ def create(
         also_search: schemas in the search path behind the tenant's own, with commas.
         version_table: where tenants of sql and python sources keep their version.
         url_variable: variable of the environment in which env.py of Alembic expects the URL.
+        recursive: read SQL files in folders below the source's, too.
     """
     answer = common.client().migrations.create(
         name,
@@ -63,9 +65,11 @@ def create(
         also_search=names(also_search),
         version_table=version_table,
         url_variable=url_variable,
+        recursive=recursive,
         dry_run=dry_run,
     )
     common.done(answer, f"migration source {name} {{would}}registered, head {answer['head']}", name)
+    _note_ignored(answer)
 
 
 @app.command(name="list", alias="get", help_epilogue="Example:  tidegate migrations list")
@@ -85,6 +89,12 @@ def show(name: str, /, *, common: Common = DEFAULTS) -> None:
     rows = [(column.title.lower(), column.of(answer)) for column in COLUMNS]
     rows.append(("head", answer["head"]))
     common.one(answer, rows, name, more="\n" + table_text(answer["versions"], VERSION_COLUMNS))
+    _note_ignored(answer)
+
+
+def _note_ignored(answer: Json) -> None:
+    for each in answer["ignored"]:
+        note(f"not run: {each}")
 
 
 @app.command(help_epilogue="Example:  tidegate migrations delete app --yes")

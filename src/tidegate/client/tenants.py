@@ -169,7 +169,7 @@ class Migrations(Noun):
             source: ``sql:/folder``, ``python:module:function``, ``alembic:/path/alembic.ini`` or
                 ``django:settings.module``; paths are the node's.
             dry_run: read it only.
-            **how: python, folder, role, also_search, version_table, url_variable.
+            **how: python, folder, role, also_search, version_table, url_variable, recursive.
         """
         body = {"name": name, "source": source, **how}
         return self._call(

@@ -1,40 +1,43 @@
-"""A folder of SQL files as a migration source: ``NNN_name.sql``, in the order of their numbers.
+"""A folder of SQL files as a migration source, in the order of the versions in their names.
 
-Decides whether a folder may be run at all, before anything is: numbers that are missing or there
-twice, names that are none, files that cannot be read as SQL, that would end the transaction they
-run in, or that were edited after a tenant got them. All findings are told at once.
+Decides whether a folder may be run at all, before anything is: versions that are missing or there
+twice, names that mean nothing, files that cannot be read as SQL, that would end the transaction
+they run in, or that were edited after a tenant got them. All findings are told at once, and what
+is left aside is named.
 
-A file whose first lines hold the comment ``-- tidegate: no-transaction`` runs statement by
-statement outside of a transaction, as ``CREATE INDEX CONCURRENTLY`` needs. It is run again from its
-beginning after an interruption, so it has to be written so that this does no harm.
+A file with the comment ``-- tidegate: no-transaction`` before its first statement runs statement
+by statement outside a transaction, as ``CREATE INDEX CONCURRENTLY`` needs. It is run again from
+its beginning after an interruption, so it has to be written so that this does no harm.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tidegate.bootstrap.tenants import filenames
 from tidegate.bootstrap.tenants.faults import MigrationSourceError
+from tidegate.bootstrap.tenants.filenames import FileName, Way
 from tidegate.bootstrap.tenants.versions import Chain, Version
-from tidegate.engines.postgres.script import (
-    Statement,
-    UnreadableError,
-    reads_from_client,
-    statements,
-    transaction_control,
-)
+from tidegate.engines.postgres import script as sql
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-_NAME: Final = re.compile(r"(?P<number>\d+)_(?P<name>[^/\s]+)\.sql")
-_DIRECTIVE: Final = re.compile(r"^--\s*tidegate:\s*(?P<words>.*?)\s*$", re.MULTILINE)
+_DIRECTIVE: Final = re.compile(
+    r"^[ \t*]*tidegate:[ \t]*(?P<words>.*?)[ \t]*$", re.MULTILINE | re.IGNORECASE
+)
+_OTHER_WAY: Final = re.compile(
+    r"^\s*(migrate:\s*down|\+goose\s+down|\+migrate\s+down)\b", re.IGNORECASE
+)
 NO_TRANSACTION: Final = "no-transaction"
 FILE_BYTES_MAX: Final = 32 * 1024 * 1024
 FILES_MAX: Final = 20_000
+DEPTH_MAX: Final = 16
+IGNORED_SHOWN_MAX: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,15 @@ class Script:
     version: Version
     file: str
     text: str
-    statements: tuple[str, ...]
-    """One by one; only for a file without a transaction."""
+    pieces: tuple[sql.Piece, ...]
+    """In order; one for the whole file, unless it has rows or runs without a transaction."""
+    down: Script | None = None
+    """What undoes it, if the folder has that."""
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether a COPY in it reads rows from the file."""
+        return any(piece.rows is not None for piece in self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,8 @@ class Folder:
     """A folder that may be run."""
 
     scripts: tuple[Script, ...]
+    ignored: tuple[str, ...] = ()
+    """What lies in it and is not run, each with the reason."""
 
     @property
     def chain(self) -> Chain:
@@ -64,21 +76,55 @@ class Folder:
         return next(script for script in self.scripts if script.version.id == version)
 
 
-def read_folder(path: str) -> Folder:
+def read_folder(path: str, *, recursive: bool = False) -> Folder:
     """Read and check a folder.
+
+    Args:
+        path: of the folder.
+        recursive: read what lies in folders below it, too.
 
     Raises:
         MigrationSourceError: it cannot be read, or must not be run; ``findings`` lists all reasons.
     """
     try:
-        names = sorted(entry.name for entry in Path(path).iterdir() if entry.suffix == ".sql")
-        files = {name: _read(Path(path) / name) for name in names[:FILES_MAX]}
+        names, ignored = _look(Path(path), recursive=recursive)
+        files = {name: _read(Path(path) / name) for name in names}
     except OSError as error:
         raise MigrationSourceError(
             f"the folder {path} cannot be read: {error.strerror}",
             next_step="give a folder that the node's account may read, on the node's machine",
         ) from None
-    return check_folder(path, files)
+    return check_folder(path, files, ignored=ignored)
+
+
+def _look(root: Path, *, recursive: bool) -> tuple[list[str], list[str]]:
+    """The SQL files by their paths below the folder, and what is left aside, with reasons."""
+    found: list[str] = []
+    ignored: list[str] = []
+    waiting = [(root, 0)]
+    while waiting:
+        folder, depth = waiting.pop()
+        for entry in sorted(folder.iterdir()):
+            name = str(entry.relative_to(root))
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if not recursive:
+                    ignored.append(f"{name}/: a folder; --recursive reads it, too")
+                elif entry.is_symlink() or depth >= DEPTH_MAX:
+                    ignored.append(f"{name}/: a link, or too deep")
+                else:
+                    waiting.append((entry, depth + 1))
+            elif filenames.is_sql(entry.name):
+                found.append(name)
+            else:
+                ignored.append(f"{name}: does not end with .sql")
+    if len(found) > FILES_MAX:
+        raise MigrationSourceError(
+            f"the folder {root} has {len(found)} SQL files",
+            next_step=f"give one with at most {FILES_MAX}",
+        )
+    return sorted(found), sorted(ignored)[:IGNORED_SHOWN_MAX]
 
 
 def _read(path: Path) -> bytes:
@@ -86,107 +132,148 @@ def _read(path: Path) -> bytes:
         return file.read(FILE_BYTES_MAX + 1)
 
 
-def check_folder(path: str, files: Mapping[str, bytes]) -> Folder:
-    """The scripts of a folder, given its ``.sql`` files.
+def check_folder(path: str, files: Mapping[str, bytes], *, ignored: Sequence[str] = ()) -> Folder:
+    """The scripts of a folder, given its ``.sql`` files by their paths below it.
 
     Raises:
         MigrationSourceError: it must not be run; ``findings`` lists all reasons.
     """
-    scripts: list[Script] = []
     findings: list[dict[str, Any]] = []
+    named: list[tuple[FileName, str]] = []
+    read: dict[str, Script] = {}
     for name, content in sorted(files.items()):
-        script, wrong = _script(name, content)
-        findings += [_finding(name, each) for each in wrong]
-        if script is not None:
-            scripts.append(script)
-    scripts.sort(key=lambda script: int(script.version.id))
-    findings += _numbers(scripts)
+        meaning = filenames.read_name(Path(name).name)
+        if isinstance(meaning, str):
+            findings.append(finding(name, meaning))
+            continue
+        named.append((meaning, name))
+        made, wrong = _script(name, meaning, content)
+        findings += [finding(name, each) for each in wrong]
+        if made is not None:
+            read[name] = made
+    named.sort(key=lambda each: each[0].order)
+    ups = [each for each in named if each[0].way is Way.UP]
+    downs = [each for each in named if each[0].way is Way.DOWN]
+    findings += _numbers(ups) + _undoing(ups, downs)
     if not files:
-        findings.append(_finding(path, "it holds no file named NNN_name.sql"))
+        aside = f"; it has {', '.join(ignored[:5])}" if ignored else ""
+        findings.append(finding(path, f"it holds no file named {filenames.FORMS}{aside}"))
     if findings:
         raise MigrationSourceError(
             f"the folder {path} cannot be run: {len(findings)} reasons",
-            next_step="mend what is listed and try again; nothing was run",
+            next_step="fix what is listed and try again; nothing was run",
             findings=findings,
         )
-    return Folder(tuple(scripts))
+    undo = {meaning.order: read[name] for meaning, name in downs}
+    scripts = [replace(read[name], down=undo.get(meaning.order)) for meaning, name in ups]
+    return Folder(tuple(scripts), tuple(ignored))
 
 
-def _finding(name: str, message: str) -> dict[str, Any]:
+def finding(name: str, message: str) -> dict[str, Any]:
+    """One reason, about one file or version."""
     return {"id": "TG-MIG-001", "object": name, "message": message, "severity": "error"}
 
 
-def _script(name: str, content: bytes) -> tuple[Script | None, list[str]]:
-    found = _NAME.fullmatch(name)
-    if found is None:
-        return None, ["its name is not NNN_name.sql, as in 001_create_orders.sql"]
+def _script(name: str, meaning: FileName, content: bytes) -> tuple[Script | None, list[str]]:
     if len(content) > FILE_BYTES_MAX:
         return None, [f"it is larger than {FILE_BYTES_MAX} bytes"]
+    if content[:2] in {b"\xff\xfe", b"\xfe\xff"}:
+        return None, ["it is UTF-16; save it as UTF-8"]
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
-        cut = statements(text)
-    except UnicodeDecodeError:
-        return None, ["it is not UTF-8"]
-    except UnreadableError as error:
+        cut = sql.cut(text)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return None, [f"line {line}: it is not UTF-8"]
+    except sql.UnreadableError as error:
         return None, [str(error)]
-    directives = {word["words"] for word in _DIRECTIVE.finditer(_head(text))}
-    unknown = sorted(directives - {NO_TRANSACTION})
-    wrong = [f"the directive {each!r} is not known; there is {NO_TRANSACTION}" for each in unknown]
-    wrong += [reason for statement in cut for reason in _refused(statement)]
+    directives, wrong = _directives(cut.comments)
+    wrong += [reason for statement in cut.statements for reason in _refused(statement)]
     if "\0" in text:
         wrong.append("it holds a zero byte")
-    if not cut:
-        wrong.append("it holds no statement")
     version = Version(
-        id=found["number"],
-        name=found["name"],
+        id=meaning.version,
+        name=meaning.name,
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         is_transactional=NO_TRANSACTION not in directives,
     )
-    alone = () if version.is_transactional else tuple(statement.text for statement in cut)
-    return Script(version, name, text, alone), wrong
+    pieces = sql.pieces(text, cut, one_by_one=not version.is_transactional)
+    return Script(version, name, text, pieces), wrong
 
 
-def _head(text: str) -> str:
-    """The comments and empty lines a file begins with."""
-    lines = []
-    for line in text.split("\n"):
-        if line.strip() and not line.startswith("--"):
-            break
-        lines.append(line)
-    return "\n".join(lines)
+def _directives(comments: Iterable[sql.Comment]) -> tuple[set[str], list[str]]:
+    """The directives of a file, and what is wrong with them."""
+    found: set[str] = set()
+    wrong: list[str] = []
+    for comment in comments:
+        other = _OTHER_WAY.match(comment.text)
+        if other is not None:
+            wrong.append(
+                f"line {comment.line}: {other[1]!r} begins what undoes the file, and would be run"
+                " with it; put it into a file of its own, NNN_name.down.sql"
+            )
+        for each in _DIRECTIVE.finditer(comment.text):
+            line = comment.line + comment.text.count("\n", 0, each.start())
+            words = each["words"]
+            if words != NO_TRANSACTION:
+                wrong.append(
+                    f"line {line}: the directive {words!r} is not known; there is {NO_TRANSACTION}"
+                )
+            elif not comment.is_before_statements:
+                wrong.append(
+                    f"line {line}: the directive {words} must come before the first statement"
+                )
+            found.add(words)
+    return found, wrong
 
 
-def _refused(statement: Statement) -> list[str]:
-    control = transaction_control(statement)
+def _refused(statement: sql.Statement) -> list[str]:
+    control = sql.transaction_control(statement)
     if control is not None:
         return [f"line {statement.line}: {control} would end the transaction the file runs in"]
-    if reads_from_client(statement):
-        return [f"line {statement.line}: COPY from or to the client cannot be run"]
+    if statement.writes_to_client:
+        return [f"line {statement.line}: COPY … TO stdout has nobody to write to"]
+    if sql.changes_quoting(statement):
+        rule = "standard_conforming_strings is always on; write literals with backslashes as E'…'"
+        return [f"line {statement.line}: {rule}"]
     return []
 
 
-def _numbers(scripts: Iterable[Script]) -> list[dict[str, Any]]:
-    """Numbers that are there twice, or missing between the first and the last."""
+def _numbers(named: Iterable[tuple[FileName, str]]) -> list[dict[str, Any]]:
+    """Versions that are there twice, or missing between the first and the last."""
     found: list[dict[str, Any]] = []
-    previous: Script | None = None
-    for script in scripts:
+    previous: tuple[FileName, str] | None = None
+    for meaning, file in named:
         if previous is not None:
-            before, here = int(previous.version.id), int(script.version.id)
-            if here == before:
-                found.append(_finding(script.file, f"its number is also that of {previous.file}"))
-            elif here != before + 1 and not _looks_like_time(script.version.id):
-                missing = f"{before + 1:0{len(script.version.id)}d}"
-                found.append(
-                    _finding(script.file, f"{missing} is missing between it and {previous.file}")
-                )
-        previous = script
+            before, other = previous[0].order, previous[1]
+            if meaning.order == before:
+                found.append(finding(file, f"its number is also that of {other}"))
+            elif not _may_have_gaps(meaning) and meaning.order[0] != before[0] + 1:
+                missing = f"{before[0] + 1:0{len(meaning.version)}d}"
+                found.append(finding(file, f"{missing} is missing between it and {other}"))
+        previous = meaning, file
     return found
 
 
-def _looks_like_time(number: str) -> bool:
-    """Whether a number is a date or time, ``20260131`` and longer, and so has gaps by nature."""
-    return len(number) >= 8
+def _may_have_gaps(meaning: FileName) -> bool:
+    """Whether gaps are natural: in Flyway's versions, in dates, ``20260131`` and longer."""
+    return meaning.is_lettered or len(meaning.version) >= 8
+
+
+def _undoing(
+    ups: Sequence[tuple[FileName, str]], downs: Sequence[tuple[FileName, str]]
+) -> list[dict[str, Any]]:
+    """Files that undo nothing, or what another one undoes already."""
+    found = []
+    there = {meaning.order for meaning, _ in ups}
+    seen: dict[tuple[int, ...], str] = {}
+    for meaning, file in downs:
+        if meaning.order not in there:
+            found.append(finding(file, f"it undoes version {meaning.version}, which has no file"))
+        elif meaning.order in seen:
+            found.append(finding(file, f"{seen[meaning.order]} undoes the same version already"))
+        seen[meaning.order] = file
+    return found
 
 
 def check_unedited(path: str, chain: Chain, recorded: Mapping[str, str]) -> None:
@@ -204,9 +291,9 @@ def check_unedited(path: str, chain: Chain, recorded: Mapping[str, str]) -> None
     findings = []
     for version, sha256 in sorted(recorded.items()):
         if version not in now:
-            findings.append(_finding(version, "tenants have it, but its file is gone"))
+            findings.append(finding(version, "tenants have it, but its file is gone"))
         elif now[version] != sha256:
-            findings.append(_finding(version, "its file was edited after tenants got it"))
+            findings.append(finding(version, "its file was edited after tenants got it"))
     if findings:
         raise MigrationSourceError(
             f"the folder {path} is not the one that tenants were upgraded from",

@@ -24,10 +24,12 @@ from tidegate.engines.postgres.connection import connect
 from tidegate.errors import AuthenticationError, ConnectError, TidegateError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from tidegate.bootstrap.tenants.folder import Folder
+    from tidegate.bootstrap.tenants.folder import Folder, Script
     from tidegate.bootstrap.tenants.model import Place, RunOptions, Source
     from tidegate.bootstrap.tenants.versions import Version
     from tidegate.topology.connections import Endpoint
@@ -129,12 +131,15 @@ class SqlHand:
         settings = self._settings(job)
         recorded = [tenants.Recorded(v.id, v.name, v.sha256) for v in group]
         scripts = [self._folder.of(version.id) for version in group]
+        if group[0].is_transactional and any(script.has_rows for script in scripts):
+            self._run_with_rows(connection, settings, scripts, recorded)
+            return
         try:
-            if group[0].is_transactional:
+            if not group[0].is_transactional:
+                tenants.run_alone(connection, settings, scripts[0].pieces, recorded[0])
+            else:
                 text = "\n;\n".join(script.text for script in scripts)
                 tenants.commit_script(connection, settings, text, recorded)
-            else:
-                tenants.run_alone(connection, settings, scripts[0].statements, recorded[0])
         except tenants.ScriptError as error:
             where = scripts[0].file
             if group[0].is_transactional and error.line is not None:
@@ -142,6 +147,22 @@ class SqlHand:
             elif len(scripts) > 1:
                 where = f"{scripts[0].file} to {scripts[-1].file}"
             raise tenants.ScriptError(error.sqlstate, f"{where}: {error.message}", None) from None
+
+    def _run_with_rows(
+        self,
+        connection: Connection[TupleRow],
+        settings: tenants.TenantSettings,
+        scripts: Sequence[Script],
+        recorded: Sequence[tenants.Recorded],
+    ) -> None:
+        for script in scripts:
+            try:
+                tenants.run_pieces(connection, script.pieces)
+            except tenants.ScriptError as error:
+                line = "" if error.line is None else f" line {error.line}"
+                message = f"{script.file}{line}: {error.message}"
+                raise tenants.ScriptError(error.sqlstate, message, None) from None
+        tenants.commit_script(connection, settings, "", recorded)
 
     def _settings(self, job: Job) -> tenants.TenantSettings:
         return tenants.TenantSettings(

@@ -127,6 +127,8 @@ class Source:
     """Where sql and python sources keep the tenant's version; the others have tables of theirs."""
     url_variable: str = ""
     """A variable of the environment in which Alembic's env.py expects the database's URL."""
+    recursive: bool = False
+    """Whether SQL files in folders below the source's are read, too."""
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.address}"
@@ -142,6 +144,7 @@ class Source:
             "also_search": list(self.also_search),
             "version_table": self.version_table,
             "url_variable": self.url_variable,
+            "recursive": self.recursive,
         }
 
     @classmethod

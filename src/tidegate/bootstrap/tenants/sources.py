@@ -51,6 +51,11 @@ class Opened:
     folder: Folder | None = None
 
     @property
+    def ignored(self) -> tuple[str, ...]:
+        """What lies in the folder and is not run, each with the reason."""
+        return () if self.folder is None else self.folder.ignored
+
+    @property
     def backlog(self) -> int:
         """Jobs that may wait for each thread: many when a tenant takes milliseconds."""
         return SQL_BACKLOG if self.folder is not None else 1
@@ -166,7 +171,7 @@ class Sources:
         self._refuse_place(source)
         if source.kind is not SourceKind.SQL:
             return Opened(source, self._describe(source))
-        folder = read_folder(source.address)
+        folder = read_folder(source.address, recursive=source.recursive)
         check_unedited(source.address, folder.chain, self._store.recorded(source.name))
         return Opened(source, folder.chain, folder)
 
@@ -192,6 +197,11 @@ class Sources:
                     next_step="leave --python and --folder away",
                 )
             return
+        if source.recursive:
+            raise InvalidArgumentError(
+                f"a source of kind {source.kind} finds its own files",
+                next_step="leave --recursive away",
+            )
         paths = {
             "python": source.python,
             "folder": source.folder,

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from tidegate.engines.postgres.holders import Holder
+    from tidegate.engines.postgres.script import Piece
 
 LOCK_PREFIX: Final = "tidegate tenant "
 DEFAULT_SCHEMA: Final = "public"
+COPY_CHARACTERS: Final = 65_536
+"""Of the rows of a COPY, sent at once."""
 #: A version is stored elsewhere after the COMMIT, so that has to survive a crash of the server.
 _DURABLE: Final = (
     "pg_catalog.set_config('synchronous_commit',"
@@ -153,6 +156,8 @@ def _bounds(lock_timeout_s: float, statement_timeout_s: float, role: str) -> str
         "statement_timeout": _milliseconds(statement_timeout_s),
         "idle_in_transaction_session_timeout": _milliseconds(statement_timeout_s),
         "client_min_messages": "warning",
+        # Scripts are cut by the rules that this setting makes the server's, too.
+        "standard_conforming_strings": "on",
     }
     if role:
         values["role"] = role
@@ -200,10 +205,37 @@ def commit_script(
         raise _script_error(error, script) from None
 
 
+def run_pieces(connection: Connection[TupleRow], pieces: Sequence[Piece]) -> None:
+    """Run the pieces of a script one after another in the open transaction.
+
+    Raises:
+        ScriptError: one failed; everything was rolled back. Its line is that of the script.
+        psycopg.OperationalError: the connection broke.
+    """
+    for piece in pieces:
+        try:
+            _run_piece(connection, piece)
+        except errors.Error as error:
+            if connection.closed or connection.broken:
+                raise
+            connection.execute("ROLLBACK")
+            raise _script_error(error, piece.text, piece.line) from None
+
+
+def _run_piece(connection: Connection[TupleRow], piece: Piece) -> None:
+    cursor = connection.cursor()
+    if piece.rows is None:
+        cursor.execute(piece.text.encode())
+        return
+    with cursor.copy(piece.text.encode()) as copy:
+        for at in range(0, len(piece.rows), COPY_CHARACTERS):
+            copy.write(piece.rows[at : at + COPY_CHARACTERS])
+
+
 def run_alone(
     connection: Connection[TupleRow],
     settings: TenantSettings,
-    statements: Sequence[str],
+    pieces: Sequence[Piece],
     version: Recorded,
 ) -> None:
     """Run statements one by one outside of a transaction, then record their version.
@@ -220,17 +252,18 @@ def run_alone(
     )
     connection.execute(sql.SQL("SELECT pg_catalog.pg_advisory_lock({})").format(key))
     connection.execute("COMMIT")
-    statement = ""
+    piece: Piece | None = None
     try:
         connection.execute(_session(settings))
-        for statement in statements:
-            connection.execute(statement.encode())
+        for piece in pieces:
+            _run_piece(connection, piece)
         _refuse_invalid_indexes(connection, settings)
         connection.execute(_recording(connection, settings, [version]).encode())
     except errors.Error as error:
         if connection.closed or connection.broken:
             raise
-        raise _script_error(error, statement) from None
+        text, line = (piece.text, piece.line) if piece is not None else ("", 1)
+        raise _script_error(error, text, line) from None
     finally:
         if not (connection.closed or connection.broken):
             clean(connection)
@@ -241,6 +274,7 @@ def _session(settings: TenantSettings) -> sql.Composed:
     values = {
         "lock_timeout": _milliseconds(settings.lock_timeout_s),
         "statement_timeout": _milliseconds(settings.statement_timeout_s),
+        "standard_conforming_strings": "on",
     }
     if settings.schema:
         values["search_path"] = search_path(settings)
@@ -288,11 +322,11 @@ def _recording(
     return statement.as_string(connection)
 
 
-def _script_error(error: errors.Error, script: str) -> ScriptError:
+def _script_error(error: errors.Error, script: str, first_line: int = 1) -> ScriptError:
     position = error.diag.statement_position
     line = None
     if position is not None and position.isdigit() and int(position) <= len(script):
-        line = script.count("\n", 0, int(position) - 1) + 1
+        line = script.count("\n", 0, int(position) - 1) + first_line
     # The detail is left out: it holds values of rows.
     parts = (error.diag.message_primary or str(error), error.diag.context)
     text = "; ".join(" ".join(part.split()) for part in parts if part)

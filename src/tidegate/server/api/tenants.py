@@ -68,6 +68,7 @@ class SourceBody(Body):
     also_search: tuple[str, ...] = ()
     version_table: str = DEFAULT_VERSION_TABLE
     url_variable: str = ""
+    recursive: bool = False
 
 
 class UpgradeBody(Body):
@@ -204,7 +205,14 @@ def add_source(node: Node, body: SourceBody, dry_run: DryRun = False) -> Json:
         opened = sources.open(sources.check(body.name, body.source, **more))
     else:
         opened = sources.add(body.name, body.source, **more)
-    return one({**source_json(opened.source), "head": opened.target("head")}, dry_run=dry_run)
+    return one(
+        {
+            **source_json(opened.source),
+            "head": opened.target("head"),
+            "ignored": list(opened.ignored),
+        },
+        dry_run=dry_run,
+    )
 
 
 @router.get("/migrations/{name}")
@@ -215,7 +223,14 @@ def show_source(node: Node, name: str) -> Json:
         {"id": each.id, "name": each.name, "transaction": each.is_transactional}
         for each in opened.chain.versions
     ]
-    return one({**source_json(opened.source), "head": opened.target("head"), "versions": versions})
+    return one(
+        {
+            **source_json(opened.source),
+            "head": opened.target("head"),
+            "versions": versions,
+            "ignored": list(opened.ignored),
+        }
+    )
 
 
 @router.delete("/migrations/{name}")
