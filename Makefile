@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 # Tests mostly wait for servers: more processes than cores pay.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
-.PHONY: help setup demo test check lint types conformance bench docs clean
+.PHONY: help setup demo test check soak lint types conformance bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -25,6 +25,9 @@ test: $(STAMP) lint types ## everything that must hold before a change ships
 
 check: $(STAMP) lint types ## the quick half of `make test`
 	@$(PYTEST) -m "not slow" $(ARGS)
+
+soak: $(STAMP) ## long runs with random faults (SEED=number, MINUTES=10 for each, ARGS=files or options)
+	@$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: $(STAMP) ## style
 	@$(BIN)/ruff check -q .

@@ -12,4 +12,5 @@ pytest_plugins = [
     "fix_cluster",
     "fix_tenants",
     "fix_tls",
+    "fix_soak",
 ]
