@@ -85,7 +85,7 @@ def job_of(snapshot: Snapshot, tenant: Tenant, target: str) -> Job | Outcome:
         endpoint = endpoint_of(snapshot, tenant.place)
     except TidegateError as error:
         return Outcome.failed(Cause.CONNECTION, error.message)
-    return Job(tenant.id, tenant.name, tenant.place, endpoint, target)
+    return Job(tenant.id, tenant.name, tenant.place, endpoint, target, tuple(tenant.versions))
 
 
 def endpoint_of(snapshot: Snapshot, place: Place) -> Endpoint:

@@ -19,8 +19,10 @@ import psycopg
 from tidegate import steps
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result, cause_of, refusal
 from tidegate.bootstrap.tenants.versions import Standing, groups, look_at
+from tidegate.bootstrap.tenants.worker.tidegate_records import Asker, Row, own
 from tidegate.engines.postgres import holders, tenants
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.tenant_records import Recorded
 from tidegate.errors import AuthenticationError, ConnectError, TidegateError
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from tidegate.bootstrap.tenants.folder import Folder, Script
     from tidegate.bootstrap.tenants.model import Place, RunOptions, Source
-    from tidegate.bootstrap.tenants.versions import Version
+    from tidegate.bootstrap.tenants.versions import Look, Version
     from tidegate.topology.connections import Endpoint
 
 CONNECTIONS_MAX: Final = 4
@@ -55,6 +57,8 @@ class Job:
     place: Place
     endpoint: Endpoint
     target: str
+    stored: tuple[str, ...] = ()
+    """The sources of which the cluster database has a version for it."""
 
 
 class Hand(Protocol):
@@ -68,10 +72,23 @@ class Hand(Protocol):
 
 
 class SqlHand:
-    """Runs the files of a folder."""
+    """Runs the files of a folder.
 
-    def __init__(self, folder: Folder, source: Source, options: RunOptions) -> None:
+    Args:
+        folder: as it was read.
+        source: it belongs to.
+        options: of the run.
+        others: sources that keep their versions in the same table.
+    """
+
+    def __init__(
+        self, folder: Folder, source: Source, options: RunOptions, others: Sequence[str] = ()
+    ) -> None:
         self._folder = folder
+        self._chain = folder.chain
+        self._hashes = {version.id: version.sha256 for version in self._chain.versions}
+        self._names = {version.id: version.name for version in self._chain.versions}
+        self._others = tuple(others)
         self._source = source
         self._options = options
         self._open: OrderedDict[tuple[Endpoint, str], Connection[TupleRow]] = OrderedDict()
@@ -100,16 +117,13 @@ class SqlHand:
         first: str | None = None
         try:
             while True:
-                look = look_at(
-                    self._folder.chain, tenants.begin(connection, self._settings(job)), job.target
-                )
+                look, refused = self._look(connection, job)
                 first = look.current if first is None else first
-                refused = refusal(look, job.target)
-                if refused is not None:
+                if refused:
                     tenants.rollback(connection)
                     return Outcome.failed(Cause.VERSION, refused)
                 if look.standing is Standing.AT_TARGET:
-                    tenants.rollback(connection)
+                    tenants.commit(connection)
                     break
                 group = groups(look.pending)[0]
                 self._run(connection, job, group)
@@ -127,9 +141,21 @@ class SqlHand:
         finally:
             self._clean(job, connection)
 
+    def _look(self, connection: Connection[TupleRow], job: Job) -> tuple[Look, str]:
+        """How the tenant stands, in its transaction, and why it must not be upgraded."""
+        settings = self._settings(job)
+        rows = tenants.begin(connection, settings)
+        asker = Asker(self._source.name, self._hashes, self._names, self._others, job.stored)
+        found = own([Row(*row) for row in rows], asker)
+        look = look_at(self._chain, [(row.version, row.sha256) for row in found.rows], job.target)
+        refused = found.refusal or refusal(look, job.target) or ""
+        if found.adopted and not refused:
+            tenants.adopt(connection, settings, found.adopted)
+        return look, refused
+
     def _run(self, connection: Connection[TupleRow], job: Job, group: tuple[Version, ...]) -> None:
         settings = self._settings(job)
-        recorded = [tenants.Recorded(v.id, v.name, v.sha256) for v in group]
+        recorded = [Recorded(v.id, v.name, v.sha256) for v in group]
         scripts = [self._folder.of(version.id) for version in group]
         if group[0].is_transactional and any(script.has_rows for script in scripts):
             self._run_with_rows(connection, settings, scripts, recorded)
@@ -153,7 +179,7 @@ class SqlHand:
         connection: Connection[TupleRow],
         settings: tenants.TenantSettings,
         scripts: Sequence[Script],
-        recorded: Sequence[tenants.Recorded],
+        recorded: Sequence[Recorded],
     ) -> None:
         for script in scripts:
             try:
@@ -169,6 +195,7 @@ class SqlHand:
             schema=job.place.schema,
             also_search=self._source.also_search,
             role=self._source.role,
+            source=self._source.name,
             version_table=self._source.version_table,
             lock_timeout_s=self._options.lock_timeout_s,
             statement_timeout_s=self._options.statement_timeout_s,
@@ -210,7 +237,7 @@ class SqlHand:
         with contextlib.suppress(psycopg.Error):
             tenants.rollback(connection)
             if cause is Cause.LOCK:
-                found = tenants.lock_holders(connection, self._settings(job).version_schema)
+                found = tenants.lock_holders(connection, self._settings(job))
                 message += f"; locks are held by {holders.describe(found)}"
         return Outcome.failed(cause, message)
 

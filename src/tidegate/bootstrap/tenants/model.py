@@ -100,6 +100,11 @@ class SourceKind(StrEnum):
         """Whether its migrations are programs, and run in worker processes."""
         return self is not SourceKind.SQL
 
+    @property
+    def has_version_table(self) -> bool:
+        """Whether its versions are kept in a table of ours; the others have tables of theirs."""
+        return self in {SourceKind.SQL, SourceKind.PYTHON}
+
 
 DEFAULT_VERSION_TABLE: Final = "tidegate_migration"
 

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,12 +33,13 @@ from tidegate.bootstrap.tenants.faults import MigrationSourceError
 from tidegate.bootstrap.tenants.hands import COMMITTED
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result, cause_of
 from tidegate.bootstrap.tenants.versions import Chain, Version
+from tidegate.engines.postgres import tenant_records, tenants
 from tidegate.engines.postgres.connection import TRANSPORT
 from tidegate.errors import TidegateError
 from tidegate.topology.connections import redacted, resolve_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tidegate.bootstrap.tenants.hands import Job
     from tidegate.bootstrap.tenants.model import RunOptions, Source
@@ -187,7 +188,10 @@ def describe(source: Source) -> tuple[Chain, tuple[str, ...]]:
         worker.close()
     if answer["result"] != "done":
         raise _unloadable(source, str(answer["message"]))
-    versions = tuple(Version(id=each["id"], name=each["name"]) for each in answer["versions"])
+    versions = tuple(
+        Version(id=each["id"], name=each["name"], sha256=each.get("sha256", ""))
+        for each in answer["versions"]
+    )
     return Chain(versions, tuple(answer.get("heads", ()))), tuple(answer["files"])
 
 
@@ -202,8 +206,9 @@ def _unloadable(source: Source, why: str) -> MigrationSourceError:
 class ProgramHand:
     """Runs a source's programs in a worker process of its own."""
 
-    def __init__(self, source: Source, options: RunOptions) -> None:
+    def __init__(self, source: Source, options: RunOptions, others: Sequence[str] = ()) -> None:
         self._source = source
+        self._others = tuple(others)
         self._options = options
         self._worker: Worker | None = None
 
@@ -268,10 +273,22 @@ class ProgramHand:
                 "database": connection.get("dbname", ""),
             },
             "connection": connection,
+            "records": self._records(job),
             "bounds": {
                 "lock_timeout_ms": round(self._options.lock_timeout_s * 1000),
                 "statement_timeout_ms": round(self._options.statement_timeout_s * 1000),
             },
+        }
+
+    def _records(self, job: Job) -> dict[str, Any]:
+        """What a worker needs to know of the tenant's version table."""
+        schema = job.place.schema or tenants.DEFAULT_SCHEMA
+        given = tenant_records.statements(schema, self._source.version_table)
+        return {
+            **asdict(given),
+            "source": self._source.name,
+            "others": self._others,
+            "stored": job.stored,
         }
 
 

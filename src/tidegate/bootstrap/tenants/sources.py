@@ -49,6 +49,8 @@ class Opened:
     source: Source
     chain: Chain
     folder: Folder | None = None
+    others: tuple[str, ...] = ()
+    """Names of the registered sources that keep their versions in the same table."""
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -67,8 +69,8 @@ class Opened:
     def hand(self, options: RunOptions) -> Hand:
         """A hand for one thread."""
         if self.folder is None:
-            return ProgramHand(self.source, options)
-        return SqlHand(self.folder, self.source, options)
+            return ProgramHand(self.source, options, self.others)
+        return SqlHand(self.folder, self.source, options, self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,42 @@ class _Described:
     chain: Chain
     files: tuple[str, ...]
     marks: tuple[tuple[str, int, int], ...]
+
+
+def sharing(source: Source, registered: Sequence[Source]) -> list[Source]:
+    """The other sources that keep their versions in the same table of a tenant."""
+    if not source.kind.has_version_table:
+        return []
+    return [
+        each
+        for each in registered
+        if each.name != source.name
+        and each.kind.has_version_table
+        and each.version_table == source.version_table
+    ]
+
+
+def refuse_clash(source: Source, registered: Sequence[Source]) -> None:
+    """Refuse a source that cannot share its version table with one that is registered.
+
+    Raises:
+        InvalidArgumentError: another has the same address, or runs as another role.
+    """
+    for other in sharing(source, registered):
+        if other.address == source.address and other.kind is source.kind:
+            raise InvalidArgumentError(
+                f"{source} is the migration source {other.name!r} already; under two names each"
+                " tenant would get its versions twice",
+                next_step=f"use --from {other.name}, or give this one a version table of its own:"
+                " --version-table NAME",
+            )
+        if other.role != source.role:
+            raise InvalidArgumentError(
+                f"migration source {other.name!r} keeps its versions in the table"
+                f" {other.version_table}, which belongs to another role",
+                next_step="give this one a table of its own: --version-table"
+                f" {other.version_table}_{source.name}"[:120],
+            )
 
 
 def _plain(path: str | Path) -> Path:
@@ -129,6 +167,7 @@ class Sources:
         """The source of these words, if it may be run here; nothing is read yet."""
         source = parse_source(check_name(name, "migration source"), text, **more)
         self._refuse_place(source)
+        refuse_clash(source, self._store.sources())
         return source
 
     def find(self, given: str | None) -> Source:
@@ -155,6 +194,9 @@ class Sources:
         if given in registered:
             return registered[given]
         if is_written_source(given):
+            same = [each for each in registered.values() if str(each) == given]
+            if len(same) == 1:
+                return same[0]
             source = parse_source(given, given)
             self._refuse_place(source)
             return source
@@ -169,11 +211,12 @@ class Sources:
             MigrationSourceError: it cannot be read, or must not be run.
         """
         self._refuse_place(source)
+        others = tuple(each.name for each in sharing(source, self._store.sources()))
         if source.kind is not SourceKind.SQL:
-            return Opened(source, self._describe(source))
+            return Opened(source, self._describe(source), others=others)
         folder = read_folder(source.address, recursive=source.recursive)
         check_unedited(source.address, folder.chain, self._store.recorded(source.name))
-        return Opened(source, folder.chain, folder)
+        return Opened(source, folder.chain, folder, others)
 
     def _describe(self, source: Source) -> Chain:
         """The versions of programs; a worker is asked again when one of their files has changed."""

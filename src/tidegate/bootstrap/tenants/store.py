@@ -196,12 +196,13 @@ class TenantStore:
         return found[0]
 
     def by_ids(self, ids: Sequence[str]) -> dict[str, Tenant]:
-        """Tenants by their ids; those that are gone are left out."""
+        """Tenants with their stored versions, by id; those that are gone are left out."""
         rows: list[Row[Any]] = []
         with self._database.read() as connection:
             for part in slices(ids):
                 rows += connection.execute(select(TENANT).where(TENANT.c.id.in_(part))).all()
-        return {tenant.id: tenant for tenant in _joined(rows, ())}
+            found = _with_versions(connection, rows)
+        return {tenant.id: tenant for tenant in found}
 
     def rename(self, tenant: Tenant, name: str) -> Tenant:
         """Give a tenant another name.

@@ -5,6 +5,10 @@ tenant's lock and reads its versions, one that runs the script, records the vers
 The lock makes two that upgrade the same tenant take turns, whoever they are; the second one reads
 what the first has committed. It must not decide what is to be run.
 
+The lock is never waited for inside a transaction: one that waits holds a snapshot, and whoever has
+the lock may be building an index concurrently, which waits for every older snapshot. It is tried,
+and the transaction is rolled back between two attempts.
+
 A script is sent whole, through the simple protocol: the server cuts it. It runs under the role's
 own settings, as it would in psql, but for the search path, which is the tenant's, and the bounds.
 """
@@ -12,12 +16,13 @@ own settings, as it would in psql, but for the search path, which is the tenant'
 from __future__ import annotations
 
 import functools
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import errors, sql
 
-from tidegate.engines.postgres import holders
+from tidegate.engines.postgres import holders, tenant_records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +32,16 @@ if TYPE_CHECKING:
 
     from tidegate.engines.postgres.holders import Holder
     from tidegate.engines.postgres.script import Piece
+    from tidegate.engines.postgres.tenant_records import Recorded
+
+#: A row of the version table: source, version, name, hash, the statement begun last, if any.
+type FoundRow = tuple[str, str, str, str, int | None]
 
 LOCK_PREFIX: Final = "tidegate tenant "
 DEFAULT_SCHEMA: Final = "public"
+FIRST_PAUSE_S: Final = 0.01
+LONGEST_PAUSE_S: Final = 0.25
+"""Between two attempts at the tenant's lock."""
 COPY_CHARACTERS: Final = 65_536
 """Of the rows of a COPY, sent at once."""
 #: A version is stored elsewhere after the COMMIT, so that has to survive a crash of the server.
@@ -49,6 +61,8 @@ class TenantSettings:
     """Empty when the tenant is its whole database; its search path is then left alone."""
     also_search: tuple[str, ...]
     role: str
+    source: str
+    """Whose versions are recorded."""
     version_table: str
     lock_timeout_s: float
     statement_timeout_s: float
@@ -58,14 +72,15 @@ class TenantSettings:
         """The schema of the version table."""
         return self.schema or DEFAULT_SCHEMA
 
+    @property
+    def statements(self) -> tenant_records.Statements:
+        """What is sent to its version table."""
+        return _statements(self.version_schema, self.version_table)
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """One version as the tenant has it recorded."""
-
-    id: str
-    name: str
-    sha256: str
+    @property
+    def lock_key(self) -> str:
+        """What the tenant's advisory lock is named by, before it is hashed."""
+        return f"{LOCK_PREFIX}{self.version_schema}"
 
 
 class TenantMissingError(Exception):
@@ -85,66 +100,95 @@ class ScriptError(Exception):
         """The line of the script, when the server said where."""
 
 
-def begin(
-    connection: Connection[TupleRow], settings: TenantSettings
-) -> tuple[tuple[str, str], ...]:
-    """Begin the tenant's transaction, take its lock, and read its versions: id and hash.
+@functools.lru_cache(maxsize=64)
+def _statements(schema: str, table: str) -> tenant_records.Statements:
+    return tenant_records.statements(schema, table)
+
+
+def begin(connection: Connection[TupleRow], settings: TenantSettings) -> tuple[FoundRow, ...]:
+    """Begin the tenant's transaction, take its lock, and read its versions.
 
     The transaction is left open; the version table is there.
 
     Raises:
         TenantMissingError: there is no such schema; no transaction is open.
-        psycopg.Error: the lock was not free in time, or the server failed.
+        ScriptError: the tenant's lock was not free within the bound of locks.
+        psycopg.Error: the server failed.
     """
-    table = sql.Identifier(settings.version_schema, settings.version_table)
-    read = sql.SQL("SELECT version, sha256 FROM {}").format(table)
-    cursor = connection.cursor()
-    try:
-        cursor.execute(f"{_opening(settings)}; {read.as_string()}".encode())
-    except errors.UndefinedTable:
+    deadline = time.monotonic() + settings.lock_timeout_s
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            found = _attempt(connection, settings)
+        except (errors.UndefinedTable, errors.UndefinedColumn) as error:
+            connection.execute("ROLLBACK")
+            found = _attempt_first(connection, settings, is_old=error.sqlstate == "42703")
+        if found is not None:
+            return found
         connection.execute("ROLLBACK")
-        return _begin_first(connection, settings)
-    while cursor.nextset():
-        pass
-    return tuple(cursor.fetchall())
+        if time.monotonic() >= deadline:
+            raise ScriptError(
+                errors.LockNotAvailable.sqlstate,
+                f"another session has been upgrading the tenant for {settings.lock_timeout_s:g} s",
+                None,
+            )
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def _begin_first(
+def _attempt(
     connection: Connection[TupleRow], settings: TenantSettings
-) -> tuple[tuple[str, str], ...]:
-    """The same for a tenant without a version table, which is made."""
+) -> tuple[FoundRow, ...] | None:
+    """One attempt, in one round trip; None when the lock is another's."""
+    cursor = connection.execute(f"{_opening(settings)}; {settings.statements.read}".encode())
+    locked, rows = _results(cursor)[-2:]
+    return tuple(rows) if locked[0][0] else None
+
+
+def _results(cursor: Any) -> list[list[Any]]:
+    """The rows of each statement of a script that answers with some."""
+    found = []
+    while True:
+        if cursor.description is not None:
+            found.append(cursor.fetchall())
+        if not cursor.nextset():
+            return found
+
+
+def _attempt_first(
+    connection: Connection[TupleRow], settings: TenantSettings, *, is_old: bool
+) -> tuple[FoundRow, ...] | None:
+    """The same for a tenant whose version table is to be made, or to be brought up to date."""
+    locked = _results(connection.execute(_opening(settings).encode()))[-1]
+    if not locked[0][0]:
+        return None
     schema = settings.version_schema
-    connection.execute(_opening(settings).encode())
-    found = connection.execute(
-        sql.SQL("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {}").format(
-            sql.Literal(schema)
-        )
-    ).fetchone()
-    if found is None:
+    if not has_schema(connection, schema):
         connection.execute("ROLLBACK")
         raise TenantMissingError(schema)
-    table = sql.Identifier(schema, settings.version_table)
-    connection.execute(
-        sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {} (version text NOT NULL PRIMARY KEY,"
-            " name text NOT NULL, sha256 text NOT NULL,"
-            " applied_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp())"
-        ).format(table)
-    )
-    read = sql.SQL("SELECT version, sha256 FROM {}").format(table)
-    return tuple(connection.execute(read).fetchall())
+    statements = settings.statements
+    connection.execute((statements.renew if is_old else statements.make).encode())
+    return tuple(connection.execute(statements.read.encode()).fetchall())
+
+
+def has_schema(connection: Connection[TupleRow], schema: str) -> bool:
+    """Whether the schema is there."""
+    row = connection.execute(
+        "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s", [schema]
+    ).fetchone()
+    return row is not None
 
 
 def _opening(settings: TenantSettings) -> str:
-    """BEGIN, the settings of this transaction, the tenant's lock."""
+    """BEGIN, the settings of this transaction, an attempt at the tenant's lock."""
     calls = [_bounds(settings.lock_timeout_s, settings.statement_timeout_s, settings.role)]
     if settings.schema:
         path = sql.Literal(search_path(settings)).as_string()
         calls.append(f"pg_catalog.set_config('search_path', {path}, true)")
-    key = sql.Literal(f"{LOCK_PREFIX}{settings.version_schema}").as_string()
+    key = sql.Literal(settings.lock_key).as_string()
     return (
         f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT {', '.join(calls)};"
-        f" SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({key}, 0))"
+        f" SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({key}, 0))"
     )
 
 
@@ -195,7 +239,7 @@ def commit_script(
         psycopg.OperationalError: the connection broke; whether it was committed is unknown.
     """
     # The line feed ends a comment, the semicolon a statement, that the script may end with.
-    whole = f"{script}\n;{_recording(connection, settings, versions)}; COMMIT"
+    whole = f"{script}\n;{_recording(settings, versions)}; COMMIT"
     try:
         connection.execute(whole.encode())
     except errors.Error as error:
@@ -247,9 +291,7 @@ def run_alone(
         ScriptError: a statement failed; those before it stay.
         psycopg.OperationalError: the connection broke.
     """
-    key = sql.SQL("pg_catalog.hashtextextended({}, 0)").format(
-        sql.Literal(f"{LOCK_PREFIX}{settings.version_schema}")
-    )
+    key = sql.SQL("pg_catalog.hashtextextended({}, 0)").format(sql.Literal(settings.lock_key))
     connection.execute(sql.SQL("SELECT pg_catalog.pg_advisory_lock({})").format(key))
     connection.execute("COMMIT")
     piece: Piece | None = None
@@ -258,7 +300,7 @@ def run_alone(
         for piece in pieces:
             _run_piece(connection, piece)
         _refuse_invalid_indexes(connection, settings)
-        connection.execute(_recording(connection, settings, [version]).encode())
+        connection.execute(_recording(settings, [version]).encode())
     except errors.Error as error:
         if connection.closed or connection.broken:
             raise
@@ -308,18 +350,21 @@ def _refuse_invalid_indexes(connection: Connection[TupleRow], settings: TenantSe
         )
 
 
-def _recording(
-    connection: Connection[TupleRow], settings: TenantSettings, versions: Sequence[Recorded]
-) -> str:
-    table = sql.Identifier(settings.version_schema, settings.version_table)
-    rows = [
-        sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, (v.id, v.name, v.sha256))))
-        for v in versions
-    ]
-    statement = sql.SQL("INSERT INTO {} (version, name, sha256) VALUES {}").format(
-        table, sql.SQL(", ").join(rows)
+def _recording(settings: TenantSettings, versions: Sequence[Recorded]) -> str:
+    return tenant_records.recording(
+        settings.version_schema, settings.version_table, settings.source, versions
     )
-    return statement.as_string(connection)
+
+
+def adopt(
+    connection: Connection[TupleRow], settings: TenantSettings, former: Sequence[str]
+) -> None:
+    """Give the rows of former sources to the source, in the open transaction."""
+    connection.execute(
+        tenant_records.adopting(
+            settings.version_schema, settings.version_table, settings.source, former
+        ).encode()
+    )
 
 
 def _script_error(error: errors.Error, script: str, first_line: int = 1) -> ScriptError:
@@ -376,15 +421,19 @@ def databases_named(connection: Connection[TupleRow], name: str) -> list[str]:
     return [row[0] for row in rows]
 
 
-def lock_holders(connection: Connection[TupleRow], schema: str) -> list[Holder]:
-    """Sessions that hold locks on relations of a schema now: who may have been in the way."""
+def lock_holders(connection: Connection[TupleRow], settings: TenantSettings) -> list[Holder]:
+    """Sessions that hold the tenant's lock or locks on its relations: who may be in the way."""
     pids = connection.execute(
         "SELECT DISTINCT l.pid FROM pg_catalog.pg_locks l"
-        " JOIN pg_catalog.pg_class c ON c.oid = l.relation"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE l.granted AND n.nspname = %s AND l.pid <> pg_catalog.pg_backend_pid()"
+        " LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation"
+        " LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace,"
+        " pg_catalog.hashtextextended(%s, 0) AS key"
+        " WHERE l.granted AND l.pid <> pg_catalog.pg_backend_pid()"
+        " AND (n.nspname = %s OR (l.locktype = 'advisory' AND l.objsubid = 1"
+        " AND l.classid::bigint = (key >> 32) & 4294967295"
+        " AND l.objid::bigint = key & 4294967295))"
         " AND l.database = (SELECT oid FROM pg_catalog.pg_database"
         " WHERE datname = pg_catalog.current_database())",
-        [schema],
+        [settings.lock_key, settings.version_schema],
     ).fetchall()
     return holders.of_sessions(connection, [pid for (pid,) in pids])

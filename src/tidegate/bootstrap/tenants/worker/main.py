@@ -6,8 +6,8 @@ psycopg2) is the user's. It reads one JSON request a line from standard input an
 JSON line each. What migrations print goes to standard error. At the end of its input it ends, so it
 never outlives its node by more than the tenant it is working on.
 
-The files beside are its adapters. They are loaded by name from this folder before the user's is on
-the path, so that neither hides the other.
+The files beside are its adapters and what they share. They are loaded by name from this folder
+before the user's is on the path, so that neither hides the other.
 """
 
 from __future__ import annotations

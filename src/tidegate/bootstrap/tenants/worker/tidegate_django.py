@@ -97,7 +97,7 @@ def upgrade(request: dict[str, Any]) -> dict[str, Any]:
     point(connection, request)
     try:
         connection.ensure_connection()
-        session.take_lock(connection.connection, request["tenant"])
+        session.take_lock(connection.connection, request)
         return _upgrade(connection, request)
     except session.TenantMissingError:
         return session.missing()

@@ -13,8 +13,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tidegate.bootstrap.tenants.worker import tidegate_records as records
     from tidegate.bootstrap.tenants.worker import tidegate_session as session
 else:
+    records = importlib.import_module("tidegate_records")
     session = importlib.import_module("tidegate_session")
 
 _open: dict[str, Any] = {}
@@ -40,7 +42,11 @@ def find(source: dict[str, Any]) -> tuple[Any, list[str], str]:
 def describe(source: dict[str, Any]) -> dict[str, Any]:
     """The versions in order."""
     _, versions, file = find(source)
-    return {"versions": [{"id": each, "name": ""} for each in versions], "files": [file]}
+    sha256 = records.identity(source["address"])
+    return {
+        "versions": [{"id": each, "name": "", "sha256": sha256} for each in versions],
+        "files": [file],
+    }
 
 
 def upgrade(request: dict[str, Any]) -> dict[str, Any]:
@@ -75,17 +81,11 @@ def _upgrade(
     except session.TenantMissingError:
         return session.missing()
     connection.autocommit = False
-    table = (
-        f"{session.quoted(session.version_schema(tenant))}"
-        f".{session.quoted(request['source']['version_table'])}"
-    )
-    session.execute(
-        connection,
-        f"CREATE TABLE IF NOT EXISTS {table} (version text NOT NULL PRIMARY KEY,"
-        " name text NOT NULL, sha256 text NOT NULL,"
-        " applied_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp())",
-    )
-    have = {row[0] for row in session.execute(connection, f"SELECT version FROM {table}")}  # noqa: S608 - quoted
+    table = _Table(connection, request)
+    found = table.own(versions)
+    if found.refusal:
+        return session.refused(found.refusal)
+    have = {row.version for row in found.rows}
     current = next((each for each in reversed(versions) if each in have), "")
     strangers = sorted(have - set(versions))
     if strangers:
@@ -103,15 +103,66 @@ def _upgrade(
         return session.refused(
             f"the tenant is at version {current} but lacks {missing[0]} before it", current
         )
-    if not missing:
-        return session.done(current, target, [])
-    _call(connection, function, tenant, missing, table)
+    if missing:
+        _call(connection, function, tenant, missing, table)
     connection.commit()
     return session.done(current, target, missing)
 
 
+class _Table:
+    """The version table of one tenant; the statements that have no values come from the node."""
+
+    def __init__(self, connection: Any, request: dict[str, Any]) -> None:
+        self._connection = connection
+        self._records = request["records"]
+        schema, name = session.version_schema(request["tenant"]), request["source"]["version_table"]
+        self._name = f"{session.quoted(schema)}.{session.quoted(name)}"
+        # Where values are given, the driver takes a percent sign for a placeholder.
+        self._escaped = self._name.replace("%", "%%")
+        self._sha256 = records.identity(request["source"]["address"])
+
+    def own(self, versions: list[str]) -> Any:
+        """The source's rows; the table is made, or brought up to date, if need be."""
+        given = self._records
+        columns = session.execute(
+            self._connection,
+            "SELECT attname::text FROM pg_catalog.pg_attribute WHERE attnum > 0"
+            " AND NOT attisdropped AND attrelid = pg_catalog.to_regclass(%s)",
+            (self._name,),
+        )
+        if not columns:
+            session.execute(self._connection, given["make"])
+        elif ("source",) not in columns:
+            session.execute(self._connection, given["renew"])
+        rows = [records.Row(*row) for row in session.execute(self._connection, given["read"])]
+        asker = records.Asker(
+            given["source"],
+            dict.fromkeys(versions, self._sha256),
+            others=tuple(given["others"]),
+            stored=tuple(given["stored"]),
+        )
+        found = records.own(rows, asker)
+        for former in found.adopted:
+            session.execute(
+                self._connection,
+                f"UPDATE {self._escaped} SET source = %s,"  # noqa: S608 - quoted
+                " sha256 = CASE sha256 WHEN '' THEN %s ELSE sha256 END WHERE source = %s",
+                (given["source"], self._sha256, former),
+            )
+        return found
+
+    def record(self, version: str) -> None:
+        """Record that a version is made."""
+        session.execute(
+            self._connection,
+            f"INSERT INTO {self._escaped} (source, version, name, sha256)"  # noqa: S608 - quoted
+            " VALUES (%s, %s, '', %s)",
+            (self._records["source"], version, self._sha256),
+        )
+
+
 def _call(
-    connection: Any, function: Any, tenant: dict[str, str], missing: list[str], table: str
+    connection: Any, function: Any, tenant: dict[str, str], missing: list[str], table: _Table
 ) -> None:
     began = session.execute(connection, "SELECT pg_catalog.txid_current()")
     for version in missing:
@@ -121,8 +172,4 @@ def _call(
                 f"the function ended the tenant's transaction while making version {version};"
                 " what it committed stays"
             )
-        session.execute(
-            connection,
-            f"INSERT INTO {table} (version, name, sha256) VALUES (%s, '', '')",  # noqa: S608 - quoted
-            (version,),
-        )
+        table.record(version)

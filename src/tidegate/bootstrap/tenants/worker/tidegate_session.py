@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import time
 from typing import Any
 
 LOCK_PREFIX = "tidegate tenant "
 DEFAULT_SCHEMA = "public"
+FIRST_PAUSE_S = 0.01
+LONGEST_PAUSE_S = 0.25
+"""Between two attempts at the tenant's lock."""
 
 
 class TenantMissingError(Exception):
     """The tenant's schema is not there."""
+
+
+class TenantLockedError(Exception):
+    """Another session has the tenant's lock."""
+
+    sqlstate = "55P03"
 
 
 def driver_name() -> str:
@@ -67,7 +77,7 @@ def options(request: dict[str, Any]) -> str:
     """The same as libpq's ``options``, for connections that others make."""
     words = []
     for name, value in settings(request).items():
-        escaped = value.replace("\\", "\\\\").replace(" ", "\\ ")
+        escaped = "".join(f"\\{each}" if each.isspace() or each == "\\" else each for each in value)
         words.append(f"-c {name}={escaped}")
     given = request["connection"].get("options", "")
     return " ".join([*([given] if given else []), *words])
@@ -91,22 +101,31 @@ def prepare(connection: Any, request: dict[str, Any]) -> None:
     """
     for name, value in settings(request).items():
         execute(connection, "SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
-    take_lock(connection, request["tenant"])
+    take_lock(connection, request)
 
 
-def take_lock(connection: Any, tenant: dict[str, str]) -> None:
-    """Take the tenant's lock for the session.
+def take_lock(connection: Any, request: dict[str, Any]) -> None:
+    """Take the tenant's lock for the session; the connection is in autocommit.
+
+    The lock is tried, never waited for: a statement that waits holds a snapshot, and whoever has
+    the lock may be building an index concurrently, which waits for every older snapshot.
 
     Raises:
         TenantMissingError: the schema is not there.
+        TenantLockedError: the lock was not free within the bound of locks.
     """
-    schema = version_schema(tenant)
-    key = f"{LOCK_PREFIX}{schema}"
-    execute(
-        connection,
-        "SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended(%s, 0))",
-        (key,),
-    )
+    schema = version_schema(request["tenant"])
+    bound_s = request["bounds"]["lock_timeout_ms"] / 1000
+    deadline = time.monotonic() + bound_s
+    attempt = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(%s, 0))"
+    pause_s = FIRST_PAUSE_S
+    while not execute(connection, attempt, (f"{LOCK_PREFIX}{schema}",))[0][0]:
+        if time.monotonic() >= deadline:
+            raise TenantLockedError(
+                f"another session has been upgrading the tenant for {bound_s:g} s"
+            )
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     found = execute(
         connection, "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s", (schema,)
     )
