@@ -118,6 +118,12 @@ def discover(
     common.items(answer, FOUND_COLUMNS)
     what = "registered" if register else "new; --register adds them"
     note(f"{len(answer['items'])} found, {answer['new']} {what}")
+    for each in answer["items"]:
+        if each["taken_by"]:
+            note(
+                f"not registered: {_where(each)}: the name {each['name']} belongs to "
+                f"{each['taken_by']}; choose another: tidegate tenant add NAME"
+            )
 
 
 @app.command(name="list", alias="get", help_epilogue="Example:  tidegate tenant list -o wide")

@@ -18,7 +18,7 @@ from make_apps import (
 )
 from tidegate.bootstrap.tenants.faults import MigrationSourceError
 from tidegate.bootstrap.tenants.model import ItemState, RunState
-from tidegate.errors import InvalidArgumentError
+from tidegate.errors import FailedPreconditionError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,6 +132,10 @@ def test_revisions_ahead_and_unknown_are_refused(estate: Estate, tmp_path: Path)
             "CREATE TABLE t002.alembic_version (version_num varchar(32) NOT NULL);"
             "INSERT INTO t002.alembic_version VALUES ('zz')"
         )
+    with pytest.raises(FailedPreconditionError, match=r"1 of 2 tenants are ahead of a1: t001"):
+        estate.upgrade(source=source, to="a1")
+    # The truth is in the tenant: it is refused there as well if the stored version is behind.
+    estate.service.tenants.store_version(estate.service.tenants.get("t001").id, source, "")
     run = estate.upgrade(source=source, to="a1")
     assert "ahead of a1" in failed(estate, run, "t001")
     assert "not among the revisions" in failed(estate, run, "t002")

@@ -16,10 +16,11 @@ from tidegate.bootstrap.tenants.model import (
     Source,
     SourceKind,
     Tenant,
+    check_name,
     parse_source,
 )
+from tidegate.bootstrap.tenants.names import escaped, named, unescaped
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result, cause_of, judge, refusal
-from tidegate.bootstrap.tenants.registry import named
 from tidegate.bootstrap.tenants.selection import Selection, select
 from tidegate.bootstrap.tenants.versions import (
     Chain,
@@ -101,6 +102,22 @@ def test_stored_versions_stand_as_the_chain_says() -> None:
     assert standing_of(CHAIN, "", "003") is Standing.BEHIND
     assert standing_of(CHAIN, "004", "003") is Standing.AHEAD
     assert standing_of(CHAIN, "x", "003") is Standing.UNKNOWN
+
+
+def test_a_tenant_is_ahead_of_what_comes_before_its_version() -> None:
+    """Situation tenants 9: told from the stored version, before anything runs."""
+    assert CHAIN.is_ahead("003", "002")
+    assert not CHAIN.is_ahead("002", "002")
+    assert not CHAIN.is_ahead("", "002")
+    assert not CHAIN.is_ahead("unknown", "002")
+
+
+def test_a_tenant_on_another_branch_is_not_ahead() -> None:
+    """Situation tenants 9, where revisions have branches: a, then b1 or b2, merged in c."""
+    parents = {"a": (), "b1": ("a",), "b2": ("a",), "c": ("b1", "b2")}
+    chain = Chain(tuple(Version(each, parents=before) for each, before in parents.items()), ("c",))
+    ahead = {(have, want) for have in parents for want in parents if chain.is_ahead(have, want)}
+    assert ahead == {("b1", "a"), ("b2", "a"), ("c", "a"), ("c", "b1"), ("c", "b2")}
 
 
 @given(st.lists(st.booleans(), max_size=12))
@@ -210,8 +227,45 @@ def test_found_schemas_get_names_that_are_free() -> None:
         ("acme@-80", False),
         ("acme@80-", False),
         ("globex", True),
-        ("a_b_c", False),
+        ("a~20b~2Fc", False),
     ]
+
+
+@given(st.lists(st.text(min_size=1, max_size=60).filter(lambda each: "\0" not in each)))
+def test_names_are_escaped_so_that_each_tells_its_schema(schemas: list[str]) -> None:
+    """Situation tenants 7: four schemas got one name."""
+    for schema in schemas:
+        assert unescaped(escaped(schema)) == schema
+        assert len(escaped(schema)) > 200 or check_name(escaped(schema), "tenant")
+    assert len({escaped(each) for each in schemas}) == len(set(schemas))
+
+
+def test_schemas_that_differ_in_one_sign_get_names_of_their_own() -> None:
+    """Situation tenants 7: ``t 1``, ``t%1``, ``t/1`` and ``t_1``."""
+    schemas = ["t 1", "t%1", "t/1", "t_1", "-t", "t", "t@0", "t~200"]
+    found = named([Place("saas", "0", schema=each) for each in schemas], [])
+    assert [each.name for each in found] == [
+        "t~201",
+        "t~251",
+        "t~2F1",
+        "t_1",
+        "~2Dt",
+        "t",
+        "t~400",
+        "t~7E200",
+    ]
+    assert not any(each.taken_by for each in found)
+
+
+def test_a_clash_concerns_its_pair_and_no_name_is_taken_from_its_owner() -> None:
+    """Situation tenants 7: one clash kept everything from being registered."""
+    owners = [
+        tenant(name, keyspace="other") for name in ("t_1", "t_1@0", "t_1@saas@0", "t_2", "t_3@0")
+    ]
+    places = [Place("saas", "0", schema=each) for each in ("t_1", "t_2", "t_3", "t_4")]
+    found = named(places, owners)
+    assert [each.name for each in found] == ["t_1", "t_2@0", "t_3", "t_4"]
+    assert [each.taken_by for each in found] == ["other/0 schema t_1", "", "", ""]
 
 
 def test_sources_are_written_so() -> None:

@@ -132,7 +132,7 @@ def test_tenants_ahead_edited_or_unknown_fail_alone(estate: Estate) -> None:
     estate.write("001_orders.sql", ORDERS)
     second = estate.write("002_total.sql", "ALTER TABLE orders ADD COLUMN total numeric;")
     estate.upgrade(tenants=("t001",))
-    estate.upgrade(to="001")
+    estate.upgrade(to="001", where="version<=001")
     second.unlink()
     source = f"sql:{estate.folder}/"  # the same folder under another name: nothing is recorded
     with estate.connect() as connection:
@@ -339,3 +339,40 @@ def test_many_that_ask_for_one_tenant_at_once_upgrade_it_once(estate: Estate) ->
         asked = list(pool.map(lambda _: estate.service.ensure("t001", estate.source), range(8)))
     assert {version for _, version in asked} == {"001"}
     assert [upgraded for upgraded, _ in asked].count(True) == 1
+
+
+def test_a_run_to_an_older_version_is_refused_before_anything_runs(estate: Estate) -> None:
+    """Situation tenants 9: the dry run said "would run", the real run failed and stayed stopped."""
+    estate.add_schemas(3)
+    estate.write("001_orders.sql", ORDERS)
+    estate.write("002_total.sql", "ALTER TABLE orders ADD COLUMN total numeric;")
+    estate.upgrade(tenants=("t001", "t002"))
+    for verb in (estate.service.plan, estate.service.upgrade):
+        with pytest.raises(FailedPreconditionError, match=r"2 of 3 tenants are ahead of 001: t001"):
+            verb(estate.request(to="001"))
+    assert estate.service.runs.all(limit=5)[1:] == []
+    assert estate.tables("t003") == []
+    run = estate.upgrade(to="001", where="version<=001")
+    assert run.state is RunState.DONE
+    assert estate.stored() == {"t001": "002", "t002": "002", "t003": "001"}
+
+
+def test_schemas_with_odd_names_are_found_registered_and_upgraded(estate: Estate) -> None:
+    """Situation tenants 7: ``t 1``, ``t%1``, ``t/1`` and ``t_1`` are four tenants."""
+    schemas = ["t 1", "t%1", "t/1", "t_1"]
+    estate.service.registry.add("t_1", estate.service.registry.place(keyspace="saas", schema="x"))
+    with estate.connect() as connection:
+        for schema in schemas:
+            connection.execute(f'CREATE SCHEMA "{schema}"'.encode())
+    found = estate.service.registry.discover("saas", schemas="t%", register=True)
+    assert {each.place.schema: each.name for each in found} == {
+        "t 1": "t~201",
+        "t%1": "t~251",
+        "t/1": "t~2F1",
+        "t_1": "t_1@0",
+    }
+    estate.write("001_orders.sql", ORDERS)
+    run = estate.upgrade(tenants=("t~*", "t_1@0"))
+    assert len(estate.in_state(run, ItemState.DONE)) == 4
+    for schema in schemas:
+        assert estate.recorded(schema) == ["001"]

@@ -23,6 +23,11 @@ IDENTIFIER_BYTES_MAX: Final = 63
 _NAME: Final = re.compile(r"[^\s/:,%*?#\x00-\x1f\x7f]+")
 
 
+def allowed_in_names(character: str) -> bool:
+    """Whether names may contain a character."""
+    return _NAME.fullmatch(character) is not None
+
+
 def check_name(name: str, what: str) -> str:
     """The name, if it may be one.
 

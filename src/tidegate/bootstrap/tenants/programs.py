@@ -189,7 +189,12 @@ def describe(source: Source) -> tuple[Chain, tuple[str, ...]]:
     if answer["result"] != "done":
         raise _unloadable(source, str(answer["message"]))
     versions = tuple(
-        Version(id=each["id"], name=each["name"], sha256=each.get("sha256", ""))
+        Version(
+            id=each["id"],
+            name=each["name"],
+            sha256=each.get("sha256", ""),
+            parents=tuple(each.get("parents", ())),
+        )
         for each in answer["versions"]
     )
     return Chain(versions, tuple(answer.get("heads", ()))), tuple(answer["files"])

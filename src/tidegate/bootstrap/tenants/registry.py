@@ -1,13 +1,14 @@
 """Which tenants there are: added by name, or found by a pattern on the shards of a keyspace.
 
-Decides what a place needs, and the names of tenants that are found. What is registered is a name
-and a place; a tenant's database is looked at by :meth:`Registry.discover` only.
+Decides what a place needs; the names of tenants that are found are decided in :mod:`.names`. What
+is registered is a name and a place; a tenant's database is looked at by :meth:`Registry.discover`
+only.
 """
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -15,9 +16,10 @@ import psycopg
 from tidegate.bootstrap.tenants.ground import endpoint_of
 from tidegate.bootstrap.tenants.hands import PURPOSE
 from tidegate.bootstrap.tenants.model import Place, Tenant, check_name
+from tidegate.bootstrap.tenants.names import Discovered, named
 from tidegate.engines.postgres import tenants as engine
 from tidegate.engines.postgres.connection import connect
-from tidegate.errors import InvalidArgumentError, NotFoundError
+from tidegate.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,15 +29,7 @@ if TYPE_CHECKING:
     from tidegate.topology.store import TopologyStore
 
 DISCOVERED_MAX: Final = 100_000
-
-
-@dataclass(frozen=True)
-class Discovered:
-    """One schema or database that fits a pattern."""
-
-    name: str
-    place: Place
-    is_registered: bool
+ATTEMPTS_MAX: Final = 3
 
 
 class Registry:
@@ -116,7 +110,8 @@ class Registry:
             shard: only this one.
             schemas: a pattern with ``%`` and ``_``.
             databases: likewise; one of the two must be given.
-            register: add those that are new, all or none.
+            register: add those that are new. One whose name belongs to another tenant is left
+                out; the others are added, all or none.
 
         Raises:
             NotFoundError: no such keyspace or shard.
@@ -137,37 +132,50 @@ class Registry:
                 f"keyspace {keyspace} has no serving shard",
                 next_step=f"tidegate shard list {keyspace}",
             )
-        places = []
-        for each in shards:
-            endpoint = endpoint_of(snapshot, Place(keyspace, each.name, schema="any"))
-            with connect(endpoint, purpose=PURPOSE) as connection:
-                try:
-                    names = (
-                        engine.schemas_like(connection, schemas)
-                        if schemas
-                        else engine.databases_like(connection, databases)
-                    )
-                except psycopg.DataError as error:
-                    raise InvalidArgumentError(
-                        f"{schemas or databases!r} is no pattern of LIKE: {error}",
-                        next_step="% stands for any characters, _ for one, a backslash before"
-                        " either for itself",
-                    ) from None
-            key = "schema" if schemas else "database"
-            places += [Place(keyspace, each.name, **{key: name}) for name in names]
+        places = [
+            place
+            for each in shards
+            for place in self._places(keyspace, each.name, schemas, databases)
+        ]
         assert len(places) <= DISCOVERED_MAX
-        found = named(places, self.tenants.all())
-        if register:
-            with self._database.read() as reading:
-                now = self._database.now(reading)
-            self.tenants.add(
-                [
-                    Tenant(str(uuid.uuid4()), each.name, each.place, now)
-                    for each in found
-                    if not each.is_registered
-                ]
-            )
-        return found
+        return self._register(places) if register else named(places, self.tenants.all())
+
+    def _places(self, keyspace: str, shard: str, schemas: str, databases: str) -> list[Place]:
+        """What fits the pattern on one shard."""
+        endpoint = endpoint_of(self._topology.read(), Place(keyspace, shard, schema="any"))
+        with connect(endpoint, purpose=PURPOSE) as connection:
+            try:
+                names = (
+                    engine.schemas_like(connection, schemas)
+                    if schemas
+                    else engine.databases_like(connection, databases)
+                )
+            except psycopg.DataError as error:
+                raise InvalidArgumentError(
+                    f"{schemas or databases!r} is no pattern of LIKE: {error}",
+                    next_step="% stands for any characters, _ for one, a backslash before"
+                    " either for itself",
+                ) from None
+        key = "schema" if schemas else "database"
+        return [Place(keyspace, shard, **{key: name}) for name in names]
+
+    def _register(self, places: Sequence[Place]) -> list[Discovered]:
+        """Add those that are new; named again when somebody else adds tenants meanwhile."""
+        with self._database.read() as reading:
+            now = self._database.now(reading)
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            found = named(places, self.tenants.all())
+            new = [each for each in found if not each.is_registered and not each.taken_by]
+            try:
+                self.tenants.add(
+                    [Tenant(str(uuid.uuid4()), each.name, each.place, now) for each in new]
+                )
+            except AlreadyExistsError:
+                if attempt == ATTEMPTS_MAX:
+                    raise
+            else:
+                return found
+        raise AssertionError("the last attempt returns or raises")
 
     def rename(self, name: str, new_name: str, *, dry_run: bool = False) -> Tenant:
         """Give a tenant another name; its schema or database keeps its own.
@@ -190,27 +198,3 @@ class Registry:
         if not dry_run:
             self.tenants.remove(tenant)
         return tenant
-
-
-def named(places: Sequence[Place], registered: Sequence[Tenant]) -> list[Discovered]:
-    """Names for places: that of the schema or database, with the shard where it is taken."""
-    there = {replace(tenant.place, tablet=""): tenant.name for tenant in registered}
-    taken = {tenant.name for tenant in registered}
-    found = []
-    for place in places:
-        if place in there:
-            found.append(Discovered(there[place], place, is_registered=True))
-            continue
-        plain = "".join("_" if c in "/:,%*?#" or c.isspace() else c for c in _own_name(place))
-        name = plain.removeprefix("-") or "tenant"
-        for candidate in (name, f"{name}@{place.shard}", f"{name}@{place.keyspace}@{place.shard}"):
-            name = candidate
-            if candidate not in taken:
-                break
-        taken.add(name)
-        found.append(Discovered(name, place, is_registered=False))
-    return found
-
-
-def _own_name(place: Place) -> str:
-    return place.schema or place.database

@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tidegate.bootstrap.tenants.hands import Hand, Job
+    from tidegate.bootstrap.tenants.model import Tenant
     from tidegate.bootstrap.tenants.versions import Chain
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.topology.store import TopologyStore
 
 ENSURES_MAX: Final = 8
 ENSURE_WAIT_S: Final = 5.0
+AHEAD_SHOWN: Final = 10
 
 CREATED = steps.declare(
     "tenant.run.created",
@@ -133,6 +135,7 @@ class TenantService:
             MigrationSourceError: the source must not be run.
             NotFoundError: there are no tenants, or one that was named is none.
             InvalidArgumentError: the target, a wave or a condition cannot be read.
+            FailedPreconditionError: tenants are ahead of the target.
         """
         spec = waves.parse_waves(request.wave, request.then)
         opened = self.sources.open(self.sources.find(request.source))
@@ -145,6 +148,7 @@ class TenantService:
                 next_step="tidegate tenant discover --keyspace K --schemas 'tenant_%' --register",
             )
         chosen = select(known, request.selection, source, opened.chain, target)
+        _refuse_ahead(chosen, source, opened.chain, target)
         verify = request.options.verify
         behind = [t for t in chosen if verify or t.versions.get(source) != target]
         cut = waves.plan_waves([tenant.name for tenant in behind], spec)
@@ -341,6 +345,24 @@ class TenantService:
         opened = self.sources.open(run.source)
         opened.target(run.target)
         return RunGround(self.tenants, self._topology, run, opened)
+
+
+def _refuse_ahead(tenants: Sequence[Tenant], source: str, chain: Chain, target: str) -> None:
+    """Refuse a run to a version that tenants are past, before anything is run.
+
+    Raises:
+        FailedPreconditionError: naming some of them.
+    """
+    ahead = [each for each in tenants if chain.is_ahead(each.versions.get(source, ""), target)]
+    if ahead:
+        shown = ", ".join(f"{each.name} ({each.versions[source]})" for each in ahead[:AHEAD_SHOWN])
+        more = f" and {len(ahead) - AHEAD_SHOWN} more" if len(ahead) > AHEAD_SHOWN else ""
+        raise FailedPreconditionError(
+            f"{len(ahead)} of {len(tenants)} tenants are ahead of {target}: {shown}{more};"
+            " nothing was run",
+            next_step=f"leave them out with --where 'version<={target}', or choose a later --to",
+            ahead=len(ahead),
+        )
 
 
 def _named(

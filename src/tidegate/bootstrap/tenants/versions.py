@@ -27,7 +27,9 @@ class Version:
     name: str = ""
     sha256: str = ""
     is_transactional: bool = True
-    """False: its statements run one by one, outside of a transaction."""
+    """False: its statements run one by one, outside a transaction."""
+    parents: tuple[str, ...] = ()
+    """The versions it builds on, where the order is no line (Alembic); empty where it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,24 @@ class Chain:
     def position(self, version: str) -> int | None:
         """The place of a version in the order, or None."""
         return next((n for n, each in enumerate(self.versions) if each.id == version), None)
+
+    def is_ahead(self, version: str, target: str) -> bool:
+        """Whether a version comes after the target; unknown versions do not."""
+        have, want = self.position(version), self.position(target)
+        if have is None or want is None or have <= want:
+            return False
+        parents = {each.id: each.parents for each in self.versions}
+        if not any(parents.values()):
+            return True
+        waiting, seen = [version], {version}
+        while waiting:
+            for parent in parents.get(waiting.pop(), ()):
+                if parent == target:
+                    return True
+                if parent not in seen:
+                    seen.add(parent)
+                    waiting.append(parent)
+        return False
 
 
 class Standing(StrEnum):

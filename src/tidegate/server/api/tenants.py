@@ -138,10 +138,16 @@ def discover_tenants(node: Node, body: DiscoverBody) -> Json:
         register=body.register_new,
     )
     answer = many(
-        {"name": each.name, **place_json(each.place), "registered": each.is_registered}
+        {
+            "name": each.name,
+            **place_json(each.place),
+            "registered": each.is_registered,
+            "taken_by": each.taken_by or None,
+        }
         for each in found
     )
-    answer["new"] = sum(1 for each in found if not each.is_registered)
+    answer["new"] = sum(1 for each in found if not each.is_registered and not each.taken_by)
+    answer["taken"] = sum(1 for each in found if each.taken_by)
     return answer
 
 

@@ -57,7 +57,14 @@ def describe(source: dict[str, Any]) -> dict[str, Any]:
     revisions = reversed(list(script.walk_revisions()))
     folders = [Path(script.dir) / "env.py", *map(Path, script._version_locations)]  # noqa: SLF001
     return {
-        "versions": [{"id": each.revision, "name": each.doc or ""} for each in revisions],
+        "versions": [
+            {
+                "id": each.revision,
+                "name": each.doc or "",
+                "parents": list(each._all_down_revisions),  # noqa: SLF001 - with depends_on
+            }
+            for each in revisions
+        ],
         "heads": list(script.get_heads()),
         "files": [source["address"], *map(str, folders)],
     }
