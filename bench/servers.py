@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import psycopg
 
-from tidegate.engines.postgres.local import LocalServer
+from tidegate.engines.postgres.local import LocalServer, local_folder
+from tidegate.secret import FOLDERS_VARIABLE
 from tidegate.topology.connections import Endpoint
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ SETTINGS = {
     "max_worker_processes": "16",
 }
 ROWS = 3_000_000
+os.environ[FOLDERS_VARIABLE] = str(local_folder())  # where the passwords of these servers lie
 COLUMNS = "id, a, b, c, payload, stamp"
 TABLE = (
     "CREATE TABLE public.rows (id bigint PRIMARY KEY, a integer, b bigint, c text,"

@@ -1,5 +1,14 @@
 """Fixtures every test may use; real servers are in ``fix_servers``."""
 
+import os
+import tempfile
+
+from tidegate.engines.postgres.local import local_folder
+from tidegate.secret import FOLDERS_VARIABLE
+
+# Passwords of throw-away servers lie here; nodes that tests start inherit it.
+os.environ[FOLDERS_VARIABLE] = f"{tempfile.gettempdir()}:{local_folder()}"
+
 pytest_plugins = [
     "fix_servers",
     "fix_databases",

@@ -105,9 +105,9 @@ def test_a_replication_session_takes_replication_commands(source_server: LocalSe
 def test_a_wrong_password_is_refused_and_never_shown(
     source_server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TIDEGATE_TEST_SECRET", "xyzzy-17")
+    monkeypatch.setenv("TIDEGATE_SECRET_TEST", "xyzzy-17")
     with pytest.raises(AuthenticationError) as caught:
-        connect(Endpoint(source_server.conninfo(), "env:TIDEGATE_TEST_SECRET"), purpose="test")
+        connect(Endpoint(source_server.conninfo(), "env:TIDEGATE_SECRET_TEST"), purpose="test")
     assert "xyzzy-17" not in str(caught.value) + str(caught.value.to_json())
     assert "password authentication failed" in str(caught.value)
 
@@ -137,4 +137,4 @@ def test_an_unreadable_connection_string_is_refused() -> None:
 
 def test_an_unset_secret_is_refused(source_server: LocalServer) -> None:
     with pytest.raises(SecretError):
-        connect(Endpoint(source_server.conninfo(), "env:TIDEGATE_NOT_SET"), purpose="test")
+        connect(Endpoint(source_server.conninfo(), "env:TIDEGATE_SECRET_NOT_SET"), purpose="test")

@@ -147,14 +147,14 @@ def test_the_topology_is_made_shown_and_removed(client: Client) -> None:
     changed = client.tablet.update("cell1-1", conninfo="host=elsewhere", check=False, dry_run=True)
     assert (changed["conninfo"], changed["dry_run"]) == ("host=elsewhere", True)
     assert client.tablet.show("cell1-1")["conninfo"] == "host=nowhere"
-    client.tablet.update("cell1-1", secret="env:PASSWORD", check=False)
+    client.tablet.update("cell1-1", secret="env:TIDEGATE_SECRET_X", check=False)
     shown = client.tablet.update("cell1-1", conninfo="host=elsewhere", check=False)
-    assert (shown["conninfo"], shown["secret"]) == ("host=elsewhere", "env:PASSWORD")
+    assert (shown["conninfo"], shown["secret"]) == ("host=elsewhere", "env:TIDEGATE_SECRET_X")
     assert client.tablet.update("cell1-1", without_secret=True, check=False)["secret"] is None
     with pytest.raises(InvalidArgumentError, match="password"):
         client.tablet.update("cell1-1", conninfo="host=x password=y", check=False)
     with pytest.raises(NotFoundError):
-        client.tablet.update("cell1-9", secret="env:PASSWORD", check=False)
+        client.tablet.update("cell1-9", secret="env:TIDEGATE_SECRET_X", check=False)
     assert [k["name"] for k in client.keyspace.list()["items"]] == ["ks1"]
     with pytest.raises(AlreadyExistsError):
         client.keyspace.create("ks1")
@@ -258,6 +258,14 @@ def test_a_second_node_on_the_same_state_is_refused(node: NodeProcess) -> None:
     [
         (["--listen", "nonsense"], {}, "TG-ARG-001"),
         (["--log-level", "loud"], {}, "log_level"),
+        (["--listen", "0.0.0.0:0"], {}, "insecure_listen"),
+        (["--listen", "[::]:0"], {}, "insecure_listen"),
+        (
+            ["--secret-folder", "/a", "--log-level", "x"],
+            {"TIDEGATE_BODY_MAX_BYTES": "1"},
+            "body_max",
+        ),
+        ([], {"TIDEGATE_SECRET_FOLDERS": "relative"}, "absolute"),
         ([], {"TIDEGATE_CONFIG": "/nowhere.toml"}, "does not exist"),
         (["--on-route-change", "/no/such/program x"], {}, "hook"),
         (["--state-dir", "/proc/nothing"], {}, "state directory"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -36,8 +37,22 @@ def serve(
     vindex_files: Annotated[
         str | None, Parameter(help="Folder of the files that parameters of vindexes may name.")
     ] = None,
+    secret_folder: Annotated[
+        list[str] | None,
+        Parameter(
+            help="Folder whose files tablets may name as secrets; more than once for several."
+            " Default: `secrets` in the state folder."
+        ),
+    ] = None,
+    secret_variables: Annotated[
+        str | None,
+        Parameter(help="Variables tablets may name as secrets; default: TIDEGATE_SECRET_*."),
+    ] = None,
     tls_cert: Annotated[str | None, Parameter(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[str | None, Parameter(help="Key of the certificate, PEM.")] = None,
+    insecure_listen: Annotated[
+        bool, Parameter(help="Allow to listen beyond this machine without TLS.")
+    ] = False,
     log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Run a node until SIGTERM or Ctrl-C, which stop its workers in order.
@@ -58,10 +73,18 @@ def serve(
             "on_route_change": on_route_change,
             "migrations_from": migrations_from,
             "vindex_files": vindex_files,
+            "secret_folders": ":".join(_absolute(secret_folder)) if secret_folder else None,
+            "secret_variables": secret_variables,
             "tls_cert": tls_cert,
             "tls_key": tls_key,
+            "insecure_listen": insecure_listen or None,
             "log_level": log_level,
         }
     )
     logs.configure(settings.log_level)
     serving.serve(settings)
+
+
+def _absolute(folders: list[str]) -> list[str]:
+    """Folders as the shell's user means them; the workers' folder may be another."""
+    return [os.path.abspath(folder) for folder in folders]  # noqa: PTH100 - links stay as written

@@ -91,7 +91,10 @@ def offline_threshold_s(setting: str | None) -> int:
     """
     if not setting:
         return DEFAULT_OFFLINE_S
-    if not setting.isdigit() or int(setting) <= HEARTBEAT_S:
+    if (
+        not (setting.isascii() and setting.isdecimal() and len(setting) < 10)
+        or int(setting) <= HEARTBEAT_S
+    ):
         raise InvalidArgumentError(
             f"an offline threshold of {setting!r} is out of bounds",
             next_step=f"give whole seconds above {HEARTBEAT_S:g}",

@@ -78,6 +78,12 @@ def describe(error: BaseException) -> str:
     return redacted(" ".join(text.split())) or type(error).__name__
 
 
+def _log_notes(error: BaseException) -> None:
+    """Details that are for the worker's log alone."""
+    for note in getattr(error, "__notes__", ()):
+        sys.stderr.write(f"{' '.join(note.split())}\n")
+
+
 @dataclass
 class _Patience:
     """How long the same transient error has been met, and how long to wait before the next try."""
@@ -153,12 +159,14 @@ class Worker:
             f"refused: {describe(error)}; tried again when the secret changes, or after a while"
         )
         self._progress.event("error", message=message, kind="refused")
+        _log_notes(error)
         self._record(None, message, except_at=error.details.get("endpoint"))
         return EXIT_REFUSED
 
     def _retry(self, error: BaseException, delay_s: float) -> None:
         message = f"retrying: {describe(error)}"
         self._progress.event("error", message=message, kind="transient", delay_s=delay_s)
+        _log_notes(error)
         self._record(None, message)
         self.stop.wait(delay_s)
 

@@ -49,7 +49,7 @@ def run(*, scale: int = 10, keep: bool = False, screen: Screen | None = None) ->
             stack.callback(world.destroy)
         screen.act("pgbench -i", f"{scale * ACCOUNTS_PER_SCALE:,} accounts")
         world.load(scale)
-        node = Node.start(folder / "node")
+        node = Node.start(folder / "node", secret_folder=folder)
         if not keep:
             stack.callback(node.stop)
         result = _play(world, node, screen, scale, stack)

@@ -32,12 +32,13 @@ class Node:
         return f"file:{self.state_dir / 'tokens'}"
 
     @classmethod
-    def start(cls, state_dir: Path) -> Self:
+    def start(cls, state_dir: Path, secret_folder: Path) -> Self:
         """Start ``tidegate serve`` and wait until it is ready."""
         state_dir.mkdir(mode=0o700)
         state = str(state_dir)
         listen = f"127.0.0.1:{free_port()}"
         options = ["--listen", listen, "--state-dir", state]
+        options += ["--secret-folder", str(secret_folder)]
         with (state_dir / "serve.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-m", "tidegate.cli.main", "serve", *options],

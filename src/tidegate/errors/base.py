@@ -75,6 +75,13 @@ class InvalidArgumentError(TidegateError):
     http_status = 400
 
 
+class TooLargeError(InvalidArgumentError):
+    """The request is larger than the node takes."""
+
+    code = "TG-ARG-003"
+    http_status = 413
+
+
 class NotFoundError(TidegateError):
     """Something the request names does not exist."""
 

@@ -15,12 +15,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 
 import tidegate
-from tidegate.errors import ApiLevelError, TidegateError
-from tidegate.server import problems
+from tidegate.errors import ApiLevelError, InvalidArgumentError, TidegateError
+from tidegate.server import metrics, problems
 from tidegate.server.api import cluster as cluster_api
 from tidegate.server.api import node as node_api
 from tidegate.server.api import tenants, topology, upgrade, vdiffs, workflows
+from tidegate.server.bounds import Bounds, check_headers
 from tidegate.server.forwarding import Forward
+from tidegate.server.headers import whole_number
 from tidegate.server.idempotency import Idempotency
 from tidegate.server.peers import peer_of
 
@@ -58,6 +60,7 @@ def create_app(runtime: Runtime | None) -> FastAPI:
         app.state.runtime = runtime
         app.add_middleware(Idempotency, runtime=runtime)
         app.add_middleware(Forward, runtime=runtime)
+        app.add_middleware(Bounds, body_max_bytes=runtime.settings.limits.body_max_bytes)
         app.add_middleware(Gate, runtime=runtime)
     return app
 
@@ -83,10 +86,11 @@ class Gate:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[LEVEL_HEADER] = str(node_api.API_LEVEL)
-                route = getattr(scope.get("route"), "path", "unknown")
-                metrics = self._runtime.condition.metrics
-                if metrics is not None:
-                    metrics.requests.labels(scope["method"], route, message["status"]).inc()
+                route = getattr(scope.get("route"), "path", metrics.OTHER)
+                method = scope["method"] if scope["method"] in metrics.METHODS else metrics.OTHER
+                counting = self._runtime.condition.metrics
+                if counting is not None:
+                    counting.requests.labels(method, route, message["status"]).inc()
             await send(message)
 
         try:
@@ -97,12 +101,19 @@ class Gate:
         await self._app(scope, receive, counted)
 
     def _check(self, request: Request) -> None:
+        check_headers(request.scope, self._runtime.settings.headers_max_bytes)
         if request.url.path in OPEN_PATHS:
             return
         if peer_of(request.scope) is None:  # a member has checked the token before it passed on
             self._runtime.tokens.check(request.headers.get("Authorization"))
-        wanted = request.headers.get(LEVEL_HEADER)
-        if wanted and wanted.isdigit() and int(wanted) > node_api.API_LEVEL:
+        level = request.headers.get(LEVEL_HEADER)
+        wanted = whole_number(level) if level else 0
+        if wanted is None:
+            raise InvalidArgumentError(
+                f"the header {LEVEL_HEADER} is no whole number",
+                next_step=f"send {LEVEL_HEADER}: {node_api.API_LEVEL}, or leave it out",
+            )
+        if wanted > node_api.API_LEVEL:
             raise ApiLevelError(
                 f"the request needs API level {wanted}, this node has {node_api.API_LEVEL}",
                 next_step="bring node and command line to the same version",

@@ -7,16 +7,26 @@ references to them.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
 
 from tidegate.cluster.database import FORMS, STORES
 from tidegate.errors import InvalidArgumentError
-from tidegate.topology.connections import redacted
+from tidegate.server.bounds import (
+    BODY_MAX_BYTES,
+    CONNECTIONS_MAX,
+    HEADERS_MAX_BYTES,
+    IDLE_S,
+    REQUEST_S,
+    Limits,
+)
+from tidegate.server.headers import whole_number
+from tidegate.topology.connections import DEFAULT_VARIABLES, Places, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +43,14 @@ def default_state_dir() -> Path:
         return Path("/var/lib/tidegate")
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "tidegate"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address to listen on."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Settings(BaseSettings):
@@ -79,15 +97,43 @@ class Settings(BaseSettings):
         description="Folder of the files that parameters of vindexes may name. Default: `vindexes`"
         " in the state directory.",
     )
+    secret_folders: str | None = Field(
+        None,
+        description="Folders, with colons between, below which the files lie that tablets may name"
+        " as secrets. Default: `secrets` in the state directory.",
+    )
+    secret_variables: str = Field(
+        DEFAULT_VARIABLES,
+        description="Variables that tablets may name as secrets, with commas between; `*` at the"
+        " end of one stands for any ending.",
+    )
     tls_cert: Path | None = Field(None, description="Certificate chain of the HTTP API, PEM.")
     tls_key: Path | None = Field(None, description="Key of that certificate, PEM.")
+    insecure_listen: bool = Field(
+        default=False,
+        description="Allow to listen beyond this machine without TLS; tokens can be read on the"
+        " way.",
+    )
+    body_max_bytes: int = Field(BODY_MAX_BYTES, ge=1024, description="Of one request's body.")
+    headers_max_bytes: int = Field(
+        HEADERS_MAX_BYTES, ge=1024, description="Of one request's first line and headers."
+    )
+    idle_s: float = Field(
+        IDLE_S, gt=0, description="How long a connection stays open between two requests."
+    )
+    request_s: float = Field(
+        REQUEST_S, gt=0, description="How long a request may take to arrive as a whole."
+    )
+    connections_max: int = Field(
+        CONNECTIONS_MAX, ge=1, description="Connections to the HTTP API, open at a time."
+    )
     log_level: str = Field("info", description="debug, info, warning or error.")
 
     @field_validator("listen")
     @classmethod
     def _is_address(cls, value: str) -> str:
         host, colon, port = value.rpartition(":")
-        if not (host and colon and port.isdigit() and int(port) < 65536):
+        if not (host and colon) or whole_number(port, largest=65535) is None:
             raise ValueError("write HOST:PORT, as in 127.0.0.1:8470")
         return value
 
@@ -95,7 +141,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_member_address(cls, value: str | None) -> str | None:
         host, colon, port = (value or "h:1").rpartition(":")
-        if not (host and colon and port.isdigit() and 0 < int(port) < 65535):
+        if not (host and colon and whole_number(port, largest=65534)):
             raise ValueError("write HOST:PORT; the next port must be free as well")
         return value
 
@@ -121,6 +167,46 @@ class Settings(BaseSettings):
         if any(not Path(each).is_absolute() for each in (value or "/").split(":")):
             raise ValueError("write absolute folders with colons between, as in /srv/app:/srv/jobs")
         return value
+
+    @model_validator(mode="after")
+    def _is_secure(self) -> Self:
+        if not (is_loopback(self.host) or self.tls_cert or self.insecure_listen):
+            raise ValueError(
+                f"{self.listen} can be reached from other machines, which needs tls_cert and"
+                " tls_key, or insecure_listen"
+            )
+        return self
+
+    @field_validator("secret_folders")
+    @classmethod
+    def _are_secret_folders(cls, value: str | None) -> str | None:
+        Places.parse(value, None)
+        return value
+
+    @field_validator("secret_variables")
+    @classmethod
+    def _are_variables(cls, value: str) -> str:
+        Places.parse(None, value)
+        return value
+
+    @property
+    def limits(self) -> Limits:
+        """Of the API's listener."""
+        return Limits(
+            self.body_max_bytes,
+            self.headers_max_bytes,
+            self.idle_s,
+            self.request_s,
+            self.connections_max,
+        )
+
+    @property
+    def secret_places(self) -> Places:
+        """Which files and variables a tablet may name as its secret."""
+        folders = self.secret_folders
+        if folders is None:
+            folders = str(self.state_dir.resolve() / "secrets")
+        return Places.parse(folders, self.secret_variables)
 
     @property
     def program_folders(self) -> tuple[Path, ...]:
@@ -188,7 +274,7 @@ def load(flags: Mapping[str, Any]) -> Settings:
         return Settings(**{key: value for key, value in flags.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
+        name = ".".join(map(str, first["loc"])) or "listen"
         reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
         raise InvalidArgumentError(
             f"setting {name}: {reason.removeprefix('Value error, ')}",

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
+import structlog
 
 from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.connection import connect, server_facts
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 PARALLEL: Final = 8
 RETAINED_LARGE_BYTES: Final = 10 * 1024**3
+
+log = structlog.get_logger("tidegate.doctor")
 
 
 def examine(services: Services) -> dict[str, Any]:
@@ -78,6 +81,8 @@ def _database(tablet: Tablet) -> dict[str, Any]:
             facts = server_facts(connection)
             kept = slots.own_slots(connection)
     except TidegateError as error:
+        notes = getattr(error, "__notes__", [])
+        log.warning("database not reached", tablet=tablet.alias, error=error.message, notes=notes)
         return {**shown, "reachable": False, "error": error.message}
     except psycopg.Error as error:
         return {**shown, "reachable": False, "error": redacted(str(error)).strip()}

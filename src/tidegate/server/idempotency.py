@@ -20,6 +20,7 @@ import structlog
 from tidegate.cluster.answers import Answer, Answers
 from tidegate.errors import ConflictError, InvalidArgumentError, TidegateError
 from tidegate.server import problems
+from tidegate.server.bounds import replaying
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 HEADER: Final = b"idempotency-key"
 REPLAYED: Final = (b"idempotency-replayed", b"true")
-BODY_MAX_BYTES: Final = 1024 * 1024
 #: How long a repetition waits for the first one's answer, and how often it looks.
 WAIT_S: Final = 20.0
 POLL_S: Final = 0.05
@@ -80,7 +80,7 @@ class Idempotency:
         if known is not None:
             await _send(send, known)
             return
-        await self._work(answers, name, scope, _replaying(body, receive), send)
+        await self._work(answers, name, scope, replaying(body, receive), send)
 
     async def _known(self, answers: Answers, key: str, request: str) -> Answer | None:
         """The answer given before; None: the request is to be worked on.
@@ -146,34 +146,15 @@ def _request_of(scope: Scope, body: bytes) -> str:
 
 
 async def _body_of(receive: Receive) -> bytes:
-    parts, size, more = [], 0, True
+    """The body, whose size :mod:`tidegate.server.bounds` has checked."""
+    parts, more = [], True
     while more:
         message = await receive()
         if message["type"] != "http.request":
             break  # the client has gone; what it said so far is no whole request
         parts.append(message.get("body", b""))
-        size += len(parts[-1])
         more = message.get("more_body", False)
-        if size > BODY_MAX_BYTES:
-            raise InvalidArgumentError(
-                f"a request with an Idempotency-Key has at most {BODY_MAX_BYTES} bytes",
-                next_step="send it without a key",
-            )
     return b"".join(parts)
-
-
-def _replaying(body: bytes, receive: Receive) -> Receive:
-    """The body once more, then what the server says."""
-    given = False
-
-    async def replay() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
 
 
 async def _send(send: Send, answer: Answer) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tidegate.server.services import Services
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+OTHER = "other"
+"""Label of a method or route that is none of ours, so that strangers make no new series."""
 
 
 class Metrics:

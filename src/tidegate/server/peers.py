@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tidegate.cluster.certificates import common_name, member_context
 from tidegate.errors import NotAMemberError
 from tidegate.server import problems
+from tidegate.server.bounds import Limits
+from tidegate.server.listener import BoundedProtocol, bounded, options_of
 
 if TYPE_CHECKING:
     import socket
@@ -33,8 +34,7 @@ JOIN_PATH: Final = "/peer/join"
 PEER_STATE: Final = "peer"
 ENDS_S: Final = 10.0
 GRACE_S: Final = 1
-KEEP_ALIVE_S: Final = 30
-CONNECTIONS_MAX: Final = 4096
+LIMITS: Final = Limits(idle_s=30, connections_max=4096)
 
 log = structlog.get_logger("tidegate.peers")
 
@@ -98,14 +98,12 @@ class PeerServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http=PeerProtocol,
-                ws="none",
+                http=bounded(PeerProtocol, LIMITS),
                 ssl_context_factory=lambda _config, _default: context,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                limit_concurrency=CONNECTIONS_MAX,
-                timeout_keep_alive=KEEP_ALIVE_S,
+                **options_of(LIMITS),
                 timeout_graceful_shutdown=GRACE_S,
             )
         )
@@ -129,7 +127,7 @@ class PeerServer:
             log.exception("peers' listener failed")
 
 
-class PeerProtocol(H11Protocol):
+class PeerProtocol(BoundedProtocol):
     """HTTP that knows its caller's certificate."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -37,6 +37,9 @@ def problem_of(error: TidegateError) -> dict[str, object]:
 
 def answer(error: TidegateError) -> JSONResponse:
     """The response."""
+    notes = getattr(error, "__notes__", ())
+    if notes:  # not for callers of the API
+        log.warning("request failed", code=error.code, error=error.message, notes=list(notes))
     headers = {"WWW-Authenticate": "Bearer"} if error.http_status == 401 else None
     return JSONResponse(
         problem_of(error), status_code=error.http_status, media_type=MEDIA_TYPE, headers=headers

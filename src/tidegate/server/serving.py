@@ -34,6 +34,7 @@ from tidegate.errors import InvalidArgumentError, NodeRunningError, TidegateErro
 from tidegate.server.api_extensions import API_EXTENSIONS
 from tidegate.server.app import create_app
 from tidegate.server.links import Links
+from tidegate.server.listener import BoundedProtocol, bounded, options_of
 from tidegate.server.metrics import Metrics
 from tidegate.server.node import UPDATES, Names, Node, change_holder, holder_name
 from tidegate.server.runtime import Condition, Runtime, Stage
@@ -309,6 +310,8 @@ def serve(settings: Settings) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(listening(settings))
         stack.callback(os.close, lock_state(settings))
+        (settings.state_dir / "secrets").mkdir(mode=0o700, exist_ok=True)
+        os.environ.update(settings.secret_places.to_environment())  # workers inherit it
         tokens = Tokens(settings.state_dir / "tokens")
         if tokens.ensure():
             log.info("api token made", file=str(settings.state_dir / "tokens"))
@@ -331,6 +334,8 @@ def serve(settings: Settings) -> None:
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=GRACE_S,
+            http=bounded(BoundedProtocol, settings.limits),
+            **options_of(settings.limits),
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
         )

@@ -2,7 +2,8 @@
 
 A connection string is libpq's, without a password. The password is a *reference*: ``env:NAME``,
 ``file:/path``, or nothing, when libpq finds one itself (passfile, peer, certificate). References
-are resolved at the moment of connecting and are the only thing stored, logged or shown.
+are resolved at the moment of connecting and are the only thing stored, logged or shown. They came
+in over the API, so they may only name places the node's configuration allows.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from tidegate.errors import InvalidArgumentError
-from tidegate.secret import redacted, resolve_secret
+from tidegate.secret import DEFAULT_VARIABLES, Places, redacted, resolve_secret
 
-__all__ = ["Endpoint", "redacted", "resolve_secret"]
+__all__ = ["DEFAULT_VARIABLES", "Endpoint", "Places", "redacted", "resolve_secret"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,14 @@ class Endpoint:
                 "a connection string must not contain a password",
                 next_step="pass the password as a reference: env:NAME or file:/path",
             )
+
+    def password(self) -> str | None:
+        """The password, read now, from a place this process may read secrets from.
+
+        Raises:
+            SecretError: the place is not allowed, or there is no secret.
+        """
+        return resolve_secret(self.secret, Places.of_environment())
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""

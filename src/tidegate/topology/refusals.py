@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tidegate.errors import AuthenticationError, SecretError, TidegateError
-from tidegate.topology.connections import resolve_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -59,7 +58,7 @@ class SecretDigest:
         digest = hashlib.blake2b(key=self._key, digest_size=16)
         for endpoint in endpoints:
             try:
-                content = resolve_secret(endpoint.secret) or ""
+                content = endpoint.password() or ""
             except SecretError:
                 content = ""
             for part in (endpoint.conninfo, endpoint.secret or "", content):

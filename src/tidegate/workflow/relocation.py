@@ -17,8 +17,14 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
-from tidegate.engines.postgres.connection import connect, server_facts
-from tidegate.errors import ConnectError, FailedPreconditionError, SecretError, TidegateError
+from tidegate.engines.postgres.connection import check_endpoint, connect, server_facts
+from tidegate.errors import (
+    ConnectError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    SecretError,
+    TidegateError,
+)
 from tidegate.topology.connections import Endpoint
 from tidegate.topology.records import Tablet, TabletType
 from tidegate.workflow.sessions import endpoint_of
@@ -170,6 +176,8 @@ def change_tablet(
         secret=None if without_secret else old.secret if secret is None else secret,
     )
 
+    check_endpoint(Endpoint(new.conninfo, new.secret))
+
     def change(found: Snapshot) -> Snapshot:
         if found.tablet(alias) != old:
             raise FailedPreconditionError(
@@ -232,8 +240,9 @@ def _known(
     try:
         with connect(Endpoint(old.conninfo, old.secret), purpose=PURPOSE) as session:
             place = place_of(session)
-    except (ConnectError, SecretError):
-        place = None  # gone, or its password has been changed: that may be why it is moved
+    except (ConnectError, SecretError, InvalidArgumentError):
+        # gone, its password has been changed, or not allowed any more: that may be why it is moved
+        place = None
     recorded: set[tuple[str, int]] = set()
     missing, found = [], False
     for workflow in users:

@@ -26,17 +26,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from psycopg.conninfo import conninfo_to_dict
-
 from tidegate import steps
 from tidegate.bootstrap.tenants.faults import MigrationSourceError
 from tidegate.bootstrap.tenants.hands import COMMITTED
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result, cause_of
 from tidegate.bootstrap.tenants.versions import Chain, Version
+from tidegate.conninfo import guarded, parsed
 from tidegate.engines.postgres import tenant_records, tenants
 from tidegate.engines.postgres.connection import TRANSPORT
 from tidegate.errors import TidegateError
-from tidegate.topology.connections import redacted, resolve_secret
+from tidegate.topology.connections import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -227,7 +226,7 @@ class ProgramHand:
         """Bring a tenant to the target."""
         started = time.monotonic()
         try:
-            password = resolve_secret(job.endpoint.secret)
+            password = job.endpoint.password()
             outcome = self._ask(self._request(job, password), job)
         except TidegateError as error:
             outcome = Outcome.failed(Cause.ACCESS, error.message)
@@ -260,8 +259,9 @@ class ProgramHand:
         return outcome
 
     def _request(self, job: Job, password: str | None) -> dict[str, Any]:
-        given = conninfo_to_dict(job.endpoint.conninfo)
-        connection = {key: str(value) for key, value in {**TRANSPORT, **given}.items() if value}
+        given = parsed(job.endpoint.conninfo)
+        wanted = {**TRANSPORT, **given, **guarded(given)}
+        connection = {key: str(value) for key, value in wanted.items() if value}
         connection["application_name"] = "tidegate/tenants"
         if password:
             connection["password"] = password

@@ -65,7 +65,7 @@ def parse_share(text: str, *, allow_names: bool) -> Share | None:
     if given == ALL:
         return None
     number = given.removesuffix("%").strip()
-    if number.isascii() and number.isdigit() and not given.endswith("%"):
+    if number.isascii() and number.isdigit() and len(number) < 19 and not given.endswith("%"):
         if int(number) > 0:
             return Share(count=int(number))
     elif given.endswith("%") and number.replace(".", "", 1).isdigit() and number.isascii():

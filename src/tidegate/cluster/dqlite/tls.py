@@ -96,6 +96,7 @@ def parsed_address(address: str) -> tuple[str, int]:
         or (":" in host) != bracketed
         or not port.isascii()
         or not port.isdigit()
+        or len(port) > 5
         or not 0 < int(port) < 65536
     ):
         raise InvalidArgumentError(

@@ -26,10 +26,10 @@ from urllib.parse import parse_qsl, urlencode
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
+from tidegate.conninfo import guarded, parsed
 from tidegate.errors import (
     ClusterDatabaseError,
     ClusterDatabaseUnreachableError,
@@ -134,17 +134,12 @@ class Address:
             else:
                 theirs.append((key, value))
         try:
-            given = conninfo_to_dict(f"{base}?{urlencode(theirs)}" if theirs else base)
-        except psycopg.ProgrammingError as error:
+            given = parsed(f"{base}?{urlencode(theirs)}" if theirs else base)
+        except InvalidArgumentError as error:
             raise InvalidArgumentError(
-                f"the URL of the cluster database cannot be read: {redacted(str(error)).strip()}",
-                next_step=f"write it as {FORM}",
+                f"the URL of the cluster database: {error.message}",
+                next_step=f"write it as {FORM}; a password's place is named with ?secret=",
             ) from None
-        if "password" in given:
-            raise InvalidArgumentError(
-                "the URL of the cluster database contains a password",
-                next_step="name where it is instead: ?secret=file:/path or ?secret=env:NAME",
-            )
         schema = own.get("schema", DEFAULT_SCHEMA)
         if not given.get("dbname") or not schema or schema.startswith("pg_") or schema == "public":
             raise InvalidArgumentError(
@@ -307,7 +302,8 @@ class Sessions:
         )
 
     def _connect_to(self, host: dict[str, Any], password: str | None) -> Session:
-        arguments = {**TRANSPORT, **self.address.common, **host}
+        common = self.address.common
+        arguments = {**TRANSPORT, **common, **guarded(common), **host}
         session = Session.connect(
             **arguments,
             password=password,

@@ -8,19 +8,23 @@ survive a crash of the server that holds it (rule 3). Only chunks of a copy, whi
 follows, turn it off for their transaction.
 
 It must never let a secret out: errors of libpq pass through :func:`redacted`, and the password
-itself is removed from them.
+itself is removed from them. What a server said after it spoke PostgreSQL's protocol is passed on;
+anything else that libpq says about a host and port is not, because it would tell a caller of the
+API what listens there. It is a note of the error, for the log.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tidegate.errors import AuthenticationError, ConnectError, InvalidArgumentError
-from tidegate.topology.connections import redacted, resolve_secret
+from tidegate.conninfo import guarded, parsed
+from tidegate.errors import AuthenticationError, ConnectError
+from tidegate.topology.connections import Places, redacted
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -74,6 +78,21 @@ _REFUSALS = (
     "permission denied for database",
     "permission denied to start wal sender",
     "must be superuser or replication role",
+    "authentication method requirement",
+)
+
+#: What the server said in PostgreSQL's protocol.
+_ANSWER: Final = re.compile(r"(?:FATAL|ERROR|PANIC):\s+([^\n]*)")
+
+#: Parts of libpq's own messages, and what is said instead.
+_OWN_WORDS: Final = (
+    (
+        "authentication method requirement",
+        "the server asks for the password in clear text, which needs sslmode=verify-full",
+    ),
+    ("no password supplied", "the server asks for a password and the tablet names no secret"),
+    ("certificate", "a certificate cannot be read or verified (sslmode, sslrootcert, sslcert)"),
+    ("does not support ssl", "the server offers no TLS, which sslmode asks for"),
 )
 
 
@@ -131,11 +150,12 @@ def connect(
         SecretError: the password's reference cannot be resolved.
         AuthenticationError: the server refuses the role or its password.
         ConnectError: the server cannot be reached, or refuses for another reason.
-        InvalidArgumentError: the connection string cannot be read.
+        InvalidArgumentError: the connection string cannot be read, or says what it must not.
+        FailedPreconditionError: libpq is too old to keep a password from going in clear text.
     """
     assert autocommit or not replication, "replication commands run outside transactions"
-    password = resolve_secret(endpoint.secret)
     arguments = _arguments(endpoint, purpose, dbname, replication=replication)
+    password = endpoint.password()
     try:
         connection = psycopg.connect(
             make_conninfo("", **arguments),
@@ -154,18 +174,22 @@ def connect(
     return connection
 
 
+def check_endpoint(endpoint: Endpoint) -> None:
+    """Refuse what must not be stored, whether the server can be reached or not.
+
+    Raises:
+        SecretError: the secret is not in a place this node may read secrets from.
+        InvalidArgumentError: the connection string cannot be read, or says what it must not.
+    """
+    guarded(parsed(endpoint.conninfo))
+    Places.of_environment().check(endpoint.secret)
+
+
 def _arguments(
     endpoint: Endpoint, purpose: str, dbname: str | None, *, replication: bool
 ) -> dict[str, str | int]:
-    try:
-        given = conninfo_to_dict(endpoint.conninfo)
-    except psycopg.ProgrammingError as error:
-        raise InvalidArgumentError(
-            f"the connection string cannot be read: {redacted(str(error)).strip()}",
-            next_step="write it as libpq does: host=… port=… dbname=… user=…",
-        ) from None
-    arguments: dict[str, str | int] = dict(TRANSPORT)
-    arguments |= {key: value for key, value in given.items() if value is not None}
+    given = parsed(endpoint.conninfo)
+    arguments: dict[str, str | int] = {**TRANSPORT, **given, **guarded(given)}
     arguments["application_name"] = f"tidegate/{purpose}"
     arguments["client_encoding"] = "UTF8"
     if dbname is not None:
@@ -189,27 +213,42 @@ def _prepare_session(connection: Connection[TupleRow], lock_timeout_s: float) ->
     connection.execute("SELECT " + ", ".join(calls))
 
 
-def _translated(
-    error: psycopg.Error, endpoint: Endpoint, password: str | None
-) -> ConnectError | InvalidArgumentError:
-    text = " ".join(redacted(str(error)).split())
+def _translated(error: psycopg.Error, endpoint: Endpoint, password: str | None) -> ConnectError:
+    told = redacted(str(error))
     if password:
-        text = text.replace(password, "***")
-    where, folded = _where(endpoint), text.casefold()
+        told = told.replace(password, "***")
+    text, where, folded = _sayable(told), _where(endpoint), told.casefold()
     if any(part in folded for part in _REFUSALS) or (error.sqlstate or "").startswith("28"):
         step = "check the user, the password's reference and pg_hba.conf of that server"
         if "wal sender" in folded or "replication role" in folded:
             step = "give the role the REPLICATION attribute, or the provider's role for it"
-        return AuthenticationError(
+        refusal = AuthenticationError(
             f"{where} refuses the connection: {text}",
             next_step=step,
             endpoint=endpoint.to_json(),
         )
-    return ConnectError(
+        refusal.add_note(told)
+        return refusal
+    failure = ConnectError(
         f"no connection to {where}: {text}",
-        next_step="check that the server runs and that its host and port can be reached from here",
+        next_step="check that the server runs and that its host and port can be reached from the"
+        " node; the node's log has the details",
         endpoint=endpoint.to_json(),
     )
+    failure.add_note(told)
+    return failure
+
+
+def _sayable(told: str) -> str:
+    """The part of libpq's message that a caller of the API may read."""
+    answers = dict.fromkeys(" ".join(each.split()) for each in _ANSWER.findall(told))
+    if answers:
+        return "; ".join(answers)
+    folded = told.casefold()
+    for part, words in _OWN_WORDS:
+        if part in folded:
+            return words
+    return "the server cannot be reached"
 
 
 def _where(endpoint: Endpoint) -> str:

@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from psycopg.conninfo import make_conninfo
+
+from tidegate.conninfo import guarded, parsed
 from tidegate.engines.postgres.local import find_programs
 from tidegate.errors import FailedPreconditionError, TidegateError
-from tidegate.topology.connections import redacted, resolve_secret
+from tidegate.topology.connections import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +98,7 @@ def dump_items(
                 f"--snapshot={snapshot}",
                 f"--file={file}",
                 *arguments,
-                f"--dbname={endpoint.conninfo}",
+                f"--dbname={_guarded(endpoint)}",
             ],
             endpoint,
         )
@@ -176,11 +179,16 @@ def _programs(major: int) -> Path:
     return Path(found).parent
 
 
+def _guarded(endpoint: Endpoint) -> str:
+    given = parsed(endpoint.conninfo)
+    return make_conninfo("", **{**given, **guarded(given)})
+
+
 def _run(command: list[str], endpoint: Endpoint | None = None) -> str:
     environment = {k: v for k, v in os.environ.items() if k in ("HOME", "PATH") or k[:2] == "PG"}
     # the name by which a preflight knows our own sessions
     environment |= {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "tidegate/schema"}
-    password = resolve_secret(endpoint.secret) if endpoint is not None else None
+    password = endpoint.password() if endpoint is not None else None
     if password is not None:
         environment["PGPASSWORD"] = password
     name = Path(command[0]).name

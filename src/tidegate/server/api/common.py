@@ -14,6 +14,7 @@ from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from tidegate.errors import ConflictError, InvalidArgumentError
+from tidegate.server.headers import whole_number
 from tidegate.server.node_cluster import NodeCluster
 from tidegate.server.runtime import Runtime
 from tidegate.server.services import Services
@@ -52,7 +53,7 @@ DryRun = Annotated[bool, Query(description="Check everything and change nothing.
 class Body(BaseModel):
     """A request's body; a key that means nothing is refused, so that a misspelt one is noticed."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def one(value: Json, *, dry_run: bool = False) -> Json:
@@ -93,13 +94,13 @@ def check_version(if_match: str | None, version: int, what: str) -> None:
     """
     if if_match is None or if_match.strip() == "*":
         return
-    wanted = if_match.strip().removeprefix("W/").strip('"')
-    if not wanted.isdigit():
+    wanted = whole_number(if_match.strip().removeprefix("W/").strip('"'))
+    if wanted is None:
         raise InvalidArgumentError(
             f"If-Match {if_match!r} is not an entity tag of this API",
             next_step="send back the ETag of an earlier answer",
         )
-    if int(wanted) != version:
+    if wanted != version:
         raise ConflictError(
             f"{what} is at version {version}, not {wanted}: it was changed meanwhile",
             next_step="look at it again and repeat the command",

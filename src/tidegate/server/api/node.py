@@ -10,6 +10,7 @@ from pydantic import Field
 import tidegate
 from tidegate.server import doctor, metrics
 from tidegate.server.api.common import Body, DryRun, Json, Node, Now, many, one
+from tidegate.server.headers import LARGEST, whole_number
 
 router = APIRouter(prefix="/v1", tags=["node"])
 health = APIRouter(tags=["health"])
@@ -23,7 +24,7 @@ RouterName = Annotated[str, Path(pattern="^[A-Za-z0-9._-]{1,200}$")]
 class RouterBody(Body):
     """What a router reports."""
 
-    revision: int = Field(ge=0)
+    revision: int = Field(ge=0, le=LARGEST)
 
 
 @health.get("/livez")
@@ -96,7 +97,7 @@ def show_routes(
     topology and whose id is its revision; the present one comes first unless it was seen.
     """
     if watch:
-        seen = int(last_event_id) if last_event_id and last_event_id.isdigit() else None
+        seen = whole_number(last_event_id) if last_event_id else None
         return EventSourceResponse(
             node.feed.follow(seen, router),
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},

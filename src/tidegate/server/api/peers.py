@@ -9,6 +9,7 @@ from pydantic import Field
 from tidegate.errors import NotAMemberError
 from tidegate.server import problems
 from tidegate.server.api.common import Body, ClusterNode, Json, one
+from tidegate.server.bounds import Bounds
 from tidegate.server.membership import candidate_of
 from tidegate.server.peers import peer_of
 from tidegate.server.runtime import Runtime
@@ -111,4 +112,5 @@ def create_peer_app(runtime: Runtime) -> FastAPI:
     app.include_router(router)
     problems.install(app)
     app.state.runtime = runtime
+    app.add_middleware(Bounds, body_max_bytes=runtime.settings.limits.body_max_bytes)
     return app

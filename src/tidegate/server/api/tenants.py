@@ -16,6 +16,7 @@ from tidegate.bootstrap.tenants.selection import Selection
 from tidegate.bootstrap.tenants.service import UpgradeRequest
 from tidegate.errors import InvalidArgumentError
 from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
+from tidegate.server.headers import whole_number
 
 router = APIRouter(prefix="/v1", tags=["tenants"])
 
@@ -317,8 +318,9 @@ def number(text: str) -> int | None:
     """
     if text == "last":
         return None
-    if text.isascii() and text.isdigit() and len(text) < 19:
-        return int(text)
+    found = whole_number(text)
+    if found is not None:
+        return found
     raise InvalidArgumentError(
         f"{text!r} is no run", next_step="give its number, or last: tidegate tenant runs"
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from tidegate.engines.postgres.connection import connect, server_facts
+from tidegate.engines.postgres.connection import check_endpoint, connect, server_facts
 from tidegate.errors import InvalidArgumentError, NotFoundError
 from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
 from tidegate.topology.connections import Endpoint
@@ -163,6 +163,7 @@ def create_tablet(
 ) -> Json:
     """Add a database endpoint."""
     wanted = body.model_dump()
+    check_endpoint(Endpoint(body.conninfo, body.secret))
     node.topology(dry_run=True).add_tablet(**wanted)
     facts: Json = {}
     if check:

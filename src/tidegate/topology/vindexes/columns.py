@@ -147,7 +147,7 @@ def _column_count(params: Mapping[str, str]) -> int:
     text = params.get("column_count")
     if text is None:
         raise _multicol_error("number of columns not provided", "column_count")
-    if not text.isdecimal() or not 1 <= int(text) <= COLUMNS_MAX:
+    if not text.isdecimal() or len(text) > 3 or not 1 <= int(text) <= COLUMNS_MAX:
         raise _multicol_error(
             f"number of columns should be between 1 and {COLUMNS_MAX}", "column_count"
         )
@@ -161,7 +161,7 @@ def _column_bytes(params: Mapping[str, str], count: int) -> tuple[int, ...]:
         raise _multicol_error(
             "number of column bytes provided are more than column count", "column_bytes"
         )
-    if any(part and not part.isdecimal() for part in given):
+    if any(part and (not part.isdecimal() or len(part) > 3) for part in given):
         raise _multicol_error("column bytes should be whole numbers", "column_bytes")
     widths = [int(part) if part else 0 for part in given] + [0] * (count - len(given))
     pending = widths.count(0)

@@ -15,6 +15,7 @@ Two readings of a raw form exist, as in Vitess: *text*, in which a number is its
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -29,6 +30,7 @@ INT64_MIN: Final = -(1 << 63)
 EPOCH_DATE: Final = date(2000, 1, 1)
 _EPOCH: Final = datetime(2000, 1, 1)  # noqa: DTZ001  # PostgreSQL's timestamp has no zone
 _EPOCH_UTC: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_WHOLE: Final = re.compile(r"-?[0-9]{1,4000}")
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -44,7 +46,7 @@ def raw_form(value: Value) -> int | bytes:
         return _stored_time(value)
     if isinstance(value, Decimal):
         text = format(value, "f")
-        return int(text) if text.lstrip("-").isdigit() else text.encode()
+        return int(text) if _WHOLE.fullmatch(text) else text.encode()
     if isinstance(value, str | float):
         return str(value).encode()
     if isinstance(value, UUID):
@@ -84,7 +86,7 @@ def uint_of(value: Value) -> int:
     raw = raw_form(value)
     if isinstance(raw, bytes):
         digits = raw.strip(b" \t")
-        number = int(digits) if digits.isdigit() else -1
+        number = int(digits) if digits.isdigit() and len(digits) <= 40 else -1
     else:
         number = int(raw)
     if not 0 <= number <= UINT64_MAX:

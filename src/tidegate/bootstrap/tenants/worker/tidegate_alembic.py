@@ -76,7 +76,7 @@ def url_of(request: dict[str, Any]) -> URL:
     given["options"] = session.options(request)
     known = {key: given.pop(key, None) for key in ("user", "password", "host", "port", "dbname")}
     return URL.create(
-        _DRIVERS[session.driver_name()],
+        _DRIVERS[session.refuse_old_libpq(given)],
         username=known["user"],
         password=known["password"],
         host=known["host"],

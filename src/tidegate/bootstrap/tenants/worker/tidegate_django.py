@@ -74,6 +74,7 @@ def point(connection: Any, request: dict[str, Any]) -> None:
     if not any(each in known["ENGINE"] for each in _ENGINES):
         raise ValueError(f"DATABASES[{ALIAS!r}] uses {known['ENGINE']}, not PostgreSQL")
     given = {key: str(value) for key, value in request["connection"].items()}
+    session.refuse_old_libpq(given)
     options = {**known.get("OPTIONS", {}), **given, "options": session.options(request)}
     for name in (*_PARTS, "application_name", "pool", "service", "passfile"):
         options.pop(name, None)

@@ -16,6 +16,7 @@ DEFAULT_SCHEMA = "public"
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.25
 """Between two attempts at the tenant's lock."""
+REQUIRE_AUTH_SINCE = 160000
 
 
 class TenantMissingError(Exception):
@@ -36,9 +37,24 @@ def driver_name() -> str:
     raise ModuleNotFoundError("neither psycopg nor psycopg2 is installed in this environment")
 
 
+def refuse_old_libpq(parameters: dict[str, str]) -> str:
+    """The driver's name, if its libpq knows all it is told."""
+    name = driver_name()
+    if "require_auth" in parameters:
+        place = "psycopg.pq" if name == "psycopg" else "psycopg2.extensions"
+        module = importlib.import_module(place)
+        version = module.version() if name == "psycopg" else module.libpq_version()
+        if version < REQUIRE_AUTH_SINCE:
+            raise ModuleNotFoundError(
+                f"the libpq {version // 10000} of {name} cannot refuse to send a password in clear"
+                " text: install one with libpq 16 or newer, or connect with sslmode=verify-full"
+            )
+    return name
+
+
 def connect(parameters: dict[str, str]) -> Any:
     """A connection of the driver, in autocommit."""
-    name = driver_name()
+    name = refuse_old_libpq(parameters)
     # A session is made like a new one in between, which takes prepared statements away.
     more = {"prepare_threshold": None} if name == "psycopg" else {}
     connection = importlib.import_module(name).connect(**parameters, **more)
