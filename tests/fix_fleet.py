@@ -99,6 +99,7 @@ class Fleet:
     observers: dict[tuple[str, str], Any] = field(default_factory=dict)
     applications: list[Application] = field(default_factory=list)
     runner: subprocess.Popen[str] | None = None
+    frozen: list[int] = field(default_factory=list)
 
     @classmethod
     def make(cls, folder: Path) -> Fleet:
@@ -158,6 +159,8 @@ class Fleet:
     def close(self) -> None:
         for application in self.applications:
             application.finish()
+        for child in self.frozen:
+            os.kill(child, signal.SIGKILL)
         if self.runner is not None:
             assert self.runner.stdin is not None
             assert self.runner.stdout is not None
@@ -254,6 +257,31 @@ class Fleet:
 
     def kill_at(self, step: str, verb: str, request: Any) -> str:
         """Run a verb in a process that kills itself at a step; returns its name as a holder."""
+        child, status = self._run_verb(step, verb, request, frozen=False)
+        log = (self.folder / "verbs.log").read_text()
+        assert status == -signal.SIGKILL, f"{verb} at {step}: status {status}\n{log[-4000:]}"
+        return f"dying-{child}"
+
+    def freeze_at(self, step: str, verb: str, request: Any) -> int:
+        """Run a verb in a process that stops itself at a step, holding all it has; its number."""
+        child, status = self._run_verb(step, verb, request, frozen=True)
+        log = (self.folder / "verbs.log").read_text()
+        assert status is None, f"{verb} at {step}: status {status}\n{log[-4000:]}"
+        self.frozen.append(child)
+        return child
+
+    def thaw(self, child: int) -> None:
+        """Let a frozen verb go on, and wait until it has ended by itself."""
+        os.kill(child, signal.SIGCONT)
+        deadline = time.monotonic() + 60.0
+        while (Path("/proc") / str(child) / "stat").exists() and state_of(child) != "Z":
+            assert time.monotonic() < deadline, "the verb goes on and on"
+            time.sleep(0.02)
+        self.frozen.remove(child)
+
+    def _run_verb(
+        self, step: str, verb: str, request: Any, *, frozen: bool
+    ) -> tuple[int, int | None]:
         if self.runner is None:
             errors = (self.folder / "verbs.log").open("w")
             with errors:
@@ -267,12 +295,10 @@ class Fleet:
                 )
         assert self.runner.stdin is not None
         assert self.runner.stdout is not None
-        self.runner.stdin.write(json.dumps([self.url, verb, asdict(request), step]) + "\n")
+        self.runner.stdin.write(json.dumps([self.url, verb, asdict(request), step, frozen]) + "\n")
         self.runner.stdin.flush()
         child, status = json.loads(self.runner.stdout.readline())
-        log = (self.folder / "verbs.log").read_text()
-        assert status == -signal.SIGKILL, f"{verb} at {step}: status {status}\n{log[-4000:]}"
-        return f"dying-{child}"
+        return child, status
 
 
 class Application(threading.Thread):
@@ -347,6 +373,12 @@ def transfer(connection: psycopg.Connection[Any], mark: str, customer: int, amou
         "INSERT INTO public.orders (customer_id, amount, mark) VALUES (%s, %s, %s)",
         [customer, amount, mark],
     )
+
+
+def state_of(child: int) -> str:
+    """The state of a process, as ps shows it."""
+    text = (Path("/proc") / str(child) / "stat").read_text()
+    return text.rpartition(")")[2].split()[0]
 
 
 def load(database: Database) -> None:

@@ -13,7 +13,7 @@ import traceback
 from typing import Any
 
 from tidegate.cluster.database import ClusterDatabase
-from tidegate.steps import CRASH_VARIABLE
+from tidegate.steps import CRASH_VARIABLE, FREEZE_VARIABLE
 from tidegate.topology.store import TopologyStore
 from tidegate.workflow import requests
 from tidegate.workflow.service import WorkflowService
@@ -28,8 +28,8 @@ REQUESTS: dict[str, Any] = {
 }
 
 
-def run(url: str, verb: str, given: dict[str, Any], crash_at: str) -> None:
-    os.environ[CRASH_VARIABLE] = crash_at
+def run(url: str, verb: str, given: dict[str, Any], step: str, frozen: bool) -> None:
+    os.environ[FREEZE_VARIABLE if frozen else CRASH_VARIABLE] = step
     database = ClusterDatabase.open(url)
     service = WorkflowService(database, TopologyStore(database), holder=f"dying-{os.getpid()}")
     listed = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
@@ -39,18 +39,21 @@ def run(url: str, verb: str, given: dict[str, Any], crash_at: str) -> None:
 
 def main() -> None:
     for line in sys.stdin:
-        url, verb, given, crash_at = json.loads(line)
+        url, verb, given, step, frozen = json.loads(line)
         child = os.fork()
         if child == 0:
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the answers' pipe is not for logs
             try:
-                run(url, verb, given, crash_at)
+                run(url, verb, given, step, frozen)
             except BaseException:  # noqa: BLE001 - told to the test
                 traceback.print_exc()
                 sys.stderr.flush()
                 os._exit(1)
             os._exit(0)
-        _, status = os.waitpid(child, 0)
-        sys.stdout.write(json.dumps([child, os.waitstatus_to_exitcode(status)]) + "\n")
+        _, status = os.waitpid(child, os.WUNTRACED)
+        # The child stays when it has stopped; the test wakes it or kills it.
+        code = None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
+        sys.stdout.write(json.dumps([child, code]) + "\n")
         sys.stdout.flush()
 
 

@@ -3,7 +3,8 @@
 A step is *declared* once, at import time of the module that performs it, and *reached* right
 after its durable effect (or right before, when the name says ``before``). With
 ``TIDEGATE_CRASH_AT=NAME`` in the environment the process sends itself SIGKILL on reaching the
-step; ``NAME#3`` means the third time. ``tidegate debug steps`` lists them.
+step; ``NAME#3`` means the third time. ``TIDEGATE_FREEZE_AT`` is the same with SIGSTOP: the process
+goes silent and keeps everything it holds. ``tidegate debug steps`` lists the steps.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 CRASH_VARIABLE = "TIDEGATE_CRASH_AT"
+FREEZE_VARIABLE = "TIDEGATE_FREEZE_AT"
+_SIGNALS = {CRASH_VARIABLE: signal.SIGKILL, FREEZE_VARIABLE: signal.SIGSTOP}
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,11 @@ def declared() -> list[Step]:
 
 
 def reached(name: str) -> None:
-    """Note that the step was performed; dies here when a test asked for it."""
+    """Note that the step was performed; dies or stops here when a test asked for it."""
     assert name in _declared, f"undeclared step {name}"
-    wanted, _, ordinal = os.environ.get(CRASH_VARIABLE, "").partition("#")
-    if wanted != name:
-        return
-    _reached[name] = _reached.get(name, 0) + 1
-    if _reached[name] == int(ordinal or 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+    for variable, number in _SIGNALS.items():
+        wanted, _, ordinal = os.environ.get(variable, "").partition("#")
+        if wanted == name:
+            _reached[name] = _reached.get(name, 0) + 1
+            if _reached[name] == int(ordinal or 1):
+                os.kill(os.getpid(), number)

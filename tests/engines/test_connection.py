@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from psycopg import sql
 
+from tidegate.engines.postgres import predecessors
 from tidegate.engines.postgres.connection import connect, server_facts
 from tidegate.engines.postgres.local import free_port
-from tidegate.errors import AuthenticationError, ConnectError, InvalidArgumentError, SecretError
+from tidegate.engines.postgres.predecessors import Mark
+from tidegate.errors import (
+    AuthenticationError,
+    ConnectError,
+    InvalidArgumentError,
+    LeaseLostError,
+    SecretError,
+)
 from tidegate.topology.connections import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
 
     from tidegate.engines.postgres.local import LocalServer
 
@@ -36,6 +50,82 @@ def test_a_session_has_the_settings_all_sessions_share(source_server: LocalServe
         }
         assert connection.info.parameter_status("application_name") == "tidegate/test"
         assert connection.info.parameter_status("client_encoding") == "UTF8"
+
+
+def test_a_server_gives_up_sessions_whose_process_or_machine_is_gone(
+    source_server: LocalServer,
+) -> None:
+    """Situation 31: keep-alives from the server's side, and a bound on idle transactions."""
+    endpoint = Endpoint(source_server.conninfo(), source_server.secret)
+    for replication in (False, True):
+        with connect(
+            endpoint, purpose="test", replication=replication, idle_transaction_s=0.2
+        ) as connection:
+            shown = [
+                connection.execute(f"SHOW {name}").fetchone()
+                for name in ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_user_timeout")
+            ]
+            assert shown == [("15",), ("5",), ("30000",)]
+    with connect(endpoint, purpose="test", idle_transaction_s=0.2) as connection:
+        connection.execute("BEGIN")
+        time.sleep(0.5)
+        with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+            connection.execute("SELECT 1")
+
+
+def test_a_successor_ends_all_earlier_sessions_of_its_line_and_no_others(
+    source_server: LocalServer,
+) -> None:
+    """Situation 31: a predecessor is known by the application name, a line and a number."""
+    endpoint = Endpoint(source_server.conninfo(), source_server.secret)
+    line = "workflow/" + "x" * 100
+    with ExitStack() as stack:
+
+        def opened(name: str, number: int, *, replication: bool = False) -> Connection[TupleRow]:
+            return stack.enter_context(
+                connect(
+                    endpoint,
+                    purpose="workflow-" + "long" * 20,
+                    mark=Mark.of(name, number),
+                    replication=replication,
+                )
+            )
+
+        earlier = [opened(line, 9), opened(line, 10), opened(line, 10, replication=True)]
+        earlier[0].execute("BEGIN")
+        earlier[0].execute("SELECT pg_advisory_xact_lock(31)")
+        same, later, other = opened(line, 11), opened(line, 12), opened("workflow/y", 1)
+        plain = stack.enter_context(connect(endpoint, purpose="test"))
+        assert predecessors.end(same, Mark.of(line, 11)) == 3
+        assert same.execute("SELECT pg_try_advisory_lock(31)").fetchone() == (True,)
+        assert predecessors.end(same, Mark.of(line, 11)) == 0
+        for session in earlier:
+            with pytest.raises(psycopg.OperationalError):
+                session.execute("SELECT 1")
+        for session in (same, later, other, plain):
+            assert session.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_session_is_not_opened_under_a_number_that_was_overtaken(
+    source_server: LocalServer,
+) -> None:
+    """Situation 31: the proof comes once the server lists the session, so none is missed."""
+    endpoint = Endpoint(source_server.conninfo(), source_server.secret)
+    seen: list[int] = []
+    with connect(endpoint, purpose="test") as observer:
+
+        def prove() -> None:
+            found = observer.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE application_name LIKE 'tidegate/late#%'"
+            ).fetchone()
+            assert found is not None
+            seen.append(found[0])
+            raise LeaseLostError("it went on to another", next_step="look again")
+
+        with pytest.raises(LeaseLostError):
+            connect(endpoint, purpose="late", mark=Mark.of("line", 1, prove))
+    assert seen == [1]
 
 
 def test_settings_survive_a_rollback_of_the_first_transaction(source_server: LocalServer) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fix_fleet import move_tables, reshard, switch_request
-from tidegate import steps
-from tidegate.workflow import cancel, complete, reads, switch
+from make_steps import AFTER, BEFORE, VERBS, names
+from tidegate.workflow import cancel, complete, reads
 from tidegate.workflow.requests import CancelRequest, CompleteRequest
 
 if TYPE_CHECKING:
@@ -20,28 +20,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
-AFTER = (
-    switch.FIRST_JOURNALED,
-    switch.JOURNALED,
-    switch.OPENED,
-    switch.ROUTED,
-    switch.RETURNING,
-    switch.FROZEN,
-)
-BEFORE = tuple(
-    step.name
-    for step in steps.declared()
-    if step.plan == "switch" and step.runs_in == "node" and step.name not in (*AFTER, reads.MOVED)
-)
-VERBS = {False: "switch_traffic", True: "reverse_traffic"}
-
-
-def names(plan: str) -> list[str]:
-    return [s.name for s in steps.declared() if (s.plan, s.runs_in) == (plan, "node")]
-
 
 def test_every_step_of_a_switch_was_sorted() -> None:
-    assert len(BEFORE) == 9
+    assert len(BEFORE) == 10
     assert set(names("switch")) == {*BEFORE, *AFTER, reads.MOVED}
 
 

@@ -198,6 +198,27 @@ class Leases:
             connection.execute(_LEASES.update().where(mine).values(holder=None))
         return found
 
+    def revoke_others(self, prefix: str, holder: str) -> dict[str, str]:
+        """Give up every lease of others whose name begins so; for whoever has succeeded them.
+
+        Their holders may be alive and act once more: what they write under these leases does not
+        commit any more.
+
+        Returns:
+            Who held what: holders by name.
+        """
+        theirs = (
+            _LEASES.c.name.startswith(prefix, autoescape=True)
+            & _LEASES.c.holder.is_not(None)
+            & (_LEASES.c.holder != holder)
+        )
+        with self._database.transaction() as connection:
+            query = select(_LEASES.c.name, _LEASES.c.holder).where(theirs)
+            found = {row.name: str(row.holder) for row in connection.execute(query)}
+            if found:
+                connection.execute(_LEASES.update().where(theirs).values(holder=None))
+        return found
+
     def check(self, connection: Connection, lease: Lease) -> None:
         """Make sure, inside a transaction, that it commits only under this lease.
 

@@ -33,7 +33,8 @@ from tidegate.dataplane.model import SpanSpec, StreamState
 from tidegate.dataplane.phases import Span
 from tidegate.dataplane.progress import Progress
 from tidegate.dataplane.retention import RetentionWatch
-from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.connection import connect, mark_process
+from tidegate.engines.postgres.predecessors import Mark
 from tidegate.errors import (
     AuthenticationError,
     EpochLostError,
@@ -185,6 +186,7 @@ class Worker:
 def main() -> int:
     """Entry of the process."""
     spec = SpanSpec.from_json(json.loads(sys.stdin.readline()))
+    mark_process(Mark.of(spec.span_id, spec.epoch))
     worker = Worker(spec, Progress(sys.stdout, spec.span_id))
 
     def asked(_number: int, _frame: FrameType | None) -> None:

@@ -70,6 +70,8 @@ if TYPE_CHECKING:
 
 RECOVER_S = 5.0
 HOLDERS_KEPT = 8
+OWNER_LEASES = ("workflow/", "keyspace/", "tenant-run/")
+"""How the names of those leases begin that only an owner takes."""
 RECOVERY_ENDS_S = 30.0
 
 UPDATES = (
@@ -121,10 +123,12 @@ class Node:
         self._seen: Snapshot | None = None
         self._left_out: dict[str, str] = {}
         self._refusals = Refusals()
-        leases = Leases(database)
+        self._leases = Leases(database)
+        self._holder = names.holder
+        self._succeeded_at = 0
         for holder in names.dead:
-            leases.release_holder(holder)
-        self.ownership = Ownership(leases, names.holder, on_change=self._stands)
+            self._leases.release_holder(holder)
+        self.ownership = Ownership(self._leases, names.holder, on_change=self._stands)
         supervisor = Supervisor(
             settings.state_dir / "spans", desired=self._desired, prepare=take_over
         )
@@ -261,6 +265,7 @@ class Node:
                 self._rest()
                 continue
             try:
+                self._succeed(believed)
                 ended = self._workflows.recover(dead)
             except Exception as error:
                 # Nothing may end this loop: an application may be waiting behind a fence.
@@ -274,6 +279,20 @@ class Node:
                     self.services.supervisor.wake()
             interrupted = self._resume_vdiffs(interrupted)
             self._rest()
+
+    def _succeed(self, believed: Believed) -> None:
+        """End what earlier owners hold, once for each time this node becomes owner.
+
+        An owner acts under leases that last longer than its own. Whoever follows it does not wait
+        for them: an application may be behind a fence. Nothing that the earlier owner does under
+        them takes effect any more, dead or alive.
+        """
+        if believed.revision == self._succeeded_at:
+            return
+        for prefix in OWNER_LEASES:
+            for name, holder in self._leases.revoke_others(prefix, self._holder).items():
+                log.warning("lease of an earlier owner ended", lease=name, holder=holder)
+        self._succeeded_at = believed.revision
 
     def _rest(self) -> None:
         self._wake.wait(RECOVER_S)

@@ -1,8 +1,9 @@
 """What must be true before a worker is started: nobody else works on its streams.
 
-Decides the epoch of a start: one more than any of the span's stream rows carries. Every row is
-taken over under it, which ends the sessions of whoever worked on it before, and the walsender that
-read the span's slot is ended at the source. A worker of an older epoch cannot commit after that.
+Decides the epoch of a start: one more than any of the span's stream rows carries. The sessions of
+whoever worked on the span before are ended at the targets, every row is taken over under the new
+epoch, and at the source the sessions and the walsender that read the span's slot are ended. A
+worker of an older epoch cannot commit after that.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tidegate.dataplane import streams
-from tidegate.engines.postgres import sidecar, slots
+from tidegate.engines.postgres import predecessors, sidecar, slots
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.predecessors import Mark
 
 if TYPE_CHECKING:
     from tidegate.dataplane.model import SpanSpec
@@ -41,9 +43,12 @@ def take_over(spec: SpanSpec) -> SpanSpec:
         epoch = 1 + max(
             streams.read_stream(session, stream_id).epoch for stream_id, session in sessions
         )
+        mark = Mark.of(spec.span_id, epoch)
         for stream_id, session in sessions:
+            predecessors.end(session, mark)
             streams.take_over(session, stream_id, epoch)
     with connect(spec.source, purpose=PURPOSE) as source:
+        predecessors.end(source, mark)
         slot = slots.info(source, spec.slot)
         if slot is not None and slot.active_pid is not None:
             source.execute("SELECT pg_terminate_backend(%s)", [slot.active_pid])

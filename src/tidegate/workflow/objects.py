@@ -47,7 +47,7 @@ def make_slot(work: Work, direction: Direction, shard: str) -> None:
     if spans.table_rules(work.snapshot, work.workflow, direction, shard):
         endpoint = work.sessions.endpoint(work.workflow.keyspaces(direction)[0], shard)
         name = replication_name(work.workflow, direction, shard)
-        slots.create(endpoint, name, timeout_s=SLOT_TIMEOUT_S)
+        slots.create(endpoint, name, timeout_s=SLOT_TIMEOUT_S, mark=work.sessions.mark)
 
 
 def drop_slots(work: Work, direction: Direction) -> None:

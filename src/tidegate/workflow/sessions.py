@@ -4,6 +4,10 @@ Decides that there is one session for each shard, opened when first needed and o
 broke, and that work on several shards runs side by side. It must not know what the work is.
 
 Sessions are opened before the pause of a switch: connecting costs more than everything else in it.
+
+Sessions of an operation carry its mark. The first thing such a session does is to end what earlier
+operations on the same workflow left open at its server, so that nothing waits for a predecessor
+that has gone silent, and nothing that it sent can take effect later.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 import psycopg
 
+from tidegate.engines.postgres import predecessors
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import ConnectError, TidegateError, WaitTimeoutError
 from tidegate.topology.connections import Endpoint, redacted
@@ -26,10 +31,13 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
+    from tidegate.engines.postgres.predecessors import Mark
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
 
 PARALLEL_MAX = 16
+IDLE_TRANSACTION_S = 60.0
+"""No step leaves a transaction open between two statements for nearly so long."""
 
 
 def endpoint_of(snapshot: Snapshot, keyspace: str, shard: str) -> Endpoint:
@@ -72,7 +80,15 @@ def named_errors(where: str) -> Iterator[None]:
 class Sessions:
     """One session a shard; may be used from several threads, each shard by one at a time."""
 
-    def __init__(self, snapshot: Snapshot, *, purpose: str, lock_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        purpose: str,
+        lock_timeout_s: float = 5.0,
+        mark: Mark | None = None,
+    ) -> None:
+        self.mark = mark
         self._snapshot = snapshot
         self._purpose = purpose
         self._lock_timeout_s = lock_timeout_s
@@ -89,6 +105,8 @@ class Sessions:
 
         Raises:
             ConnectError: the server cannot be reached.
+            LeaseLostError: somebody else has the workflow by now.
+            WaitTimeoutError: a session of a predecessor does not end.
         """
         with self._lock:
             found = self._open.get((keyspace, shard))
@@ -98,7 +116,15 @@ class Sessions:
             self.endpoint(keyspace, shard),
             purpose=self._purpose,
             lock_timeout_s=self._lock_timeout_s,
+            idle_transaction_s=IDLE_TRANSACTION_S,
+            mark=self.mark,
         )
+        if self.mark is not None:
+            try:
+                predecessors.end(made, self.mark)
+            except BaseException:
+                made.close()
+                raise
         with self._lock:
             self._open[keyspace, shard] = made
         return made

@@ -107,8 +107,7 @@ class SwitchActions:
     @property
     def token(self) -> str:
         """What only this process and its record know."""
-        token: str = self.work.operation.notes["token"]
-        return token
+        return str(self.work.operation.notes["token"])
 
     def do(self, step: PlanStep) -> None:
         """Perform a step; in the pause only while there is time left."""
@@ -122,12 +121,12 @@ class SwitchActions:
         """Take a step back.
 
         Whoever lost the leases may meet the objects of a later switch under the same names: it
-        lifts its own fence, if that is still the latest, and leaves the rest to whoever holds the
-        leases now.
+        lifts its own fence, if that is the latest, and leaves the rest to the leases' new holder.
         """
         if step.name != switch.DENIED:
             self.work.locks.confirm()
-        self._undo[step.name]()
+        with self.work.letting_go(step.name == switch.DENIED):
+            self._undo[step.name]()
 
     def point_reached(self) -> bool:
         """Whether a journal of this switch is on any source; after this nobody else writes one."""
@@ -156,7 +155,8 @@ class SwitchActions:
         name = replication_name(self.work.workflow, self.back, shard)
         slots.drop(session, name)
         endpoint = self.work.sessions.endpoint(self.opening_keyspace, shard)
-        slots.create(endpoint, name, timeout_s=self.request.timeout_s)
+        mark = self.work.sessions.mark
+        slots.create(endpoint, name, timeout_s=self.request.timeout_s, mark=mark)
 
     def _arm(self) -> None:
         self._at_closing(self._arm_one)

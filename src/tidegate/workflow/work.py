@@ -7,7 +7,7 @@ written there without its leases. It must not know what any operation does.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,13 +15,14 @@ import structlog
 
 from tidegate.cluster.keeper import LeaseKeeper
 from tidegate.cluster.leases import Leases
+from tidegate.engines.postgres.predecessors import Mark
 from tidegate.errors import ConflictError, TidegateError
 from tidegate.workflow.model import Operation, OperationKind
 from tidegate.workflow.sessions import Sessions
 from tidegate.workflow.store import StepEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from sqlalchemy import Connection as ClusterConnection
@@ -152,7 +153,10 @@ class Work:
         self.locks = locks
         self.workflow = workflow
         self.snapshot = cluster.topology.read()
-        self.sessions = Sessions(self.snapshot, purpose=f"workflow-{workflow.name}")
+        self._is_letting_go = False
+        self.sessions = Sessions(
+            self.snapshot, purpose=f"workflow-{workflow.name}", mark=self._mark()
+        )
         self.delete_when_finished = False
         self.delete_when_undone = False
         self.routed_at: Routed | None = None
@@ -169,6 +173,28 @@ class Work:
         _traceback: TracebackType | None,
     ) -> None:
         self.sessions.close()
+
+    def _mark(self) -> Mark | None:
+        """Whose sessions those of this operation are; None for whoever only looks."""
+        workflow = self.workflow
+        name = workflow_lease(workflow.target_keyspace, workflow.name)
+        held = next((lease for lease in self.locks.leases() if lease.name == name), None)
+        if held is None:
+            return None
+        return Mark.of(f"workflow/{workflow.uuid}", held.revision, self._prove)
+
+    def _prove(self) -> None:
+        if not self._is_letting_go:
+            self.locks.confirm()
+
+    @contextmanager
+    def letting_go(self, is_harmless: bool) -> Iterator[None]:
+        """Open sessions without proving the leases, for what is right whoever holds them."""
+        self._is_letting_go = is_harmless
+        try:
+            yield
+        finally:
+            self._is_letting_go = False
 
     @property
     def operation(self) -> Operation:

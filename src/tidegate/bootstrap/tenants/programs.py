@@ -33,7 +33,7 @@ from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result, cause_of
 from tidegate.bootstrap.tenants.versions import Chain, Version
 from tidegate.conninfo import guarded, parsed
 from tidegate.engines.postgres import tenant_records, tenants
-from tidegate.engines.postgres.connection import TRANSPORT
+from tidegate.engines.postgres.connection import SERVER_KEEPALIVES, TRANSPORT
 from tidegate.errors import TidegateError
 from tidegate.topology.connections import redacted
 
@@ -279,6 +279,7 @@ class ProgramHand:
             },
             "connection": connection,
             "records": self._records(job),
+            "keepalives": {name: value for name, value, _ in SERVER_KEEPALIVES},
             "bounds": {
                 "lock_timeout_ms": round(self._options.lock_timeout_s * 1000),
                 "statement_timeout_ms": round(self._options.statement_timeout_s * 1000),

@@ -7,6 +7,11 @@ and 22). ``synchronous_commit`` is at least ``on`` everywhere: an acknowledged p
 survive a crash of the server that holds it (rule 3). Only chunks of a copy, which no position
 follows, turn it off for their transaction.
 
+A server must not keep a session whose process or machine is gone: it probes the connection itself,
+and ends transactions that stay idle. A process that is stopped still answers the probes, and may
+hold a transaction that no timeout ends; its successor ends the session then
+(:mod:`tidegate.engines.postgres.predecessors`).
+
 It must never let a secret out: errors of libpq pass through :func:`redacted`, and the password
 itself is removed from them. What a server said after it spoke PostgreSQL's protocol is passed on;
 anything else that libpq says about a host and port is not, because it would tell a caller of the
@@ -23,17 +28,23 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tidegate.conninfo import guarded, parsed
-from tidegate.errors import AuthenticationError, ConnectError
+from tidegate.engines.postgres.predecessors import application_name
+from tidegate.errors import AuthenticationError, ConnectError, TidegateError
 from tidegate.topology.connections import Places, redacted
 
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
+    from tidegate.engines.postgres.predecessors import Mark
     from tidegate.topology.connections import Endpoint
 
 CONNECT_TIMEOUT_S = 10
 LOCK_TIMEOUT_S = 5.0
+IDLE_TRANSACTION_S = 600.0
+"""How long a transaction of ours may wait for its process; longer than any of them has to."""
+SNAPSHOT_IDLE_S = 86_400.0
+"""The same for sessions that do nothing but keep a snapshot while others read under it."""
 
 #: What libpq is told unless the connection string says otherwise.
 TRANSPORT: dict[str, str | int] = {
@@ -45,12 +56,20 @@ TRANSPORT: dict[str, str | int] = {
     "tcp_user_timeout": 30_000,
 }
 
+#: The same from the server's side, as settings of a session; without effect on a local socket.
+SERVER_KEEPALIVES: tuple[tuple[str, str, int], ...] = (
+    ("tcp_keepalives_idle", "15", 10),
+    ("tcp_keepalives_interval", "5", 10),
+    ("tcp_keepalives_count", "3", 10),
+)
+
 #: What every session is set to: setting, value, first major version that knows it.
 SESSION: tuple[tuple[str, str, int], ...] = (
+    *SERVER_KEEPALIVES,
+    ("tcp_user_timeout", "30000", 12),
     ("row_security", "off", 10),
     ("statement_timeout", "0", 10),
     ("transaction_timeout", "0", 17),
-    ("idle_in_transaction_session_timeout", "0", 10),
     ("idle_session_timeout", "0", 14),
     ("default_transaction_isolation", "read committed", 10),
     ("default_transaction_read_only", "off", 10),
@@ -133,7 +152,9 @@ def connect(
     autocommit: bool = True,
     dbname: str | None = None,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
+    idle_transaction_s: float = IDLE_TRANSACTION_S,
     replication: bool = False,
+    mark: Mark | None = None,
 ) -> Connection[TupleRow]:
     """Open a session on ``endpoint`` with Tidegate's settings.
 
@@ -143,10 +164,13 @@ def connect(
         autocommit: as psycopg's; must be true for ``replication``.
         dbname: another database of the same server.
         lock_timeout_s: how long one lock is waited for; seconds.
+        idle_transaction_s: how long the server keeps a transaction that says nothing; seconds.
         replication: a session of a walsender, for replication commands and plain SQL without
             parameters.
+        mark: whose session it is; None: as :func:`mark_process` said.
 
     Raises:
+        TidegateError: the mark's proof failed; no session is left.
         SecretError: the password's reference cannot be resolved.
         AuthenticationError: the server refuses the role or its password.
         ConnectError: the server cannot be reached, or refuses for another reason.
@@ -154,7 +178,8 @@ def connect(
         FailedPreconditionError: libpq is too old to keep a password from going in clear text.
     """
     assert autocommit or not replication, "replication commands run outside transactions"
-    arguments = _arguments(endpoint, purpose, dbname, replication=replication)
+    mark = mark or _process_mark
+    arguments = _arguments(endpoint, application_name(purpose, mark), dbname, replication)
     password = endpoint.password()
     try:
         connection = psycopg.connect(
@@ -166,12 +191,27 @@ def connect(
     except psycopg.OperationalError as error:
         raise _translated(error, endpoint, password) from None
     try:
-        _prepare_session(connection, lock_timeout_s)
+        _prepare_session(connection, lock_timeout_s, idle_transaction_s)
         connection.autocommit = autocommit
     except psycopg.Error as error:
         connection.close()
         raise _translated(error, endpoint, password) from None
+    if mark is not None:
+        try:
+            mark.proof()
+        except TidegateError:
+            connection.close()
+            raise
     return connection
+
+
+_process_mark: Mark | None = None
+
+
+def mark_process(mark: Mark) -> None:
+    """Say whose sessions all those are that this process opens: a worker's are its span's."""
+    global _process_mark  # noqa: PLW0603 - one worker, one span
+    _process_mark = mark
 
 
 def check_endpoint(endpoint: Endpoint) -> None:
@@ -186,11 +226,11 @@ def check_endpoint(endpoint: Endpoint) -> None:
 
 
 def _arguments(
-    endpoint: Endpoint, purpose: str, dbname: str | None, *, replication: bool
+    endpoint: Endpoint, name: str, dbname: str | None, replication: bool
 ) -> dict[str, str | int]:
     given = parsed(endpoint.conninfo)
     arguments: dict[str, str | int] = {**TRANSPORT, **given, **guarded(given)}
-    arguments["application_name"] = f"tidegate/{purpose}"
+    arguments["application_name"] = name
     arguments["client_encoding"] = "UTF8"
     if dbname is not None:
         arguments["dbname"] = dbname
@@ -199,11 +239,16 @@ def _arguments(
     return arguments
 
 
-def _prepare_session(connection: Connection[TupleRow], lock_timeout_s: float) -> None:
+def _prepare_session(
+    connection: Connection[TupleRow], lock_timeout_s: float, idle_transaction_s: float
+) -> None:
     """One round trip, without parameters: a walsender takes the simple protocol only."""
     major = connection.info.server_version // 10000
     settings = [(name, value) for name, value, since in SESSION if major >= since]
-    settings.append(("lock_timeout", str(round(lock_timeout_s * 1000))))
+    settings += [
+        ("lock_timeout", str(round(lock_timeout_s * 1000))),
+        ("idle_in_transaction_session_timeout", str(round(idle_transaction_s * 1000))),
+    ]
     calls = [f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in settings]
     calls.append(
         "pg_catalog.set_config('synchronous_commit',"

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.types.json import Jsonb
 
+from tidegate import steps
 from tidegate.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -45,6 +46,14 @@ CREATE TABLE IF NOT EXISTS _tidegate.switch_announced (
     PRIMARY KEY (workflow_uuid, direction, ordinal)
 );
 """
+
+
+BEFORE_COMMIT = steps.declare(
+    "switch.journaled.before",
+    runs_in="node",
+    plan="switch",
+    description="a transaction is open that has withdrawn the announcement to write the journal",
+)
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,7 @@ def write(
             )
             if gone.rowcount != 1 and not _exists(connection, key):
                 raise _taken_over(key)
+        steps.reached(BEFORE_COMMIT)
         connection.execute(
             "INSERT INTO _tidegate.journal (workflow_uuid, direction, ordinal, body)"
             " VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",

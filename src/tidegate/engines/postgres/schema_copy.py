@@ -23,7 +23,7 @@ from psycopg import sql
 from tidegate.engines.postgres import fence
 from tidegate.engines.postgres import schema_queries as queries
 from tidegate.engines.postgres.catalog import require_tables
-from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.connection import SNAPSHOT_IDLE_S, connect
 from tidegate.engines.postgres.schema_dump import Item, dump_items
 from tidegate.errors import AlreadyExistsError, FailedPreconditionError
 from tidegate.topology.names import TableName
@@ -113,7 +113,9 @@ def plan_schema(source: Endpoint, tables: Iterable[TableName]) -> SchemaPlan:
         FailedPreconditionError: there is no pg_dump for the source's version.
         SchemaDumpError: pg_dump failed, for instance at a table it may not lock.
     """
-    with connect(source, purpose="schema", autocommit=False) as session:
+    with connect(
+        source, purpose="schema", autocommit=False, idle_transaction_s=SNAPSHOT_IDLE_S
+    ) as session:
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         row = session.execute("SELECT pg_export_snapshot()").fetchone()
         assert row is not None

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from psycopg.conninfo import make_conninfo
 
 from tidegate.conninfo import guarded, parsed
+from tidegate.engines.postgres.connection import SERVER_KEEPALIVES
 from tidegate.engines.postgres.local import find_programs
 from tidegate.errors import FailedPreconditionError, TidegateError
 from tidegate.topology.connections import redacted
@@ -186,8 +187,10 @@ def _guarded(endpoint: Endpoint) -> str:
 
 def _run(command: list[str], endpoint: Endpoint | None = None) -> str:
     environment = {k: v for k, v in os.environ.items() if k in ("HOME", "PATH") or k[:2] == "PG"}
+    probes = " ".join(f"-c {name}={value}" for name, value, _ in SERVER_KEEPALIVES)
     # the name by which a preflight knows our own sessions
     environment |= {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "tidegate/schema"}
+    environment["PGOPTIONS"] = f"{environment.get('PGOPTIONS', '')} {probes}".strip()
     password = endpoint.password() if endpoint is not None else None
     if password is not None:
         environment["PGPASSWORD"] = password

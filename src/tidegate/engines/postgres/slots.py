@@ -29,7 +29,7 @@ import psycopg
 from psycopg import pq, sql
 
 from tidegate.engines.postgres import holders
-from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.connection import SNAPSHOT_IDLE_S, connect
 from tidegate.engines.postgres.position import format_lsn, parse_lsn
 from tidegate.errors import (
     AlreadyExistsError,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
     from psycopg.rows import TupleRow
 
+    from tidegate.engines.postgres.predecessors import Mark
     from tidegate.topology.connections import Endpoint
 
 CREATE_TIMEOUT_S = 60.0
@@ -89,7 +90,13 @@ class SlotInfo:
         return self.wal_status == "lost"
 
 
-def create(endpoint: Endpoint, name: str, *, timeout_s: float = CREATE_TIMEOUT_S) -> int:
+def create(
+    endpoint: Endpoint,
+    name: str,
+    *,
+    timeout_s: float = CREATE_TIMEOUT_S,
+    mark: Mark | None = None,
+) -> int:
     """Make a permanent pgoutput slot; returns its consistent point, an LSN.
 
     Every transaction whose commit record is at or after that LSN will be delivered. Blocks until
@@ -102,7 +109,7 @@ def create(endpoint: Endpoint, name: str, *, timeout_s: float = CREATE_TIMEOUT_S
         FailedPreconditionError: the server's settings or the role's rights do not allow slots.
     """
     with connect(
-        endpoint, purpose="slot", replication=True, lock_timeout_s=timeout_s + 60
+        endpoint, purpose="slot", replication=True, lock_timeout_s=timeout_s + 60, mark=mark
     ) as session:
         return _create(session, endpoint, name, "nothing", timeout_s).lsn
 
@@ -122,7 +129,11 @@ def temporary_snapshot(
     name = f"{NAME_PREFIX}snapshot_{secrets.token_hex(6)}"
     deadline = time.monotonic() + timeout_s
     with connect(
-        endpoint, purpose="snapshot", replication=True, lock_timeout_s=timeout_s + 60
+        endpoint,
+        purpose="snapshot",
+        replication=True,
+        lock_timeout_s=timeout_s + 60,
+        idle_transaction_s=SNAPSHOT_IDLE_S,
     ) as session:
         exact = _create(session, endpoint, name, "export", timeout_s, temporary=True)
         _wait_settled(endpoint, exact, max(deadline, time.monotonic() + 1.0))

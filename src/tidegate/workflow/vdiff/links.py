@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import pq
 
-from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.connection import SNAPSHOT_IDLE_S, connect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,7 +61,12 @@ class Links:
             if (found := self._sessions.get(key)) is None or found.closed:
                 is_slot = key[0] == SLOT
                 purpose = "snapshot" if is_slot else "vdiff"
-                self._sessions[key] = connect(endpoint, purpose=purpose, replication=is_slot)
+                self._sessions[key] = connect(
+                    endpoint,
+                    purpose=purpose,
+                    replication=is_slot,
+                    idle_transaction_s=SNAPSHOT_IDLE_S,
+                )
 
         list(self.pool.map(ensure, wanted))
 

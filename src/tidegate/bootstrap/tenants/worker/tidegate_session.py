@@ -80,6 +80,7 @@ def settings(request: dict[str, Any], *, with_role: bool = True) -> dict[str, st
         "statement_timeout": str(bounds["statement_timeout_ms"]),
         # The version is stored elsewhere after the COMMIT, so that has to survive a crash.
         "synchronous_commit": "on",
+        **request.get("keepalives", {}),  # of the server: a machine that is gone keeps no lock
     }
     if tenant["schema"]:
         path = [tenant["schema"], *source["also_search"]]
