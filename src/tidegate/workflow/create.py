@@ -97,6 +97,23 @@ def plan_create(
     )
 
 
+def plan_again() -> Plan:
+    """The steps of a creation that somebody began, without what a dry run prints.
+
+    What was created is not described again: the topology that the description comes from may have
+    been taken back already, and a rollback must never depend on it.
+    """
+    before = (INSTALLED, TABLES_MADE, STREAMS_MADE, PUBLISHED, SLOTTED, ROUTED)
+    return Plan(
+        "create",
+        (
+            *(PlanStep(name, undoable=True) for name in before),
+            PlanStep(ACTIVATED, zone=Zone.POINT),
+            PlanStep(STARTED, zone=Zone.AFTER),
+        ),
+    )
+
+
 @dataclass
 class CreateActions:
     """The steps of one creation; ``target_plan`` is None when a crashed one is taken back."""

@@ -10,6 +10,8 @@ point of no return was reached. It must not know what any step does.
   means that the outcome is unknown: nothing is done until somebody can see.
 * A step after the point fails: it is tried again a few times; then the operation stays recorded and
   the next :func:`resume` ends it. It is never undone.
+* The end itself, forward or back, is recorded last, and tried again in the same way. An operation
+  whose end is not recorded has not ended.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from tidegate import steps
-from tidegate.errors import OutcomeUnknownError, TidegateError
+from tidegate.errors import LeaseLostError, OutcomeUnknownError, TidegateError
 from tidegate.topology.refusals import is_refusal
 
 if TYPE_CHECKING:
@@ -66,11 +68,11 @@ class Journal(Protocol):
         ...
 
     def finished(self) -> None:
-        """Record that all steps are done."""
+        """Record that all steps are done; may be repeated after an error."""
         ...
 
     def undone(self) -> None:
-        """Record that nothing of the operation is left."""
+        """Record that nothing of the operation is left; may be repeated after an error."""
         ...
 
 
@@ -163,7 +165,14 @@ def _take_back(plan: Plan, actions: Actions, journal: Journal, cause: Exception)
             errors=errors,
             refused=any(is_refusal(error) for _, error in failed),
         ) from cause
-    journal.undone()
+    try:
+        _recorded(journal.undone)
+    except Exception as error:  # noqa: BLE001 - raised again as what it means
+        journal.unfinished(str(error))
+        raise UndoFailedError(
+            f"{cause}; everything was taken back, but that could not be recorded: {error}",
+            next_step="see that the cluster database can be written; the node then ends it",
+        ) from cause
 
 
 def _collect(
@@ -181,7 +190,30 @@ def _collect(
 def _finish(plan: Plan, actions: Actions, journal: Journal) -> None:
     for step in plan.after():
         _insist(step, actions, journal)
-    journal.finished()
+    try:
+        _recorded(journal.finished)
+    except Exception as error:
+        journal.unfinished(str(error))
+        raise UnfinishedError(
+            f"everything was done, but that could not be recorded: {error}",
+            next_step="see that the cluster database can be written; the node then ends it",
+        ) from error
+
+
+def _recorded(end: Callable[[], None]) -> None:
+    """Record the end of an operation; what passes is waited out."""
+    for attempt in range(1, AFTER_ATTEMPTS + 1):
+        try:
+            end()
+        except LeaseLostError:
+            raise  # whoever has the leases now records it
+        except Exception as error:
+            if attempt == AFTER_ATTEMPTS:
+                raise
+            log.warning("workflow.end_not_recorded", error=str(error))
+            time.sleep(AFTER_BACKOFF_S * attempt)
+        else:
+            return
 
 
 def _insist(step: PlanStep, actions: Actions, journal: Journal) -> None:

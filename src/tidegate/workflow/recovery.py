@@ -13,7 +13,6 @@ from tidegate.workflow import cancel, complete, create, executor, switch
 from tidegate.workflow.model import OperationKind
 from tidegate.workflow.requests import CancelRequest, CompleteRequest, SwitchRequest
 from tidegate.workflow.switch_steps import SwitchActions
-from tidegate.workflow.target_tables import TargetPlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,10 +40,7 @@ def _again(work: Work) -> tuple[Plan, Actions]:
     match work.operation.kind:
         case OperationKind.CREATE:
             auto_start = bool(params["auto_start"])
-            plan = create.plan_create(
-                work.snapshot, workflow, TargetPlan.empty(), auto_start=auto_start
-            )
-            return plan, create.CreateActions(work, auto_start)
+            return create.plan_again(), create.CreateActions(work, auto_start)
         case OperationKind.SWITCH_WRITES:
             direction = Direction(params["direction"])
             request = SwitchRequest(**_tuples(params["request"]))

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import structlog
 
 from tidegate.cluster.leases import Leases
@@ -133,8 +134,8 @@ class WorkflowService:
         with Sessions(snapshot, purpose="status") as sessions:
             try:
                 age = verified_age_s(sessions, workflow)
-            except TidegateError:
-                age = None  # the shard that is away is named in the answer
+            except (TidegateError, psycopg.Error):
+                age = None  # the shard that is away, or has nothing of ours, is in the answer
             return read_status(snapshot, workflow, sessions, vdiff_age_s=age, room=room)
 
     def desired_spans(self) -> Sequence[SpanSpec]:

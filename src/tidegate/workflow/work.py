@@ -16,7 +16,7 @@ import structlog
 from tidegate.cluster.keeper import LeaseKeeper
 from tidegate.cluster.leases import Leases
 from tidegate.engines.postgres.predecessors import Mark
-from tidegate.errors import ConflictError, TidegateError
+from tidegate.errors import ConflictError, LeaseLostError, TidegateError
 from tidegate.workflow.model import Operation, OperationKind
 from tidegate.workflow.sessions import Sessions
 from tidegate.workflow.store import StepEvent
@@ -265,7 +265,11 @@ class Work:
         self._set_operation(error=error)
 
     def finished(self) -> None:
-        """Record that the operation is over; or that the workflow is."""
+        """Record that the operation is over; or that the workflow is.
+
+        Raises:
+            TidegateError: it could not be recorded; until it is, the operation has not ended.
+        """
         self._end(delete=self.delete_when_finished)
 
     def undone(self) -> None:
@@ -273,20 +277,29 @@ class Work:
 
         Whoever lost the leases cannot: then the operation stays recorded, and who holds them now
         finds nothing left to undo.
+
+        Raises:
+            TidegateError: it could not be recorded; until it is, the operation has not ended.
         """
         try:
             self._end(delete=self.delete_when_undone)
-        except TidegateError as error:
+        except LeaseLostError as error:
             log.warning("workflow.not_recorded", workflow=self.workflow.key, error=str(error))
 
     def _end(self, *, delete: bool) -> None:
+        """Again after a failure: how an earlier attempt ended may be unknown, so look first."""
         if self._gone:
             return
         self.flush()
-        if delete:
-            self.cluster.store.delete(self.workflow, self.locks.leases())
+        found = self.cluster.store.find(self.workflow.target_keyspace, self.workflow.name)
+        if found is None or found.uuid != self.workflow.uuid:
             self._gone = True
-        else:
+            return
+        if delete:
+            self.cluster.store.delete(found, self.locks.leases())
+            self._gone = True
+        elif found.operation is not None:
+            self.workflow = found
             self.save(lambda w: replace(w, operation=None))
 
     def _set_operation(self, **changes: Any) -> None:
