@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
@@ -15,7 +14,7 @@ import pytest
 from fix_members import MemberCluster, members, moving_shop
 from fix_node import Shop, until
 from tidegate.engines.postgres import journal
-from tidegate.errors import TidegateError
+from tidegate.errors import NoOwnerError, TidegateError
 from tidegate.server.processes import start_ticks
 from tidegate.steps import FREEZE_VARIABLE
 
@@ -82,17 +81,19 @@ def frozen(pid: int) -> bool:
 def test_writers_go_on_when_the_owner_freezes_inside_the_journal(
     members: MemberCluster, moving_shop: Shop
 ) -> None:
-    """Situation 31: three nodes; the owner is stopped with the announcement's row locked."""
-    first, second, third = members.members
-    until(lambda: phase(second) == "running")
-    for member in (second, third):  # so that the first is owner again, and freezes at the step
+    """Situation 31: three nodes; the owner is stopped with the announcement's row locked.
+
+    Situation 50: the switch was asked of another member, which does not wait for the owner either.
+    """
+    asked = members.members[0]
+    until(lambda: phase(asked) == "running")
+    for member in members.members:
         member.node.stop()
-    first.node.stop()
-    first.node.environment = {FREEZE_VARIABLE: journal.BEFORE_COMMIT}
-    for member in (first, second):
+    for member in members.members:  # whoever becomes owner freezes at the step
+        member.node.environment = {FREEZE_VARIABLE: journal.BEFORE_COMMIT}
         member.node.start()
-    assert members.owner(of=[first, second]) is first
-    third.node.start()
+    first = members.owner()
+    second, third = (member for member in members.members if member is not first)
     until(lambda: phase(third) == "running")
     process = first.node.process
     assert process is not None
@@ -100,9 +101,14 @@ def test_writers_go_on_when_the_owner_freezes_inside_the_journal(
     writer = Writer(moving_shop)
     writer.start()
 
+    told: list[TidegateError] = []
+
     def switch() -> None:
-        with second.client() as client, contextlib.suppress(TidegateError):
-            client.workflow.switch_traffic("move", "customer", allow_unverified=True)
+        with second.client() as client:
+            try:
+                client.workflow.switch_traffic("move", "customer", allow_unverified=True)
+            except TidegateError as error:
+                told.append(error)
 
     asking = threading.Thread(target=switch, daemon=True)
     asking.start()
@@ -112,9 +118,14 @@ def test_writers_go_on_when_the_owner_freezes_inside_the_journal(
     writer.finish()
     assert writer.refused_s < SERVED_AGAIN_S
 
-    process.send_signal(signal.SIGCONT)  # wakes up, and finds that it is nobody's owner
-    asking.join(60)
+    asking.join(10)
     assert not asking.is_alive()
+    (error,) = told
+    assert isinstance(error, NoOwnerError)
+    assert f"{first.name} went silent" in error.message
+    assert "/switch" in error.next_step
+
+    process.send_signal(signal.SIGCONT)  # wakes up, and finds that it is nobody's owner
     until(lambda: phase(first) == "running")
     assert start_ticks(process.pid) is not None
     with moving_shop.connect("source") as session:

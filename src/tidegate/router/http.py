@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tidegate.topology.model import Snapshot
 
 CONNECT_TIMEOUT_S: Final = 5.0
-IDLE_TIMEOUT_S: Final = 15.0
+IDLE_TIMEOUT_S: Final = 6.0
 GOODBYE_TIMEOUT_S: Final = 1.0
 """An application that ends does not wait longer for a node that is away."""
 MAX_EVENT_BYTES: Final = 256 * 1024 * 1024

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tidegate.topology.store import TopologyStore
 
 WATCH_S: Final = 1.0
-KEEPALIVE_S: Final = 5.0
+KEEPALIVE_S: Final = 2.0
 
 log = structlog.get_logger("tidegate.routes")
 

@@ -3,12 +3,16 @@
 Decides which requests are answered here and how the others travel: over the members' own TLS, once
 (a request that was passed on is never passed on again), with the body bounded and the answer
 streamed. The token was checked where the request came in; between members the certificate counts.
+
+An answer is waited for as long as the member it was asked of owns the work, however long the verb
+takes. A member that goes silent loses its lease within seconds, and then the caller is told so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +34,12 @@ BODY_MAX_BYTES: Final = 16 * 1024 * 1024
 CONNECT_TIMEOUT_S: Final = 3.0
 ANSWER_TIMEOUT_S: Final = 3600.0
 """As long as the command line waits for a verb; every wait behind it has a bound of its own."""
+LOOK_S: Final = 1.0
+"""Between two looks whether the member that was asked still owns the work."""
+LAST_WORD_S: Final = 3.0
+"""How long a member may still answer that does not own the work any more."""
+UNKNOWN_S: Final = 30.0
+"""How long an answer is waited for while nobody is known to own the work."""
 
 _HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"te", b"upgrade", b"host"))
 _READS = frozenset(("GET", "HEAD"))
@@ -116,12 +126,15 @@ class Forward:
             request = self._request(owner, scope, body)
             passing = asyncio.ensure_future(self._stream(owner, request, counted))
             leaving = asyncio.ensure_future(_left(receive))
-            done, _ = await asyncio.wait({passing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            leaving.cancel()
-            if passing not in done:
+            try:
+                answered = await self._answered(owner, passing, leaving)
+            finally:
+                leaving.cancel()
                 passing.cancel()
-                return
-            passing.result()
+            if answered:
+                passing.result()
+            elif not leaving.done() and not started:
+                raise _went_silent(owner, scope)
         except TidegateError as error:
             await problems.answer(error)(scope, receive, send)
         except httpx2.HTTPError as error:
@@ -129,6 +142,33 @@ class Forward:
                 raise  # the answer was cut off; the caller sees it cut off too
             unknown = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
             await problems.answer(_unreachable(owner, unknown=unknown))(scope, receive, send)
+
+    async def _answered(
+        self, owner: Elsewhere, passing: asyncio.Future[None], leaving: asyncio.Future[None]
+    ) -> bool:
+        """Wait for the answer; False when the caller has gone, or the owner has gone silent."""
+        lost_at: float | None = None
+        while not leaving.done():
+            done, _ = await asyncio.wait(
+                {passing, leaving}, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if passing in done:
+                return True
+            patience_s = await asyncio.to_thread(self._patience_s, owner)
+            now = time.monotonic()
+            if patience_s is None:
+                lost_at = None
+            elif now - (lost_at := lost_at or now) >= patience_s:
+                break
+        return False
+
+    def _patience_s(self, owner: Elsewhere) -> float | None:
+        """How long a member may still take to answer; None: it owns the work, so any time."""
+        try:
+            found = self._runtime.condition.owner()
+        except TidegateError:
+            return UNKNOWN_S
+        return None if found is not None and found.name == owner.name else LAST_WORD_S
 
     def _request(self, owner: Elsewhere, scope: Scope, body: bytes) -> httpx2.Request:
         query = scope.get("query_string", b"").decode("latin-1")
@@ -203,6 +243,19 @@ async def _left(receive: Receive) -> None:
     """Return when the caller has gone away."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _went_silent(owner: Elsewhere, scope: Scope) -> TidegateError:
+    verb = f"{scope['method']} {scope['path']}"
+    error = NoOwnerError(
+        f"member {owner.name} went silent while it worked on {verb}, and does not own the work any"
+        " more; its successor finishes what is past its point of no return and undoes the rest",
+        next_step=f"see what became of it (tidegate workflow list), then ask again for {verb}",
+        owner=owner.name,
+        operation=verb,
+    )
+    vars(error).update(retryable=False, outcome_unknown=scope["method"] not in _READS)
+    return error
 
 
 def _unreachable(owner: Elsewhere, *, unknown: bool) -> TidegateError:
