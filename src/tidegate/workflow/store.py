@@ -242,6 +242,26 @@ class WorkflowStore:
                 for row in connection.execute(query)
             ]
 
+    def durations(self, names: Sequence[str], operations: int) -> list[float]:
+        """How long these steps took together, in the latest operations that did them all; seconds.
+
+        Args:
+            names: of the steps.
+            operations: so many of them at most, of any workflow.
+        """
+        done = (
+            select(
+                func.sum(_STEP.c.took_ms).label("took_ms"), func.max(_STEP.c.at_ms).label("at_ms")
+            )
+            .where(_STEP.c.event == "done", _STEP.c.step.in_(names))
+            .group_by(_STEP.c.uuid, _STEP.c.operation)
+            .having(func.count() == len(names))
+            .subquery()
+        )
+        query = select(done.c.took_ms).order_by(done.c.at_ms.desc()).limit(operations)
+        with self._database.read() as connection:
+            return [took_ms / 1000.0 for took_ms in connection.execute(query).scalars()]
+
     def now(self) -> datetime:
         """The cluster database's time."""
         return self._database.now()

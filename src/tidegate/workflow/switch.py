@@ -22,7 +22,7 @@ follows (here the pause ends), the way back runs, the streams are frozen and the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tidegate import steps
 from tidegate.workflow import routers, spans
@@ -56,6 +56,9 @@ ROUTED = _step("routed", "routing rules and shards lead writes to the opening si
 RETURNING = _step("way_back.started", "the streams of the way back run")
 FROZEN = _step("frozen", "the switched streams are frozen and their slot is gone")
 
+
+TAIL: Final = (JOURNALED, OPENED, ROUTED)
+"""What writers still wait for once the switch can no longer be taken back."""
 
 _A = Zone.AFTER
 

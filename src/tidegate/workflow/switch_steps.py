@@ -22,6 +22,7 @@ from tidegate.errors import FailedPreconditionError, NotFoundError, WaitTimeoutE
 from tidegate.topology.names import TableName
 from tidegate.workflow import routers, spans, switch, switch_journal, traffic
 from tidegate.workflow.model import StreamRef, opposite, replication_name
+from tidegate.workflow.pause import REMEMBERED, Pause, reserve_s
 from tidegate.workflow.plan import PlanStep, Zone
 
 if TYPE_CHECKING:
@@ -46,16 +47,11 @@ HOLD_S = 600.0
 
 @dataclass
 class SwitchActions:
-    """The steps of one switch of writes.
-
-    ``pause_started`` is this process's clock; a process that finishes another's switch has none
-    and records no pause.
-    """
+    """The steps of one switch of writes."""
 
     work: Work
     direction: Direction
     request: SwitchRequest
-    pause_started: float | None = None
     markers: dict[str, int] = field(default_factory=dict)
     positions: dict[str, Position] = field(default_factory=dict)
     facts: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -74,6 +70,7 @@ class SwitchActions:
         self.back = opposite(self.direction)
         self.uuid = workflow.uuid
         self.tables = tuple(map(TableName.parse, workflow.tables))
+        self.pause = Pause(self.request.max_pause_s)
         self._do: dict[str, Callable[[], None]] = {
             switch.PUBLISHED: self._publish,
             switch.SLOTTED: self._make_slots,
@@ -191,6 +188,8 @@ class SwitchActions:
         if not self.request.ignore_routers:
             cluster = self.work.cluster
             routers.require_answering(cluster.routers, cluster.topology.revision())
+        took_s = self.work.cluster.store.durations(switch.TAIL, REMEMBERED)
+        self.pause.reserve_s = reserve_s(took_s, self.request.max_pause_s)
         self.work.locks.confirm()
 
     # -- the pause
@@ -205,7 +204,7 @@ class SwitchActions:
         drain_s = min(DRAIN_S, self.request.max_pause_s / 2)
         while True:
             self._at_closing(lambda s, session: self._wait_holders(s, session, deadline))
-            self.pause_started = time.monotonic()
+            self.pause.begin()
             self._at_closing(self._deny_one)
             try:
                 self._at_closing(
@@ -340,10 +339,10 @@ class SwitchActions:
             return traffic.with_writes_switched(snapshot, self.work.workflow, to_target=to_target)
 
         def record(workflow: Workflow) -> Workflow:
-            if self.pause_started is None:
+            took_s = self.pause.took_s
+            if took_s is None:
                 return workflow
-            pause_ms = (time.monotonic() - self.pause_started) * 1000.0
-            return replace(workflow, last_pause_ms=round(pause_ms, 1))
+            return replace(workflow, last_pause_ms=round(took_s * 1000.0, 1))
 
         self.work.change_topology(change, record)
 
@@ -438,21 +437,8 @@ class SwitchActions:
         self.work.sessions.each(self.opening_keyspace, self._streams_by_target(), wait)
 
     def _left_s(self) -> float:
-        """How much of the pause is left.
-
-        Raises:
-            WaitTimeoutError: none; the switch is taken back.
-        """
-        if self.pause_started is None:
-            return self.request.timeout_s
-        left = self.request.max_pause_s - (time.monotonic() - self.pause_started)
-        if left <= 0:
-            raise WaitTimeoutError(
-                f"writers would have waited longer than {self.request.max_pause_s:g} s;"
-                " the switch was taken back",
-                next_step="repeat it when there is less load, or with a longer --max-pause",
-            )
-        return left
+        """How much of the pause is left before the journal."""
+        return self.pause.left_s(self.request.timeout_s)
 
     def _streams_by_target(self) -> dict[str, list[StreamRef]]:
         found: dict[str, list[StreamRef]] = {}
