@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from tidegate.cluster import updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.leases import Leases
-from tidegate.cluster.ownership import Believed, Held, Ownership, Silence, Standing, Taken, stood
+from tidegate.cluster.ownership import (
+    Believed,
+    Held,
+    Ownership,
+    Silence,
+    Standing,
+    Taken,
+    Watch,
+    stood,
+    watched,
+)
 from tidegate.cluster.schema import Schema
 from tidegate.errors import ConflictError
 
@@ -112,3 +122,49 @@ def test_being_owner_is_believed_no_longer_than_the_database_said(
 
 def test_who_never_owned_is_not_unsure() -> None:
     assert stood(Believed(), Silence(1e9)).standing is Standing.OTHER
+
+
+def test_a_look_counts_only_when_it_was_in_time() -> None:
+    """Situation 47: who is late itself may not take another one for silent."""
+    watch = Watch(10.0)
+    for began, took, in_time in (
+        (10.4, 0.1, 1),
+        (10.9, 0.1, 2),
+        (11.4, 1.5, 0),  # the database was slow
+        (13.3, 0.1, 1),
+        (15.0, 0.1, 0),  # this thread was not woken in time
+        (15.5, 0.1, 1),
+    ):
+        watch = watched(watch, began, began + took, 0.4)
+        assert watch.in_time == in_time
+
+
+def test_an_owner_that_comes_late_is_owner_still_when_nobody_followed(leases: Leases) -> None:
+    """Situation 47: its lease expired on every clock, but the revision is its own."""
+    first = Watched(leases, "a", ttl_s=0.3)
+    revision = first.becomes(Standing.OWNER).revision
+    with leases._database.transaction():  # SQLite has one writer: nobody renews meanwhile
+        first.becomes(Standing.UNSURE)
+    assert first.becomes(Standing.OWNER).revision == revision
+    first.ownership.stop()
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_jumps_costs_no_take_over(leases: Leases, hours: int) -> None:
+    """Situation 32: a member that has seen the owner renew is not deceived."""
+    first = Watched(leases, "a")
+    revision = first.becomes(Standing.OWNER).revision
+    second = Watched(leases, "b")
+    assert second.becomes(Standing.OTHER).holder == "a"
+    deadline = time.monotonic() + 2.5
+    while time.monotonic() < deadline:
+        with leases._database.transaction() as connection:
+            connection.exec_driver_sql(
+                f"UPDATE lease SET expires_at_ms = expires_at_ms + {hours} * 3600000"
+            )
+        time.sleep(0.05)
+    assert first.ownership.believed.revision == revision
+    assert second.ownership.believed.standing is Standing.OTHER
+    first.ownership.stop()
+    assert second.becomes(Standing.OWNER).revision == revision + 1
+    second.ownership.stop()

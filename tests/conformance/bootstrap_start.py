@@ -350,7 +350,7 @@ def _marker_visible(start: Start, number: int, _kind: str | None) -> None:
 
 def _lock_free(start: Start, free: Any, _kind: str | None) -> None:
     assert free is True
-    assert Leases(start.database).is_free(LOCK_KEY)
+    assert Leases(start.database).look(LOCK_KEY, 10.0).is_free
 
 
 def _init_fails_once(start: Start, _kinds: Any, kind: str | None) -> None:

@@ -258,3 +258,21 @@ class Supervision(RuleBasedStateMachine):
 
 TestSupervision = Supervision.TestCase
 TestSupervision.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_node_that_is_not_owner_stops_no_worker_and_starts_none() -> None:
+    """Situation 47: a lost owner lease alone stops nothing; the epoch ends who is taken over."""
+    wishes = [Wish("runs", "d"), Wish("down", "d"), Wish("new", "d")]
+    states = {
+        "runs": SpanState("runs", process=Process(1, 1), digest="d"),
+        "down": SpanState("down", digest="d", ended=ExitClass.EPOCH_LOST),
+    }
+    assert decide(wishes, states, 0.0, Policy(), may_start=False) == (Forget("down"),)
+    taken = {"runs": replace(states["runs"], process=None, ended=ExitClass.EPOCH_LOST)}
+    assert decide(wishes, taken, 0.0, Policy(), may_start=False) == (Forget("runs"),)
+
+
+def test_a_node_that_is_not_owner_still_stops_what_nobody_wants() -> None:
+    """Situation 47, relative: a workflow that was completed meanwhile needs no worker anywhere."""
+    states = {"gone": SpanState("gone", process=Process(1, 1), digest="d")}
+    assert decide([], states, 0.0, Policy(), may_start=False) == (Terminate("gone", Process(1, 1)),)

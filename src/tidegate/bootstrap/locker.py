@@ -74,7 +74,7 @@ class LeaseLocker:
 
     def is_free(self, key: str) -> bool:
         """See :class:`Locker`."""
-        return self._leases.is_free(key)
+        return self._leases.look(key, self._ttl_s).is_free
 
 
 class _KeptLock:
@@ -87,7 +87,7 @@ class _KeptLock:
         return self._keeper.lease.revision
 
     def check(self, connection: Connection) -> None:
-        self._leases.check_not_taken(connection, self._keeper.lease)
+        self._leases.check(connection, self._keeper.lease)
 
     def release(self) -> None:
         with suppress(TidegateError):

@@ -58,8 +58,9 @@ _ERRORS: Final = (DBAPIError, PoolTimeoutError, TidegateError)
 class ClusterDatabase:
     """An open cluster database; to be shared by all threads of a process, never across a fork."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, url: str = "") -> None:
         self._store = store
+        self._url = url
         self._local = threading.local()
         self._closed = threading.Event()
         event.listen(store.engine, "handle_error", self._on_error)
@@ -77,7 +78,16 @@ class ClusterDatabase:
             InvalidArgumentError: the URL cannot be read, or names an engine that is not there.
             ClusterDatabaseError: the database cannot be opened.
         """
-        return cls(open_store(url, busy_timeout_s=busy_timeout_s))
+        return cls(open_store(url, busy_timeout_s=busy_timeout_s), url)
+
+    def beside(self, *, busy_timeout_s: float) -> Self:
+        """The same database with connections of its own, for who must not wait for others'.
+
+        Raises:
+            ClusterDatabaseError: it cannot be opened.
+        """
+        assert self._url, "it was not opened by its URL"
+        return type(self).open(self._url, busy_timeout_s=busy_timeout_s)
 
     @property
     def abilities(self) -> Abilities:

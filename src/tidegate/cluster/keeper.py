@@ -15,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
+from tidegate.cluster.priority import prefer_this_thread
 from tidegate.errors import (
     ClusterDatabaseError,
     ConflictError,
@@ -107,6 +108,7 @@ class LeaseKeeper:
             return
 
     def _keep(self) -> None:
+        prefer_this_thread()
         pause_s = self._ttl_s / 3
         while not self._leaving.wait(pause_s):
             try:

@@ -3,14 +3,20 @@
 The model. A lease has a *name* (``workflow/commerce/move``), a *holder* (a text that says who, and
 no two processes say the same), a *revision* and an *expiry*.
 
-* At any time of the database's clock a name has at most one holder. A lease whose expiry has passed
-  has no holder, whether anybody noticed or not.
+* A name has at most one holder. A holder that does not renew for the time to live may be succeeded,
+  and is not before that.
 * Each acquisition gives the name a revision that it never had before, larger than all earlier ones.
   The row stays when the lease is released, so that this holds for ever.
-* Renewing moves the expiry and keeps the revision. A lease that was lost is never renewed back:
-  between the loss and now somebody else may have acted and gone.
-* Only the database's clock counts. Clocks of holders are used for one thing: a holder measures, on
-  its own monotonic clock and from *before* it asked, how long a renewal may be believed.
+* Renewing moves the expiry and keeps the revision. A lease is lost when somebody else acquires the
+  name, or the holder releases it; it is never renewed back, since somebody may have acted and gone.
+  An expiry that nobody used is forgiven: while the revision is the same, nobody has been there.
+* Time is measured on monotonic clocks. A holder measures, from *before* it asked, how long a
+  renewal may be believed. Whoever wants the name measures how long the row has not changed
+  (:mod:`tidegate.cluster.sightings`), since it saw it first.
+* Clocks of machines may be wrong, and the database's is that of a machine. So the expiry in a row
+  decides only what cannot be measured: a process that has just been started takes a name at once
+  that expired long ago. It believes no expiry beyond the time to live, and takes no name away from
+  a holder that it has seen renewing.
 * A holder may be paused for any time between asking and acting. Therefore whatever takes effect
   checks the revision where it takes effect: in the cluster database with :meth:`Leases.check`,
   inside the transaction that writes; elsewhere by storing the revision and refusing a smaller one.
@@ -31,12 +37,14 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text, select
 from sqlalchemy.exc import IntegrityError
 
+from tidegate.cluster.sightings import UNSEEN, sightings_of
 from tidegate.errors import ConflictError, InvalidArgumentError, LeaseLostError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
     from tidegate.cluster.database import ClusterDatabase
+    from tidegate.cluster.sightings import Sighting
 
 MIN_TTL_S: Final = 0.05
 MAX_TTL_S: Final = 3600.0
@@ -73,20 +81,47 @@ class LeaseRow:
     expires_at: datetime
 
     def is_held(self, now: datetime) -> bool:
-        """Whether somebody holds the name at this time."""
+        """Whether somebody holds the name at this time of the database's clock."""
         return self.holder is not None and now < self.expires_at
+
+    def is_free(self, now: datetime, sighting: Sighting, ttl: timedelta) -> bool:
+        """Whether the name may be acquired.
+
+        Args:
+            now: the database's time.
+            sighting: what is known of this very row.
+            ttl: the time to live of leases of this name.
+        """
+        if self.holder is None or sighting.silent_s >= ttl.total_seconds():
+            return True
+        return now >= self.expires_at and not sighting.was_renewed
 
 
 def acquired(
-    row: LeaseRow | None, name: str, holder: str, ttl: timedelta, now: datetime
+    row: LeaseRow | None,
+    name: str,
+    holder: str,
+    ttl: timedelta,
+    now: datetime,
+    *,
+    sighting: Sighting = UNSEEN,
 ) -> LeaseRow:
     """The row after ``holder`` got the name.
+
+    Args:
+        row: as it is; None: nobody had the name yet.
+        name: of the lease.
+        holder: who wants it.
+        ttl: how long; the same for everybody who wants this name.
+        now: the database's time.
+        sighting: what is known of this very row.
 
     Raises:
         ConflictError: somebody holds it.
     """
-    if row is not None and row.is_held(now):
-        left_s = (row.expires_at - now).total_seconds()
+    if row is not None and not row.is_free(now, sighting, ttl):
+        left_s = min(row.expires_at - now, ttl).total_seconds()
+        left_s = max(0.0, min(left_s, ttl.total_seconds() - sighting.silent_s))
         raise ConflictError(
             f"{name} is held by {row.holder} for another {left_s:.1f} s unless renewed",
             next_step="wait for it to be released, or stop its holder and let it expire",
@@ -98,24 +133,20 @@ def acquired(
     return LeaseRow(name, holder, row.revision + 1 if row else 1, now, now + ttl)
 
 
-def is_held_as(row: LeaseRow | None, lease: Lease, now: datetime) -> bool:
-    """Whether the lease is the one that counts now."""
-    return (
-        row is not None
-        and row.is_held(now)
-        and (row.revision, row.holder) == (lease.revision, lease.holder)
-    )
+def is_held_as(row: LeaseRow | None, lease: Lease) -> bool:
+    """Whether the lease is the one that counts: nobody has had the name since."""
+    return row is not None and (row.revision, row.holder) == (lease.revision, lease.holder)
 
 
 def renewed(row: LeaseRow | None, lease: Lease, ttl: timedelta, now: datetime) -> LeaseRow:
-    """The row after a renewal; an expiry never moves back.
+    """The row after a renewal. Its expiry moves back where the database's clock did.
 
     Raises:
-        LeaseLostError: the lease has expired, was released, or somebody else has the name.
+        LeaseLostError: it was released, or somebody else has or had the name.
     """
-    if row is None or not is_held_as(row, lease, now):
-        raise lost(row, lease, now)
-    return replace(row, expires_at=max(row.expires_at, now + ttl))
+    if row is None or not is_held_as(row, lease):
+        raise lost(row, lease)
+    return replace(row, expires_at=now + ttl)
 
 
 def released(row: LeaseRow | None, lease: Lease) -> LeaseRow | None:
@@ -125,17 +156,15 @@ def released(row: LeaseRow | None, lease: Lease) -> LeaseRow | None:
     return replace(row, holder=None)
 
 
-def lost(row: LeaseRow | None, lease: Lease, now: datetime) -> LeaseLostError:
+def lost(row: LeaseRow | None, lease: Lease) -> LeaseLostError:
     """The error that says how a lease was lost."""
     if row is None:
         how = "is not in the cluster database"
     elif row.revision != lease.revision:
         who = row.holder or "somebody who released it again"
         how = f"went on to {who} (revision {row.revision})"
-    elif row.holder is None:
-        how = "was released"
     else:
-        how = f"expired {(now - row.expires_at).total_seconds():.1f} s ago"
+        how = "was released"
     return LeaseLostError(
         f"the lease {lease.name} of {lease.holder} (revision {lease.revision}) {how}",
         next_step="observe the state again and repeat the command",
@@ -145,11 +174,32 @@ def lost(row: LeaseRow | None, lease: Lease, now: datetime) -> LeaseLostError:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A name as it was seen; ``holder`` is None when it was released, or never acquired."""
+
+    holder: str | None
+    is_free: bool
+
+
 class Leases:
     """All leases of a cluster database."""
 
     def __init__(self, database: ClusterDatabase) -> None:
         self._database = database
+        self._sightings = sightings_of(database)
+
+    def look(self, name: str, ttl_s: float) -> Look:
+        """Who holds a name, and whether it may be acquired; writes nothing."""
+        with self._database.read() as connection:
+            query = select(_LEASES).where(_LEASES.c.name == name)
+            found = connection.execute(query).one_or_none()
+            if found is None:
+                return Look(None, is_free=True)
+            row = _row(found)
+            now = self._database.now(connection)
+        sighting = self._sightings.see(name, _state(row))
+        return Look(row.holder, row.is_free(now, sighting, _ttl(ttl_s)))
 
     def acquire(self, name: str, holder: str, ttl_s: float) -> Lease:
         """Get a name for ``ttl_s`` seconds; does not wait.
@@ -163,8 +213,12 @@ class Leases:
             raise InvalidArgumentError("a lease needs a name and a holder")
         with self._database.transaction() as connection:
             row = _read(connection, name)
-            after = acquired(row, name, holder, ttl, self._database.now(connection))
+            sighting = UNSEEN if row is None else self._sightings.see(name, _state(row))
+            after = acquired(
+                row, name, holder, ttl, self._database.now(connection), sighting=sighting
+            )
             _write(connection, row, after)
+        self._sightings.renewed(name, _state(after))
         return _lease(after)
 
     def renew(self, lease: Lease, ttl_s: float) -> Lease:
@@ -178,6 +232,7 @@ class Leases:
             row = _read(connection, lease.name)
             after = renewed(row, lease, ttl, self._database.now(connection))
             _write(connection, row, after)
+        self._sightings.renewed(lease.name, _state(after))
         return _lease(after)
 
     def release(self, lease: Lease) -> bool:
@@ -226,29 +281,8 @@ class Leases:
             LeaseLostError: the lease is not ours any more; the transaction must not commit.
         """
         row = _read(connection, lease.name)
-        now = self._database.now(connection)
-        if not is_held_as(row, lease, now):
-            raise lost(row, lease, now)
-
-    def check_not_taken(self, connection: Connection, lease: Lease) -> None:
-        """Make sure, inside a transaction, that nobody has had the name since this lease.
-
-        Weaker than :meth:`check` in one point: an expiry that nobody used is forgiven. It suits
-        long transactions, beside which a lease cannot be renewed where there is one writer.
-
-        Raises:
-            LeaseLostError: it was released, or somebody else has acquired the name since.
-        """
-        row = _read(connection, lease.name)
-        if row is None or (row.revision, row.holder) != (lease.revision, lease.holder):
-            raise lost(row, lease, self._database.now(connection))
-
-    def is_free(self, name: str) -> bool:
-        """Whether nobody holds the name now."""
-        with self._database.read() as connection:
-            query = select(_LEASES).where(_LEASES.c.name == name)
-            row = connection.execute(query).one_or_none()
-            return row is None or not _row(row).is_held(self._database.now(connection))
+        if not is_held_as(row, lease):
+            raise lost(row, lease)
 
     def holders(self) -> list[LeaseRow]:
         """All names that are held now, by name."""
@@ -271,6 +305,11 @@ def _ttl(ttl_s: float) -> timedelta:
 def _lease(row: LeaseRow) -> Lease:
     assert row.holder is not None
     return Lease(row.name, row.holder, row.revision, row.expires_at)
+
+
+def _state(row: LeaseRow) -> tuple[int, str | None, int]:
+    """What changes with every renewal."""
+    return row.revision, row.holder, _milliseconds(row.expires_at)
 
 
 def _time(milliseconds: int) -> datetime:

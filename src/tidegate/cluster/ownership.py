@@ -10,7 +10,13 @@ again. Three standings:
 * *unsure*: it was ours, and the cluster database has not answered for longer than it lasts. Nothing
   new is begun, and workers go on: the epoch in each stream's row keeps them harmless if another
   member has taken over, and nothing is gained by stopping rows because a database is away;
-* *other*: somebody else is owner, or nobody we know. Nothing runs here.
+* *other*: somebody else is owner, or nobody we know. Nothing is begun here.
+
+A take-over costs more than waiting a little, and on a machine that is short of time everybody seems
+silent. So an owner is succeeded when it has not renewed for the time to live, *and* whoever follows
+has been in time itself for its last few looks at the database (:func:`watched`, pure): the owner
+had the same chance meanwhile. An owner that comes late, before anybody has followed it, goes on.
+The thread here does nothing else, has connections of its own, and priority where that is allowed.
 
 It must not decide what owning means: whoever is interested looks at :attr:`Ownership.standing`.
 """
@@ -25,6 +31,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from tidegate.cluster.priority import prefer_this_thread
 from tidegate.errors import (
     ClusterDatabaseError,
     ConflictError,
@@ -36,12 +43,16 @@ from tidegate.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidegate.cluster.leases import Lease, Leases
+    from tidegate.cluster.leases import Lease, Leases, Look
 
 LEASE: Final = "owner"
 TTL_S: Final = 4.0
-"""A successor begins at most so long after its predecessor was killed."""
+"""An owner that has not renewed for so long may be succeeded."""
 POLL_S: Final = 0.4
+LATE_S: Final = 1.0
+"""A look at the database that takes longer, or begins so much later than planned, was late."""
+CALM_LOOKS: Final = 3
+"""So many looks in a row must have been in time before an owner is succeeded."""
 STOPS_S: Final = 15.0
 
 log = structlog.get_logger("tidegate.owner")
@@ -110,8 +121,22 @@ def stood(before: Believed, event: Held | Taken | Silence) -> Believed:
             return before
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How well a member has kept watch: when its last look ended, how many were in time."""
+
+    ended_at: float
+    in_time: int = 0
+
+
+def watched(before: Watch, began_at: float, ended_at: float, poll_s: float) -> Watch:
+    """The watch after one more look at the database."""
+    is_late = began_at - before.ended_at > poll_s + LATE_S or ended_at - began_at > LATE_S
+    return Watch(ended_at, 0 if is_late else before.in_time + 1)
+
+
 class Ownership:
-    """Stands for being owner; call :meth:`start` once and :meth:`stop` any number of times."""
+    """Competes for the owner lease; :meth:`start` once, :meth:`stop` any number of times."""
 
     def __init__(
         self,
@@ -140,6 +165,7 @@ class Ownership:
         self._poll_s = poll_s
         self._clock = clock
         self._believed = Believed()
+        self._watch = Watch(clock())
         self._lease: Lease | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ownership", daemon=True)
@@ -166,6 +192,7 @@ class Ownership:
                 log.warning("owner lease not released", error=str(error))
 
     def _run(self) -> None:
+        prefer_this_thread()
         while not self._stopping.is_set():
             before = self._believed
             event: Held | Taken | Silence
@@ -187,6 +214,12 @@ class Ownership:
             owns = self._believed.standing is Standing.OWNER
             self._stopping.wait(self._ttl_s / 4 if owns else self._poll_s)
 
+    def _look(self) -> Look:
+        began_at = self._clock()
+        look = self._leases.look(LEASE, self._ttl_s)
+        self._watch = watched(self._watch, began_at, self._clock(), self._poll_s)
+        return look
+
     def _ask(self) -> Held | Taken:
         asked_at = self._clock()
         if self._lease is not None:
@@ -195,6 +228,9 @@ class Ownership:
                 return Held(self._holder, self._lease.revision, asked_at, self._ttl_s)
             except LeaseLostError:
                 self._lease = None
+        look = self._look()
+        if not look.is_free or (look.holder is not None and self._watch.in_time < CALM_LOOKS):
+            return Taken(look.holder)
         asked_at = self._clock()
         try:
             self._lease = self._leases.acquire(LEASE, self._holder, self._ttl_s)

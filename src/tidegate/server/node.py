@@ -4,7 +4,8 @@ Decides the order in which parts are opened and closed, and nothing about what t
 
 1. the node stands for being owner of the cluster's work;
 2. workers that survived an earlier node are adopted, and while this node is owner, spans are
-   supervised; a node that is not lets them go, since the owner has taken them over;
+   supervised; a node that is not owner starts none, and those that run here go on until the owner
+   takes their spans over;
 3. operations that a crash left behind are taken up by the owner, again and again until each has
    ended;
 4. in the background the cluster's version is recorded, and shards are brought to this program's
@@ -35,9 +36,9 @@ from tidegate.bootstrap.tenants.service import TenantService
 from tidegate.cluster import answers, cluster_settings, join_tokens, member_store
 from tidegate.cluster import updates as cluster_updates
 from tidegate.cluster.leases import Leases
-from tidegate.cluster.ownership import Ownership, Standing
+from tidegate.cluster.ownership import TTL_S, Ownership, Standing
 from tidegate.dataplane.model import Direction
-from tidegate.errors import InvalidArgumentError, NoOwnerError, TidegateError
+from tidegate.errors import InvalidArgumentError, TidegateError
 from tidegate.router import Router
 from tidegate.router.hook import RouteHook
 from tidegate.router.sources import StoreSource
@@ -112,7 +113,7 @@ class Node:
         self._database = database
         self._store = TopologyStore(database)
         self._records = WorkflowStore(database)
-        self._dead_holders = names.dead
+        self._names = names
         reports = RouterReports(database)
         self._workflows = WorkflowService(
             database, self._store, holder=names.holder, routers=reports
@@ -124,13 +125,13 @@ class Node:
         self._left_out: dict[str, str] = {}
         self._refusals = Refusals()
         self._leases = Leases(database)
-        self._holder = names.holder
         self._succeeded_at = 0
-        for holder in names.dead:
-            self._leases.release_holder(holder)
-        self.ownership = Ownership(self._leases, names.holder, on_change=self._stands)
+        self.ownership = self._compete(database, names, stack)
         supervisor = Supervisor(
-            settings.state_dir / "spans", desired=self._desired, prepare=take_over
+            settings.state_dir / "spans",
+            desired=self._desired,
+            prepare=take_over,
+            may_start=self._is_owner,
         )
         feed = RouteFeed(self._store, reports)
         self._upgrade = SchemaUpgrade(database, self._store, holder=names.holder)
@@ -165,6 +166,14 @@ class Node:
         stack.callback(runs.stop)
         self._start_watches(stack)
         self._start_recovery(stack)
+
+    def _compete(self, database: ClusterDatabase, names: Names, stack: ExitStack) -> Ownership:
+        """Who competes for being owner: with connections of its own, which nobody else uses."""
+        for holder in names.dead:
+            self._leases.release_holder(holder)
+        own = database.beside(busy_timeout_s=TTL_S)
+        stack.callback(own.close)
+        return Ownership(Leases(own), names.holder, on_change=self._stands)
 
     def _start_watches(self, stack: ExitStack) -> None:
         """Keep the shards' schema at this program's release, and an eye on slots."""
@@ -226,16 +235,9 @@ class Node:
         return self._missing or self._upgrade.problem
 
     def _desired(self) -> list[DesiredSpan]:
-        """The spans that should run here; a workflow that cannot be read keeps no other back.
-
-        Raises:
-            NoOwnerError: it is not known whether this node is owner; what runs goes on.
-        """
-        believed = self.ownership.believed
-        if believed.standing is Standing.OTHER and believed.holder is not None:
+        """The spans that should run; a workflow that cannot be read keeps no other back."""
+        if not (self._is_owner() or self.services.supervisor.is_watching):
             return []
-        if believed.standing is not Standing.OWNER:
-            raise NoOwnerError("this node does not know who is owner")
         if self._seen is None or self._store.revision() != self._seen.revision:
             self._seen = self._store.read()
         found: list[DesiredSpan] = []
@@ -253,7 +255,7 @@ class Node:
 
     def _recover(self) -> None:
         """Take up what a crash left, again and again until it has ended."""
-        dead = self._dead_holders
+        dead = self._names.dead
         interrupted: set[str] | None = None
         while not self._closing.is_set():
             believed = self.ownership.believed
@@ -290,7 +292,7 @@ class Node:
         if believed.revision == self._succeeded_at:
             return
         for prefix in OWNER_LEASES:
-            for name, holder in self._leases.revoke_others(prefix, self._holder).items():
+            for name, holder in self._leases.revoke_others(prefix, self._names.holder).items():
                 log.warning("lease of an earlier owner ended", lease=name, holder=holder)
         self._succeeded_at = believed.revision
 

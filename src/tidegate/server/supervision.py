@@ -15,6 +15,8 @@ The rules:
   minutes, because wrong passwords may lock an account; at once when a secret has changed;
 * a worker that lost its epoch (4) or ended in any other way comes back after a delay that doubles
   up to a bound, spread at random, and falls back after it has been healthy for a while;
+* while no worker may be started here, since another node owns the work or nobody knows who does,
+  those that run go on: their epoch ends them when somebody takes their span over;
 * a span that is no longer wanted, or is described otherwise than what runs, is asked to stop, and
   killed when it does not.
 """
@@ -269,6 +271,7 @@ def decide(
     policy: Policy,
     *,
     stopping: bool = False,
+    may_start: bool = True,
 ) -> tuple[Action, ...]:
     """Everything to do now, in a fixed order.
 
@@ -278,13 +281,17 @@ def decide(
         now: seconds in a clock that does not jump.
         policy: the delays.
         stopping: the node is going down in an orderly way: nothing is wanted any more.
+        may_start: this node owns the work.
     """
     wanted = {} if stopping else {wish.span_id: wish for wish in wishes}
     actions: list[Action] = []
     for span_id in sorted({*wanted, *states}):
         state = states.get(span_id) or SpanState(span_id)
-        action = _decide_one(wanted.get(span_id), state, now, policy)
-        if action is not None:
+        wish = wanted.get(span_id)
+        if not may_start and state.process is None:
+            wish = None
+        action = _decide_one(wish, state, now, policy)
+        if action is not None and (span_id in states or not isinstance(action, Forget)):
             actions.append(action)
     return tuple(actions)
 

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from tidegate.errors import NoOwnerError
 from tidegate.server import processes
 from tidegate.server.processes import Record, SpanFiles
 from tidegate.server.supervision import (
@@ -102,6 +101,7 @@ class Supervisor:
         *,
         desired: Callable[[], Iterable[DesiredSpan]],
         prepare: Callable[[SpanSpec], SpanSpec],
+        may_start: Callable[[], bool] = lambda: True,
         command: Sequence[str] = WORKER_COMMAND,
         policy: Policy | None = None,
         rng: random.Random | None = None,
@@ -111,11 +111,11 @@ class Supervisor:
 
         Args:
             folder: for records, events and logs of workers; made when absent.
-            desired: the spans that should run now; called on every tick. Raises
-                :class:`NoOwnerError` while that is not known.
+            desired: the spans that should run now; called on every tick.
             prepare: takes a span's stream rows over under a higher epoch, ends whoever still
                 works on them, and returns the span with that epoch. May raise; then it is tried
                 again later.
+            may_start: whether this node owns the work; while it does not, what runs goes on.
             command: the worker program; reads one span as a JSON line.
             policy: delays.
             rng: spreads the delays.
@@ -124,6 +124,7 @@ class Supervisor:
         self._folder = folder
         self._desired = desired
         self._prepare = prepare
+        self._may_start = may_start
         self._command = tuple(command)
         self._policy = policy or Policy()
         self._rng = rng or random.Random()  # noqa: S311 - spreads restarts, guards nothing
@@ -149,6 +150,11 @@ class Supervisor:
     def wake(self) -> None:
         """Look at once: something wanted has changed."""
         self._wake.set()
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether there is a worker here, or one that is to come back."""
+        return bool(self._states)
 
     def stop(self) -> None:
         """Ask every worker to stop, kill those that do not, and end; bounded."""
@@ -199,8 +205,6 @@ class Supervisor:
         while not self._stopping.is_set():
             try:
                 self._tick(list(self._desired()))
-            except NoOwnerError:
-                pass  # whether anything is to run here is not known; whatever runs goes on
             except Exception:
                 # The wishes could not be read; whatever runs goes on, and the next look may work.
                 log.exception("supervisor tick failed")
@@ -230,6 +234,7 @@ class Supervisor:
                 self._clock(),
                 self._policy,
                 stopping=stopping,
+                may_start=self._may_start(),
             )
             for action in actions:
                 match action:

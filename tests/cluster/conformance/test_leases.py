@@ -61,8 +61,8 @@ def test_revisions_rise_over_release_and_expiry(leases: Leases) -> None:
     first = leases.acquire(NAME, "node-1", 30)
     assert leases.release(first)
     second = leases.acquire(NAME, "node-1", 0.05)
-    until(lambda: not leases.holders())
-    third = leases.acquire(NAME, "node-2", 30)
+    until(lambda: leases.look(NAME, 0.05).is_free)
+    third = leases.acquire(NAME, "node-2", 0.05)
     assert [first.revision, second.revision, third.revision] == [1, 2, 3]
     for late in (first, second):
         with pytest.raises(LeaseLostError, match="went on to node-2"):
@@ -71,11 +71,53 @@ def test_revisions_rise_over_release_and_expiry(leases: Leases) -> None:
     assert leases.renew(third, 60).expires_at > third.expires_at
 
 
-def test_an_expired_lease_is_not_renewed_though_nobody_took_it(leases: Leases) -> None:
+def test_an_expiry_that_nobody_used_is_forgiven(database: ClusterDatabase, leases: Leases) -> None:
+    """Situation 47: a renewal that comes late costs nothing, unless somebody was quicker."""
     lease = leases.acquire(NAME, "node-1", 0.05)
     until(lambda: not leases.holders())
-    with pytest.raises(LeaseLostError, match="expired"):
-        leases.renew(lease, 30)
+    with database.transaction() as connection:
+        leases.check(connection, lease)
+    assert leases.renew(lease, 30).revision == lease.revision
+    assert [row.holder for row in leases.holders()] == ["node-1"]
+
+
+def test_a_silent_holder_is_succeeded_though_its_expiry_lies_an_hour_ahead(
+    database: ClusterDatabase,
+) -> None:
+    """Situation 32: its clock ran ahead when it renewed last."""
+    leases = Leases(database)
+    lease = leases.acquire(NAME, "node-1", 0.5)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE lease SET expires_at_ms = expires_at_ms + 3600000")
+    began = time.monotonic()
+    while True:
+        try:
+            second = leases.acquire(NAME, "node-2", 0.5)
+            break
+        except ConflictError:
+            assert time.monotonic() - began < 10
+    assert time.monotonic() - began >= 0.5
+    assert second.revision == lease.revision + 1
+    assert (second.expires_at - database.now()).total_seconds() < 1
+
+
+def test_a_holder_that_renews_is_not_succeeded_while_the_clock_is_an_hour_ahead(
+    database: ClusterDatabase,
+) -> None:
+    """Situation 32: every renewal moves the expiry to where the clock is."""
+    leases = Leases(database)
+    with LeaseKeeper(leases, NAME, "node-1", 0.6) as keeper:
+        for hours in (-1, 1):
+            with database.transaction() as connection:
+                connection.exec_driver_sql(
+                    f"UPDATE lease SET expires_at_ms = expires_at_ms + {hours} * 3600000"
+                )
+            deadline = time.monotonic() + 1.0
+            while time.monotonic() < deadline:
+                with pytest.raises(ConflictError):
+                    leases.acquire(NAME, "node-2", 0.6)
+            left = keeper.confirm().expires_at - database.now()
+            assert left < timedelta(seconds=1)
 
 
 def test_work_under_a_lost_lease_does_not_commit(database: ClusterDatabase, leases: Leases) -> None:
