@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from cyclopts import App
+from typing import Annotated
+
+from cyclopts import App, Parameter
 
 from tidegate.cli.common import DEFAULTS, Common, DryRun, Yes, confirm, names
 from tidegate.cli.output import Column, Json, note, table_text
+from tidegate.errors import InvalidArgumentError
 
 app = App(name="migrations")
 
@@ -37,6 +40,14 @@ def create(
     version_table: str = "tidegate_migration",
     url_variable: str = "",
     recursive: bool = False,
+    variables: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--set",
+            help="Variable of SQL files, name=value, used as ${name}; may be repeated.",
+            negative="",
+        ),
+    ] = None,
     dry_run: DryRun = False,
     common: Common = DEFAULTS,
 ) -> None:
@@ -66,6 +77,7 @@ def create(
         version_table=version_table,
         url_variable=url_variable,
         recursive=recursive,
+        variables=_pairs(variables or []),
         dry_run=dry_run,
     )
     common.done(answer, f"migration source {name} {{would}}registered, head {answer['head']}", name)
@@ -90,6 +102,24 @@ def show(name: str, /, *, common: Common = DEFAULTS) -> None:
     rows.append(("head", answer["head"]))
     common.one(answer, rows, name, more="\n" + table_text(answer["versions"], VERSION_COLUMNS))
     _note_ignored(answer)
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    """The variables of the command line.
+
+    Raises:
+        InvalidArgumentError: one is no name and value, or given twice.
+    """
+    found: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not name or name in found:
+            raise InvalidArgumentError(
+                f"--set {each!r} is not a name and a value, or is given twice",
+                next_step="write --set retention_days=30",
+            )
+        found[name] = value
+    return found
 
 
 def _note_ignored(answer: Json) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from tidegate.cli import tenant_runs
+from tidegate.cli import tenant_records, tenant_runs
 from tidegate.cli.common import (
     DEFAULTS,
     Common,
@@ -235,6 +235,7 @@ def upgrade(
     retries: int = 5,
     recycle_after: int = 100,
     verify: bool = False,
+    sql: bool = False,
     wait: Annotated[bool, Parameter(negative="--no-wait")] = True,
     timeout: str | None = None,
     dry_run: DryRun = False,
@@ -262,6 +263,7 @@ def upgrade(
         retries: how often a tenant is tried again after locks, deadlocks and lost connections.
         recycle_after: a worker process is replaced after so many tenants.
         verify: look into tenants that are there by their stored version, too.
+        sql: with --dry-run, show the SQL that would be sent, as it is for one tenant of each group.
         wait: follow until the run is over.
         timeout: how long to follow, such as 10m; without end when not given.
     """
@@ -285,6 +287,7 @@ def upgrade(
         retries=retries,
         recycle_after=recycle_after,
         verify=verify,
+        sql=sql,
     )
     if dry_run:
         _show_plan(common, answer)
@@ -309,9 +312,15 @@ def _show_plan(common: Common, plan: Json) -> None:
     for each in plan["steps"]:
         origin = each["from"] or "(no version stored)"
         parts.append(f"{each['tenants']} at {origin}: would run {', '.join(each['versions'])}")
+        if each.get("failure"):
+            parts.append(f"no SQL of {each['tenant']} can be shown: {each['failure']}")
+        elif "sql" in each:
+            more_of_it = "\n… and more, which is left out" if each["cut"] else ""
+            parts += [f"as in {each['tenant']}:", each["sql"].rstrip() + more_of_it, ""]
     common.one(plan, rows, plan["target"], more="\n".join(parts))
     if common.output in {"table", "wide"}:
         out("nothing was changed")
 
 
+tenant_records.add_to(app)
 tenant_runs.add_to(app)

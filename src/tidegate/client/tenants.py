@@ -107,13 +107,56 @@ class Tenants(Noun):
         path = _verb("ensure", "tenants", name)
         return self._call("POST", path, {"source": source, **bounds}, timeout_s=VERB_TIMEOUT_S)
 
+    def baseline(self, version: str, *, dry_run: bool = False, **which: Any) -> Json:
+        """Let tenants without a version start at one; nothing is run.
+
+        Args:
+            version: head, or a version of the source.
+            dry_run: answer what would be changed.
+            **which: source, tenants, without, keyspace, where, lock_timeout_s.
+        """
+        return self._amend("baseline", {"version": version, **which}, dry_run=dry_run)
+
+    def stamp(
+        self, version: str, *, tenants: Sequence[str], dry_run: bool = False, **which: Any
+    ) -> Json:
+        """Record a version in tenants, whatever they had; nothing is run.
+
+        Args:
+            version: head, or a version of the source.
+            tenants: names, or patterns with ``*`` and ``?``.
+            dry_run: answer what would be changed.
+            **which: source, without, keyspace, where, lock_timeout_s.
+        """
+        body = {"version": version, "tenants": [*tenants], **which}
+        return self._amend("stamp", body, dry_run=dry_run)
+
+    def repair(self, *, dry_run: bool = False, **which: Any) -> Json:
+        """Record the files as they are now; tenants keep their versions, and nothing is run.
+
+        Args:
+            dry_run: answer what would be changed.
+            **which: source, tenants, without, keyspace, where, lock_timeout_s.
+        """
+        return self._amend("repair", which, dry_run=dry_run)
+
+    def _amend(self, verb: str, body: Json, *, dry_run: bool) -> Json:
+        return self._call(
+            "POST",
+            _verb(verb, "tenants"),
+            body,
+            query={"dry_run": dry_run},
+            timeout_s=VERB_TIMEOUT_S,
+        )
+
     def upgrade(self, *, dry_run: bool = False, **options: Any) -> Json:
         """Create a run, which the node works on from now on.
 
         Args:
             dry_run: answer the waves and what would be run.
             **options: source, to, tenants, without, keyspace, where, wave, then, jobs,
-                max_failures, lock_timeout_s, statement_timeout_s, retries, pause_s, verify.
+                max_failures, lock_timeout_s, statement_timeout_s, retries, pause_s, verify,
+                sql (with dry_run: answer the SQL as well).
         """
         return self._call(
             "POST",
@@ -169,7 +212,8 @@ class Migrations(Noun):
             source: ``sql:/folder``, ``python:module:function``, ``alembic:/path/alembic.ini`` or
                 ``django:settings.module``; paths are the node's.
             dry_run: read it only.
-            **how: python, folder, role, also_search, version_table, url_variable, recursive.
+            **how: python, folder, role, also_search, version_table, url_variable, recursive,
+                variables (a dictionary).
         """
         body = {"name": name, "source": source, **how}
         return self._call(

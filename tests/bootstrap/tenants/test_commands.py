@@ -215,6 +215,12 @@ def test_a_node_runs_no_program_from_a_folder_it_was_not_told(town: Town) -> Non
         ("upgrade", {"jobs": 0}),
         ("upgrade", {"to": "999"}),
         ("upgrade", {"where": "version<<3"}),
+        ("upgrade", {"sql": True}),
+        ("baseline", {"version": "999"}),
+        ("baseline", {"version": "001", "tenants": ["nobody"]}),
+        ("stamp", {"version": "001", "tenants": []}),
+        ("repair", {"source": "none"}),
+        ("repair", {"lock_timeout_s": 0}),
         ("run", {"run": "seven"}),
         ("run", {"run": "7"}),
         ("cancel", {"run": "last"}),
@@ -231,6 +237,42 @@ def test_bad_input_is_refused_with_a_next_step_and_changes_nothing(
     assert 400 <= refused.value.http_status < 500
     assert settled.client.tenant.list()["items"] == []
     assert settled.client.tenant.runs()["items"] == []
+
+
+def test_records_are_changed_and_sql_is_shown_from_the_command_line(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Situation tenants 12: baseline, stamp and repair, variables, the SQL in the dry run."""
+    town.write("001_orders.sql", ORDERS)
+    town.write("002_days.sql", "CREATE TABLE kept (days int DEFAULT ${days:raw});")
+    tidegate("tenant discover --keyspace saas --schemas tenant_% --register")
+    tidegate(f"migrations create app sql:{town.folder} --set days=30 --set more=x")
+    town.execute(f"SET search_path = tenant_1; {ORDERS}")
+    capsys.readouterr()
+    tidegate("tenant baseline 001 --tenants tenant_1 --dry-run -o json")
+    planned = printed(capsys)
+    assert (planned["dry_run"], planned["changed"]) == (True, 1)
+    tidegate("tenant baseline 001 --tenants tenant_1 -o json")
+    assert printed(capsys)["items"][0]["added"] == ["001"]
+    tidegate("tenant baseline 002 --tenants tenant_1", ExitStatus.PARTLY_FAILED)
+    assert "a stamp for others" in capsys.readouterr().out
+    tidegate("tenant upgrade --dry-run --sql -o json")
+    steps = {each["from"]: each for each in printed(capsys)["steps"]}
+    assert steps["001"]["sql"] == ("-- 002_days.sql\nCREATE TABLE kept (days int DEFAULT 30);\n")
+    tidegate("tenant upgrade --dry-run --sql")
+    assert "CREATE TABLE kept (days int DEFAULT 30)" in capsys.readouterr().out
+    tidegate("tenant upgrade --sql", ExitStatus.USAGE)
+    tidegate("tenant upgrade")
+    tidegate("tenant stamp 001 --tenants tenant_2", ExitStatus.USAGE)  # needs --yes
+    tidegate("tenant stamp 001 --tenants tenant_2 --yes")
+    assert town.client.tenant.show("tenant_2")["versions"] == {"app": "001"}
+    town.write("001_orders.sql", ORDERS + " -- edited")
+    tidegate("tenant upgrade", ExitStatus.PREFLIGHT)
+    tidegate("tenant repair --yes")
+    town.execute("DROP TABLE tenant_2.kept")
+    tidegate("tenant upgrade")
+    assert town.client.tenant.show("tenant_2")["versions"] == {"app": "002"}
+    tidegate(f"migrations create other sql:{town.folder} --set days", ExitStatus.USAGE)
 
 
 def test_a_killed_node_goes_on_with_its_run(town: Town) -> None:

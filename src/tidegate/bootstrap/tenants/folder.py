@@ -23,9 +23,10 @@ from tidegate.bootstrap.tenants.faults import MigrationSourceError
 from tidegate.bootstrap.tenants.filenames import FileName, Way
 from tidegate.bootstrap.tenants.versions import Chain, Version
 from tidegate.engines.postgres import script as sql
+from tidegate.engines.postgres.placeholders import PlaceholderError, bind, slots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 _DIRECTIVE: Final = re.compile(
     r"^[ \t*]*tidegate:[ \t]*(?P<words>.*?)[ \t]*$", re.MULTILINE | re.IGNORECASE
@@ -34,6 +35,8 @@ _OTHER_WAY: Final = re.compile(
     r"^\s*(migrate:\s*down|\+goose\s+down|\+migrate\s+down)\b", re.IGNORECASE
 )
 NO_TRANSACTION: Final = "no-transaction"
+NO_VARIABLES: Final = "no-variables"
+DIRECTIVES: Final = (NO_TRANSACTION, NO_VARIABLES)
 FILE_BYTES_MAX: Final = 32 * 1024 * 1024
 FILES_MAX: Final = 20_000
 DEPTH_MAX: Final = 16
@@ -51,6 +54,24 @@ class Script:
     """In order; one for the whole file, unless it has rows or runs without a transaction."""
     down: Script | None = None
     """What undoes it, if the folder has that."""
+
+    variables: frozenset[str] = frozenset()
+    """Names of the variables it uses."""
+
+    def bound(self, values: Mapping[str, str]) -> Script:
+        """The same with its variables replaced.
+
+        Raises:
+            PlaceholderError: a value cannot stand where it would.
+        """
+        if not self.variables:
+            return self
+        pieces = tuple(
+            replace(each, text=bind(each.text, slots(each.text, each.line), values))
+            for each in self.pieces
+        )
+        text = pieces[0].text if len(pieces) == 1 else self.text
+        return replace(self, text=text, pieces=pieces, variables=frozenset())
 
     @property
     def has_rows(self) -> bool:
@@ -76,12 +97,15 @@ class Folder:
         return next(script for script in self.scripts if script.version.id == version)
 
 
-def read_folder(path: str, *, recursive: bool = False) -> Folder:
+def read_folder(
+    path: str, *, recursive: bool = False, variables: Collection[str] | None = None
+) -> Folder:
     """Read and check a folder.
 
     Args:
         path: of the folder.
         recursive: read what lies in folders below it, too.
+        variables: names that the files may use; None to take any.
 
     Raises:
         MigrationSourceError: it cannot be read, or must not be run; ``findings`` lists all reasons.
@@ -94,7 +118,7 @@ def read_folder(path: str, *, recursive: bool = False) -> Folder:
             f"the folder {path} cannot be read: {error.strerror}",
             next_step="give a folder that the node's account may read, on the node's machine",
         ) from None
-    return check_folder(path, files, ignored=ignored)
+    return check_folder(path, files, ignored=ignored, variables=variables)
 
 
 def _look(root: Path, *, recursive: bool) -> tuple[list[str], list[str]]:
@@ -132,7 +156,13 @@ def _read(path: Path) -> bytes:
         return file.read(FILE_BYTES_MAX + 1)
 
 
-def check_folder(path: str, files: Mapping[str, bytes], *, ignored: Sequence[str] = ()) -> Folder:
+def check_folder(
+    path: str,
+    files: Mapping[str, bytes],
+    *,
+    ignored: Sequence[str] = (),
+    variables: Collection[str] | None = None,
+) -> Folder:
     """The scripts of a folder, given its ``.sql`` files by their paths below it.
 
     Raises:
@@ -147,7 +177,7 @@ def check_folder(path: str, files: Mapping[str, bytes], *, ignored: Sequence[str
             findings.append(finding(name, meaning))
             continue
         named.append((meaning, name))
-        made, wrong = _script(name, meaning, content)
+        made, wrong = _script(name, meaning, content, variables)
         findings += [finding(name, each) for each in wrong]
         if made is not None:
             read[name] = made
@@ -174,7 +204,9 @@ def finding(name: str, message: str) -> dict[str, Any]:
     return {"id": "TG-MIG-001", "object": name, "message": message, "severity": "error"}
 
 
-def _script(name: str, meaning: FileName, content: bytes) -> tuple[Script | None, list[str]]:
+def _script(
+    name: str, meaning: FileName, content: bytes, known: Collection[str] | None
+) -> tuple[Script | None, list[str]]:
     if len(content) > FILE_BYTES_MAX:
         return None, [f"it is larger than {FILE_BYTES_MAX} bytes"]
     if content[:2] in {b"\xff\xfe", b"\xfe\xff"}:
@@ -198,7 +230,33 @@ def _script(name: str, meaning: FileName, content: bytes) -> tuple[Script | None
         is_transactional=NO_TRANSACTION not in directives,
     )
     pieces = sql.pieces(text, cut, one_by_one=not version.is_transactional)
-    return Script(version, name, text, pieces), wrong
+    used: set[str] = set()
+    if NO_VARIABLES not in directives:
+        used, unknown = _variables(pieces, known)
+        wrong += unknown
+    return Script(version, name, text, pieces, variables=frozenset(used)), wrong
+
+
+def _variables(
+    pieces: Iterable[sql.Piece], known: Collection[str] | None
+) -> tuple[set[str], list[str]]:
+    """The variables that a file uses, and what is wrong with them."""
+    used: set[str] = set()
+    wrong: list[str] = []
+    for piece in pieces:
+        try:
+            found = slots(piece.text, piece.line)
+        except PlaceholderError as error:
+            wrong.append(str(error))
+            continue
+        used |= {slot.name for slot in found}
+        wrong += [
+            f"line {slot.line}: the variable ${{{slot.name}}} is not known; there are"
+            f" {', '.join(sorted(known))}"
+            for slot in found
+            if known is not None and slot.name not in known
+        ]
+    return used, wrong
 
 
 def _directives(comments: Iterable[sql.Comment]) -> tuple[set[str], list[str]]:
@@ -215,9 +273,10 @@ def _directives(comments: Iterable[sql.Comment]) -> tuple[set[str], list[str]]:
         for each in _DIRECTIVE.finditer(comment.text):
             line = comment.line + comment.text.count("\n", 0, each.start())
             words = each["words"]
-            if words != NO_TRANSACTION:
+            if words not in DIRECTIVES:
                 wrong.append(
-                    f"line {line}: the directive {words!r} is not known; there is {NO_TRANSACTION}"
+                    f"line {line}: the directive {words!r} is not known; there are"
+                    f" {' and '.join(DIRECTIVES)}"
                 )
             elif not comment.is_before_statements:
                 wrong.append(

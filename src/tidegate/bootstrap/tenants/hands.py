@@ -22,6 +22,7 @@ from tidegate.bootstrap.tenants.versions import Standing, groups, look_at
 from tidegate.bootstrap.tenants.worker.tidegate_records import Asker, Row, own
 from tidegate.engines.postgres import holders, tenants
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.placeholders import PlaceholderError
 from tidegate.engines.postgres.tenant_records import Recorded
 from tidegate.errors import AuthenticationError, ConnectError, TidegateError
 
@@ -59,6 +60,17 @@ class Job:
     target: str
     stored: tuple[str, ...] = ()
     """The sources of which the cluster database has a version for it."""
+    way: str = "upgrade"
+    """What a worker is asked to do: ``upgrade``, ``baseline`` or ``stamp``."""
+    dry_run: bool = False
+    """For a worker: say what would be recorded, change nothing."""
+
+
+def values_of(source: Source, job: Job) -> dict[str, str]:
+    """What the variables of SQL files stand for in one tenant."""
+    values = dict(source.variables)
+    values |= {"schema": job.place.schema or tenants.DEFAULT_SCHEMA, "tenant": job.name}
+    return values | ({"role": source.role} if source.role else {})
 
 
 class Hand(Protocol):
@@ -156,7 +168,12 @@ class SqlHand:
     def _run(self, connection: Connection[TupleRow], job: Job, group: tuple[Version, ...]) -> None:
         settings = self._settings(job)
         recorded = [Recorded(v.id, v.name, v.sha256) for v in group]
-        scripts = [self._folder.of(version.id) for version in group]
+        values = values_of(self._source, job)
+        try:
+            scripts = [self._folder.of(version.id).bound(values) for version in group]
+        except PlaceholderError as error:
+            tenants.rollback(connection)
+            raise tenants.ScriptError("22023", str(error), None) from None
         if group[0].is_transactional and any(script.has_rows for script in scripts):
             self._run_with_rows(connection, settings, scripts, recorded)
             return

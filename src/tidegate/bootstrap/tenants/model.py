@@ -137,6 +137,8 @@ class Source:
     """Where sql and python sources keep the tenant's version; the others have tables of theirs."""
     url_variable: str = ""
     """A variable of the environment in which Alembic's env.py expects the database's URL."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Name and value of what SQL files may use as ``${name}``, besides schema, tenant and role."""
     recursive: bool = False
     """Whether SQL files in folders below the source's are read, too."""
 
@@ -155,6 +157,7 @@ class Source:
             "version_table": self.version_table,
             "url_variable": self.url_variable,
             "recursive": self.recursive,
+            "variables": dict(self.variables),
         }
 
     @classmethod
@@ -163,6 +166,7 @@ class Source:
         given = dict(value)
         given["kind"] = SourceKind(given["kind"])
         given["also_search"] = tuple(given.get("also_search", ()))
+        given["variables"] = tuple(sorted(dict(given.get("variables", {})).items()))
         return cls(name, **given)
 
 
@@ -203,7 +207,39 @@ def parse_source(name: str, text: str, **more: Any) -> Source:
     for schema in source.also_search:
         _check_identifier(schema, "schema")
     _check_identifier(source.version_table, "table")
+    _check_variables(source)
     return source
+
+
+OWN_VARIABLES: Final = ("schema", "tenant", "role")
+VARIABLES_MAX: Final = 200
+VALUE_MAX: Final = 10_000
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+def _check_variables(source: Source) -> None:
+    if source.variables and source.kind is not SourceKind.SQL:
+        raise InvalidArgumentError(
+            f"a source of kind {source.kind} has no variables", next_step="leave --set away"
+        )
+    for name, value in source.variables:
+        if name in OWN_VARIABLES or not _VARIABLE.fullmatch(name):
+            raise InvalidArgumentError(
+                f"{name!r} cannot be a variable of SQL files",
+                next_step="use letters, digits and _ . -, and none of "
+                + ", ".join(OWN_VARIABLES)
+                + ", which are the tenant's",
+            )
+        if "\0" in value or len(value) > VALUE_MAX:
+            raise InvalidArgumentError(
+                f"the value of the variable {name} has a zero byte, or is too long",
+                next_step=f"use at most {VALUE_MAX} characters",
+            )
+    if len(source.variables) > VARIABLES_MAX:
+        raise InvalidArgumentError(
+            f"the source has {len(source.variables)} variables",
+            next_step=f"use at most {VARIABLES_MAX}",
+        )
 
 
 class RunState(StrEnum):

@@ -240,12 +240,38 @@ class ProgramHand:
             self.close()
         return replace(outcome, took_ms=(time.monotonic() - started) * 1000)
 
+    def sql(self, job: Job, version: str) -> str | Outcome:
+        """What would be sent to a tenant that has a version; or why that is not known."""
+        try:
+            password = job.endpoint.password()
+            request = self._request(replace(job, way="sql"), password) | {"version": version}
+            answer = self._answer(request)
+        except TidegateError as error:
+            return Outcome.failed(Cause.ACCESS, error.message)
+        except OSError as error:
+            return Outcome.failed(Cause.SOURCE, f"no worker can be started: {error}")
+        if isinstance(answer, Outcome):
+            return answer
+        is_done = answer["result"] == Result.DONE
+        text = str(answer["sql"]) if is_done else redacted(outcome_of(answer, job).message)
+        text = text.replace(password, "***") if password else text
+        return text if is_done else Outcome.failed(Cause.SOURCE, text)
+
     def _ask(self, request: dict[str, Any], job: Job) -> Outcome:
+        answer = self._answer(request)
+        if isinstance(answer, Outcome):
+            return answer
+        outcome = outcome_of(answer, job)
+        if outcome.applied:
+            steps.reached(COMMITTED)
+        return outcome
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any] | Outcome:
         if self._worker is None:
             self._worker = Worker(self._source)
         self._worker.tenants += 1
         try:
-            answer = self._worker.ask(request, self._options.tenant_timeout_s)
+            return self._worker.ask(request, self._options.tenant_timeout_s)
         except WorkerDiedError as error:
             self.close()
             return Outcome.failed(Cause.WORKER, str(error))
@@ -253,10 +279,6 @@ class ProgramHand:
             self.close()
             limit = self._options.tenant_timeout_s
             return Outcome.failed(Cause.TIMEOUT, f"not done within {limit:g} s; it was ended")
-        outcome = outcome_of(answer, job)
-        if outcome.applied:
-            steps.reached(COMMITTED)
-        return outcome
 
     def _request(self, job: Job, password: str | None) -> dict[str, Any]:
         given = parsed(job.endpoint.conninfo)
@@ -268,7 +290,8 @@ class ProgramHand:
         if job.place.database:
             connection["dbname"] = job.place.database
         return {
-            "do": "upgrade",
+            "do": job.way,
+            "dry_run": job.dry_run,
             "folder": folder_of(self._source),
             "source": self._source.to_json(),
             "target": job.target,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tidegate import steps
 from tidegate.bootstrap.tenants import waves
+from tidegate.bootstrap.tenants.amending import Amended, Amender, AmendRequest
+from tidegate.bootstrap.tenants.amendments import Verb
 from tidegate.bootstrap.tenants.faults import TenantBusyError
 from tidegate.bootstrap.tenants.ground import RunGround, job_of
 from tidegate.bootstrap.tenants.model import (
@@ -24,6 +26,7 @@ from tidegate.bootstrap.tenants.model import (
     Wish,
 )
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result
+from tidegate.bootstrap.tenants.previews import previews
 from tidegate.bootstrap.tenants.registry import Registry
 from tidegate.bootstrap.tenants.runs import RunStore
 from tidegate.bootstrap.tenants.selection import Selection, select
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
     from tidegate.bootstrap.tenants.hands import Hand, Job
     from tidegate.bootstrap.tenants.model import Tenant
+    from tidegate.bootstrap.tenants.previews import Preview
     from tidegate.bootstrap.tenants.versions import Chain
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.topology.store import TopologyStore
@@ -69,6 +73,8 @@ class UpgradeRequest:
     wave: str | None = None
     then: str | None = None
     options: RunOptions = field(default_factory=RunOptions)
+    shows_sql: bool = False
+    """For a dry run: whether it answers with the SQL."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class Planned:
     run: Run
     items: tuple[Item, ...]
     chain: Chain
+    sql: Mapping[str, Preview] | None = None
+    """By the version that tenants are at; only when asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """The waves by name, and for each version that tenants are at, what would be run."""
@@ -92,6 +100,8 @@ class Planned:
             found["tenants"] += 1
             start = ids.index(item.from_version) + 1 if item.from_version in ids else 0
             found["versions"] = list(ids[start:end])
+        for version, preview in (self.sql or {}).items():
+            steps_of[version] |= preview.to_json()
         return {
             "source": self.run.source.name,
             "target": self.run.target,
@@ -174,7 +184,12 @@ class TenantService:
             waves=max(1, len(cut)),
             at_target=len(chosen) - len(behind),
         )
-        return Planned(run, items, opened.chain)
+        sql = None
+        if request.shows_sql:
+            by_id = {tenant.id: tenant for tenant in behind}
+            snapshot = self._topology.read()
+            sql = previews(opened, items, by_id, snapshot, target=target, options=request.options)
+        return Planned(run, items, opened.chain, sql)
 
     def upgrade(self, request: UpgradeRequest) -> Run:
         """Create a run; the work on it begins at once, in the node.
@@ -183,6 +198,10 @@ class TenantService:
             ConflictError: another run has one of the tenants.
             TidegateError: as :meth:`plan`.
         """
+        if request.shows_sql:
+            raise InvalidArgumentError(
+                "the SQL is shown by a dry run only", next_step="add --dry-run, or leave --sql away"
+            )
         planned = self.plan(request)
         run = self.runs.create(planned.run, planned.items)
         steps.reached(CREATED)
@@ -291,6 +310,19 @@ class TenantService:
         made = self.runs.swap(before, after, items=items, reclaim=reclaim)
         self.wake()
         return made
+
+    def amend(self, request: AmendRequest) -> list[Amended]:
+        """Change what tenants' records say; nothing is run.
+
+        Raises:
+            MigrationSourceError: the source must not be run.
+            NotFoundError: no such source, or a name names no tenant.
+            InvalidArgumentError: the version is none, or there is nothing to repair.
+        """
+        settles_edits = request.verb is not Verb.BASELINE
+        source = self.sources.find(request.source)
+        opened = self.sources.open(source, even_edited=settles_edits)
+        return Amender(self.tenants, self._topology).run(request, opened)
 
     def ensure(
         self, name: str, source: str | None = None, options: RunOptions | None = None

@@ -95,6 +95,12 @@ def sharing(source: Source, registered: Sequence[Source]) -> list[Source]:
     ]
 
 
+def known_variables(source: Source) -> list[str]:
+    """What the SQL files of a source may use as variables."""
+    own = ["schema", "tenant", *(["role"] if source.role else [])]
+    return [*own, *(name for name, _ in source.variables)]
+
+
 def refuse_clash(source: Source, registered: Sequence[Source]) -> None:
     """Refuse a source that cannot share its version table with one that is registered.
 
@@ -204,8 +210,12 @@ class Sources:
             f"migration source {given!r} does not exist", next_step="tidegate migrations list"
         )
 
-    def open(self, source: Source) -> Opened:
+    def open(self, source: Source, *, even_edited: bool = False) -> Opened:
         """Read a source and check it against what tenants got from it.
+
+        Args:
+            source: to read.
+            even_edited: leave the check out, for a verb that settles what was edited.
 
         Raises:
             MigrationSourceError: it cannot be read, or must not be run.
@@ -214,8 +224,11 @@ class Sources:
         others = tuple(each.name for each in sharing(source, self._store.sources()))
         if source.kind is not SourceKind.SQL:
             return Opened(source, self._describe(source), others=others)
-        folder = read_folder(source.address, recursive=source.recursive)
-        check_unedited(source.address, folder.chain, self._store.recorded(source.name))
+        folder = read_folder(
+            source.address, recursive=source.recursive, variables=known_variables(source)
+        )
+        if not even_edited:
+            check_unedited(source.address, folder.chain, self._store.recorded(source.name))
         return Opened(source, folder.chain, folder, others)
 
     def _describe(self, source: Source) -> Chain:

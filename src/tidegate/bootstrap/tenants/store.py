@@ -293,6 +293,28 @@ class TenantStore:
         with self._database.read() as connection:
             return dict(connection.execute(query).all())
 
+    def rewrite_recorded(
+        self, source: str, hashes: Mapping[str, str], *, forget_others: bool, but: set[str]
+    ) -> None:
+        """Take these texts for those that tenants got.
+
+        Args:
+            source: whose.
+            hashes: by version; those that no tenant got stay unrecorded.
+            forget_others: whether versions that are not among them are forgotten.
+            but: versions that are kept all the same, because tenants have them.
+        """
+        ours = RECORDED.c.source == source
+        with self._database.transaction() as connection:
+            known = connection.execute(select(RECORDED.c.version).where(ours)).scalars().all()
+            for version in known:
+                this = ours & (RECORDED.c.version == version)
+                if version in hashes:
+                    new = RECORDED.update().where(this).values(sha256=hashes[version])
+                    connection.execute(new)
+                elif forget_others and version not in but:
+                    connection.execute(RECORDED.delete().where(this))
+
 
 def read_tenants(connection: Connection) -> list[Tenant]:
     """Every tenant with its stored versions, by name."""

@@ -147,7 +147,7 @@ class _Scanner:
             found = _TOKEN.match(self._text, at)
             assert found is not None, "the last alternative takes any character"
             kind = found.lastgroup or ""
-            end = self._skip(found, kind)
+            end = self.end_of(found, kind)
             if kind in {"line", "block"}:
                 text = self._text[at + 2 : end - (2 if kind == "block" else 0)]
                 self.comments.append(Comment(text, self._line(at), not has_begun))
@@ -163,7 +163,7 @@ class _Scanner:
             raise self._unreadable(self._start or 0, "a parenthesis or a body is not closed")
         yield from self._cut(len(self._text), len(self._text))
 
-    def _skip(self, found: re.Match[str], kind: str) -> int:
+    def end_of(self, found: re.Match[str], kind: str) -> int:
         """Where the token ends."""
         if kind == "block":
             return self._after_comment(found.start())
@@ -278,6 +278,26 @@ class _Scanner:
 def _makes_routine(words: list[str]) -> bool:
     rest = words[3:] if words[1:3] == ["OR", "REPLACE"] else words[1:]
     return words[:1] == ["CREATE"] and rest[:1] in (["FUNCTION"], ["PROCEDURE"])
+
+
+def tokens(text: str) -> Iterator[tuple[str, int, int]]:
+    """The tokens of a text: kind, begin and end. A backslash outside quotes is any other sign.
+
+    Raises:
+        UnreadableError: the text ends inside something.
+    """
+    scanner = _Scanner(text)
+    at = 0
+    while at < len(text):
+        found = _TOKEN.match(text, at)
+        assert found is not None, "the last alternative takes any character"
+        kind = found.lastgroup or ""
+        if kind == "backslash":
+            kind, end = "other", at + 1
+        else:
+            end = scanner.end_of(found, kind)
+        yield kind, at, end
+        at = end
 
 
 def cut(text: str) -> Script:

@@ -89,6 +89,36 @@ def recording(schema: str, name: str, source: str, versions: Sequence[Recorded])
     return statement.format(table_of(schema, name), sql.SQL(", ").join(rows)).as_string()
 
 
+def amending(
+    schema: str,
+    name: str,
+    source: str,
+    *,
+    add: Sequence[Recorded],
+    rewrite: Sequence[Recorded],
+    remove: Sequence[str],
+) -> str:
+    """The statements that change a source's record of versions, without running any."""
+    table, whose = table_of(schema, name), sql.Literal(source)
+    found = [recording(schema, name, source, add)] if add else []
+    found += [
+        sql.SQL(
+            "UPDATE {} SET name = {}, sha256 = {}, begun = NULL WHERE source = {} AND version = {}"
+        )
+        .format(table, sql.Literal(v.name), sql.Literal(v.sha256), whose, sql.Literal(v.id))
+        .as_string()
+        for v in rewrite
+    ]
+    if remove:
+        listed = sql.SQL(", ").join(map(sql.Literal, remove))
+        found.append(
+            sql.SQL("DELETE FROM {} WHERE source = {} AND version IN ({})")
+            .format(table, whose, listed)
+            .as_string()
+        )
+    return "; ".join(found)
+
+
 def adopting(schema: str, name: str, source: str, former: Sequence[str], sha256: str = "") -> str:
     """The statement that gives the rows of former sources to a source.
 

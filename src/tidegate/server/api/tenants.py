@@ -5,6 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from tidegate.bootstrap.tenants.amending import AmendRequest
+from tidegate.bootstrap.tenants.amendments import Verb
 from tidegate.bootstrap.tenants.model import (
     DEFAULT_VERSION_TABLE,
     RunOptions,
@@ -58,6 +60,29 @@ class EnsureBody(Body):
     statement_timeout_s: float = 600.0
 
 
+class AmendBody(Body):
+    """Of which tenants the record is changed."""
+
+    source: str | None = None
+    tenants: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    keyspace: str = ""
+    where: str = ""
+    lock_timeout_s: float = 5.0
+
+
+class VersionBody(AmendBody):
+    """The same, and the version they are to have."""
+
+    version: str
+
+
+class StampBody(VersionBody):
+    """The same; tenants must be named."""
+
+    tenants: tuple[str, ...] = Field(min_length=1)
+
+
 class SourceBody(Body):
     """A migration source, written ``kind:address``."""
 
@@ -70,6 +95,7 @@ class SourceBody(Body):
     version_table: str = DEFAULT_VERSION_TABLE
     url_variable: str = ""
     recursive: bool = False
+    variables: dict[str, str] = Field(default_factory=dict)
 
 
 class UpgradeBody(Body):
@@ -92,6 +118,7 @@ class UpgradeBody(Body):
     pause_s: float = 0.0
     verify: bool = False
     recycle_after: int = 100
+    sql: bool = False
 
 
 class TenantsBody(Body):
@@ -168,6 +195,44 @@ def tenants_status(node: Node, source: str | None = None, keyspace: str | None =
     )
 
 
+@router.post("/tenants:baseline")
+def baseline_tenants(node: Node, body: VersionBody, dry_run: DryRun = False) -> Json:
+    """Let tenants without a version of the source start at one; nothing is run."""
+    return _amended(node, Verb.BASELINE, body, body.version, dry_run=dry_run)
+
+
+@router.post("/tenants:stamp")
+def stamp_tenants(node: Node, body: StampBody, dry_run: DryRun = False) -> Json:
+    """Record a version in tenants, whatever they had; nothing is run."""
+    return _amended(node, Verb.STAMP, body, body.version, dry_run=dry_run)
+
+
+@router.post("/tenants:repair")
+def repair_tenants(node: Node, body: AmendBody, dry_run: DryRun = False) -> Json:
+    """Record the files as they are now; tenants keep their versions, and nothing is run."""
+    return _amended(node, Verb.REPAIR, body, "", dry_run=dry_run)
+
+
+def _amended(node: Node, verb: Verb, body: AmendBody, version: str, *, dry_run: bool) -> Json:
+    given = body.model_dump(include=set(Selection.__slots__))
+    found = node.tenants.amend(
+        AmendRequest(
+            verb=verb,
+            source=body.source,
+            version=version,
+            selection=Selection(**given),
+            lock_timeout_s=body.lock_timeout_s,
+            dry_run=dry_run,
+        )
+    )
+    answer = many(each.to_json() for each in found)
+    answer["changed"] = sum(1 for each in found if each.is_changed)
+    answer["failed"] = sum(1 for each in found if each.reason)
+    if dry_run:
+        answer["dry_run"] = True
+    return answer
+
+
 @router.get("/tenants/{name}")
 def show_tenant(node: Node, name: str) -> Json:
     """One tenant."""
@@ -207,6 +272,7 @@ def list_sources(node: Node) -> Json:
 def add_source(node: Node, body: SourceBody, dry_run: DryRun = False) -> Json:
     """Register a migration source; it is read once, and refused when it cannot be run."""
     more = body.model_dump(exclude={"name", "source"})
+    more["variables"] = tuple(sorted(body.variables.items()))
     sources = node.tenants.sources
     if dry_run:
         opened = sources.open(sources.check(body.name, body.source, **more))
@@ -255,7 +321,10 @@ def upgrade_tenants(node: Node, body: UpgradeBody, dry_run: DryRun = False) -> J
     given = body.model_dump()
     selection = Selection(**{key: given.pop(key) for key in Selection.__slots__})
     head = {key: given.pop(key) for key in ("source", "to", "wave", "then")}
-    request = UpgradeRequest(**head, selection=selection, options=RunOptions(**given))
+    shows_sql = given.pop("sql")
+    request = UpgradeRequest(
+        **head, selection=selection, options=RunOptions(**given), shows_sql=shows_sql
+    )
     if dry_run:
         return one(node.tenants.plan(request).to_json(), dry_run=True)
     return one(report(node.tenants.runs, node.tenants.upgrade(request)))

@@ -11,6 +11,7 @@ Whatever ``env.py`` connects to is compared with the tenant before the first mig
 from __future__ import annotations
 
 import importlib
+import io
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -86,8 +87,36 @@ def url_of(request: dict[str, Any]) -> URL:
     )
 
 
+def offline(request: dict[str, Any]) -> dict[str, Any]:
+    """The SQL of Alembic's offline mode, from the version that is stored to the target."""
+    source, tenant = request["source"], request["tenant"]
+    url = url_of(request).render_as_string(hide_password=False)
+    if source["url_variable"]:
+        os.environ[source["url_variable"]] = url
+    words = [f"tenant={tenant['name']}", f"schema={tenant['schema']}"]
+    output = io.StringIO()
+    config = Config(source["address"], output_buffer=output, cmd_opts=Namespace(x=words))
+    config.attributes["tenant"] = dict(tenant)
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    script, target = script_of(source["address"]), request["target"]
+    options = {"version_table_schema": tenant["schema"]} if tenant["schema"] else {}
+    with EnvironmentContext(
+        config,
+        script,
+        fn=lambda heads, _context: script._upgrade_revs(target, heads),  # noqa: SLF001
+        as_sql=True,
+        starting_rev=request["version"] or None,
+        destination_rev=target,
+        **options,
+    ):
+        script.run_env()
+    return {"result": "done", "sql": output.getvalue()}
+
+
 def upgrade(request: dict[str, Any]) -> dict[str, Any]:
     """Bring one tenant to the target."""
+    if request["do"] == "sql":
+        return offline(request)
     parameters = request["connection"]
     key = repr(sorted(parameters.items()))
     connection = _open.get(key)
@@ -150,7 +179,12 @@ def _upgrade(connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
     options = {"version_table_schema": tenant["schema"]} if tenant["schema"] else {}
     try:
         with EnvironmentContext(
-            config, run.script, fn=run.steps, destination_rev=request["target"], **options
+            config,
+            run.script,
+            fn=run.steps,
+            destination_rev=request["target"],
+            dont_mutate=bool(request.get("dry_run")),
+            **options,
         ):
             run.script.run_env()
     except RefusedError as error:
@@ -179,6 +213,17 @@ class _Run:
         have = heads if isinstance(heads, tuple) else (heads,) if heads else ()
         self.current = ",".join(have)
         target = self._request["target"]
+        way = self._request["do"]
+        if way in {"baseline", "stamp"}:
+            if way == "baseline" and have and have != (target,):
+                raise RefusedError(
+                    f"the tenant has revision {self.current} already; a baseline is for tenants"
+                    " without a version, a stamp for others"
+                )
+            self._refuse_unknown(have)
+            if have != (target,) and not self._request["dry_run"]:
+                yield from self.script._stamp_revs(target, heads)  # noqa: SLF001 - as alembic.command
+            return
         self._refuse_version(have, target)
         if have == (target,):
             return
@@ -199,12 +244,7 @@ class _Run:
             )
 
     def _refuse_version(self, have: tuple[str, ...], target: str) -> None:
-        known = {each.revision for each in self.script.walk_revisions()}
-        for revision in have:
-            if revision not in known:
-                raise RefusedError(
-                    f"the tenant has revision {revision}, which is not among the revisions"
-                )
+        self._refuse_unknown(have)
         if target in have:
             return
         for revision in have:
@@ -213,4 +253,12 @@ class _Run:
                 raise RefusedError(
                     f"the tenant is at revision {revision}, ahead of {target};"
                     " it is never taken back"
+                )
+
+    def _refuse_unknown(self, have: tuple[str, ...]) -> None:
+        known = {each.revision for each in self.script.walk_revisions()}
+        for revision in have:
+            if revision not in known:
+                raise RefusedError(
+                    f"the tenant has revision {revision}, which is not among the revisions"
                 )

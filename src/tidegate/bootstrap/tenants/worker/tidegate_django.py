@@ -106,6 +106,17 @@ def upgrade(request: dict[str, Any]) -> dict[str, Any]:
         connection.close()
 
 
+def sql_of(connection: Any) -> str:
+    """The SQL of what the tenant lacks, as ``sqlmigrate`` writes it; nothing is run."""
+    executor_module = importlib.import_module("django.db.migrations.executor")
+    executor = executor_module.MigrationExecutor(connection)
+    parts = []
+    for migration, backwards in executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        parts.append(f"-- {migration.app_label}.{migration.name}")
+        parts += executor.loader.collect_sql([(migration, backwards)])
+    return "\n".join([*parts, ""])
+
+
 def _upgrade(connection: Any, request: dict[str, Any]) -> dict[str, Any]:
     loader = loader_of(connection)
     head = head_of(loader)
@@ -121,13 +132,24 @@ def _upgrade(connection: Any, request: dict[str, Any]) -> dict[str, Any]:
             " program, or remove what was squashed: manage.py migrate --prune",
             current,
         )
+    if request["do"] == "sql":
+        return {"result": "done", "sql": sql_of(connection)}
     missing = sorted(set(loader.graph.nodes) - have)
-    if not missing:
+    is_record_only = request["do"] in {"baseline", "stamp"}
+    if request["do"] == "baseline" and current not in {"", head}:
+        return session.refused(
+            f"the tenant has {current} already; a baseline is for tenants without a version,"
+            " a stamp for others",
+            current,
+        )
+    if not missing or request.get("dry_run"):
         return session.done(current, head, [])
     management = importlib.import_module("django.core.management")
     # By class: of that name, a project may have a command that migrates all tenants by itself.
     command = importlib.import_module("django.core.management.commands.migrate").Command()
-    management.call_command(command, database=ALIAS, interactive=False, verbosity=0)
+    management.call_command(
+        command, database=ALIAS, interactive=False, verbosity=0, fake=is_record_only
+    )
     after = loader_of(connection)
     left = sorted(set(after.graph.nodes) - set(after.applied_migrations))
     if left:

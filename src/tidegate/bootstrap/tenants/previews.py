@@ -1,0 +1,115 @@
+"""The SQL that a run would send, shown by a dry run: for each version that tenants are at.
+
+Decides nothing about the run. The text is that of one tenant of each group, named in the answer:
+variables have its values. SQL files are shown as they would be sent; Alembic writes its SQL in its
+offline mode, Django as ``sqlmigrate`` does. A Python function has no SQL to show.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tidegate.bootstrap.tenants.ground import job_of
+from tidegate.bootstrap.tenants.hands import values_of
+from tidegate.bootstrap.tenants.model import SourceKind
+from tidegate.bootstrap.tenants.outcomes import Outcome
+from tidegate.bootstrap.tenants.programs import ProgramHand
+from tidegate.engines.postgres.placeholders import PlaceholderError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tidegate.bootstrap.tenants.hands import Job
+    from tidegate.bootstrap.tenants.model import Item, RunOptions, Tenant
+    from tidegate.bootstrap.tenants.sources import Opened
+    from tidegate.topology.model import Snapshot
+
+GROUPS_MAX: Final = 20
+SQL_CHARACTERS_MAX: Final = 4 * 1024 * 1024
+"""Of all groups together; what is beyond is left out, and the answer says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would be sent to the tenants that are at one version."""
+
+    tenant: str
+    """Whose values are shown."""
+    sql: str
+    failure: str = ""
+    """Why there is no SQL to show."""
+    is_cut: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As shown."""
+        return {
+            "tenant": self.tenant,
+            "sql": self.sql,
+            "failure": self.failure or None,
+            "cut": self.is_cut,
+        }
+
+
+def previews(
+    opened: Opened,
+    items: Sequence[Item],
+    tenants: Mapping[str, Tenant],
+    snapshot: Snapshot,
+    *,
+    target: str,
+    options: RunOptions,
+) -> dict[str, Preview]:
+    """By version, what would be sent to tenants that are at it; of the first groups."""
+    first: dict[str, Item] = {}
+    for item in items:
+        first.setdefault(item.from_version, item)
+    found: dict[str, Preview] = {}
+    left = SQL_CHARACTERS_MAX
+    hand = ProgramHand(opened.source, options)
+    with closing(hand):
+        for version, item in sorted(first.items())[:GROUPS_MAX]:
+            job = job_of(snapshot, tenants[item.tenant_id], target)
+            preview = (
+                Preview(item.name, "", job.message)
+                if isinstance(job, Outcome)
+                else _one(opened, job, version, hand)
+            )
+            cut = preview.sql[:left]
+            left -= len(cut)
+            is_cut = len(cut) < len(preview.sql)
+            found[version] = Preview(preview.tenant, cut, preview.failure, is_cut)
+    return found
+
+
+def _one(opened: Opened, job: Job, version: str, hand: ProgramHand) -> Preview:
+    if opened.folder is not None:
+        return _of_files(opened, job, version)
+    if opened.source.kind is SourceKind.PYTHON:
+        return Preview(job.name, "", "a Python function has no SQL to show")
+    answer = hand.sql(job, version)
+    if isinstance(answer, Outcome):
+        return Preview(job.name, "", answer.message)
+    return Preview(job.name, answer)
+
+
+def _of_files(opened: Opened, job: Job, version: str) -> Preview:
+    assert opened.folder is not None
+    chain, values = opened.chain, values_of(opened.source, job)
+    have, want = chain.position(version), chain.position(job.target)
+    assert want is not None, "the target was found in the chain"
+    parts = []
+    for each in chain.versions[0 if have is None else have + 1 : want + 1]:
+        script = opened.folder.of(each.id)
+        how = "" if each.is_transactional else ", outside a transaction"
+        try:
+            pieces = script.bound(values).pieces
+        except PlaceholderError as error:
+            return Preview(job.name, "", f"{script.file} {error}")
+        parts.append(f"-- {script.file}{how}\n")
+        for piece in pieces:
+            end = "" if piece.text.rstrip().endswith(";") else ";"
+            rows = f"\n{piece.rows}\\." if piece.rows is not None else ""
+            parts.append(f"{piece.text.strip()}{end}{rows}\n")
+    return Preview(job.name, "".join(parts))

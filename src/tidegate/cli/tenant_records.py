@@ -1,0 +1,170 @@
+"""The verbs of `tidegate tenant` that change what a tenant's record says: nothing is migrated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tidegate.cli.common import DEFAULTS, Common, DryRun, Yes, confirm, names, seconds
+from tidegate.cli.output import Column, Json, note
+from tidegate.cli.tenant_runs import Source  # noqa: TC001 - read by cyclopts
+from tidegate.cli.tenant_view import TenantsFailedError
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+
+def _changed(item: Json) -> str:
+    parts = [
+        (item["added"], "added"),
+        (item["rewritten"], "rewritten"),
+        (item["removed"], "removed"),
+    ]
+    return "; ".join(f"{what} {', '.join(versions)}" for versions, what in parts if versions) or "-"
+
+
+COLUMNS = (
+    Column("TENANT", "tenant"),
+    Column("VERSION", "version"),
+    Column("RECORD", _changed),
+    Column("FAILURE", "failure"),
+)
+
+
+def baseline(
+    version: str,
+    /,
+    *,
+    source: Source = None,
+    tenants: str | None = None,
+    without: str | None = None,
+    keyspace: str = "",
+    lock_timeout: str = "5s",
+    dry_run: DryRun = False,
+    common: Common = DEFAULTS,
+) -> None:
+    """Let tenants without a version start at one, without running anything.
+
+    For tenants that were made before Tidegate upgraded them. One that has a version of the source
+    already is left as it is, and the exit status is 9.
+
+    Args:
+        version: head, or a version of the source.
+        tenants: only these, with commas; * and ? stand for any characters and for one.
+        without: leave these out, likewise.
+        keyspace: only tenants of this one.
+        lock_timeout: how long the lock of one tenant is waited for.
+    """
+    answer = common.client().tenant.baseline(
+        version,
+        source=source,
+        tenants=names(tenants),
+        without=names(without),
+        keyspace=keyspace,
+        lock_timeout_s=seconds(lock_timeout),
+        dry_run=dry_run,
+    )
+    _end(common, answer)
+
+
+def stamp(
+    version: str,
+    /,
+    *,
+    tenants: str,
+    source: Source = None,
+    without: str | None = None,
+    keyspace: str = "",
+    lock_timeout: str = "5s",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    common: Common = DEFAULTS,
+) -> None:
+    """Record a version in tenants, whatever they had; nothing is run.
+
+    Args:
+        version: head, or a version of the source.
+        tenants: which, with commas; * and ? stand for any characters and for one.
+        without: leave these out, likewise.
+        keyspace: only tenants of this one.
+        lock_timeout: how long the lock of one tenant is waited for.
+    """
+    confirm(f"record version {version} in {tenants}", version, yes=yes, dry_run=dry_run)
+    answer = common.client().tenant.stamp(
+        version,
+        source=source,
+        tenants=names(tenants),
+        without=names(without),
+        keyspace=keyspace,
+        lock_timeout_s=seconds(lock_timeout),
+        dry_run=dry_run,
+    )
+    _end(common, answer)
+
+
+def repair(
+    *,
+    source: Source = None,
+    tenants: str | None = None,
+    without: str | None = None,
+    keyspace: str = "",
+    lock_timeout: str = "5s",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    common: Common = DEFAULTS,
+) -> None:
+    """Record the files as they are now, after an edit; nothing is run.
+
+    Tenants keep their versions. What an edit changed is not run in tenants that have the file: put
+    it into a new one if they need it. A file that was begun outside a transaction and did not end
+    counts as not begun.
+
+    Args:
+        tenants: only these, with commas; * and ? stand for any characters and for one.
+        without: leave these out, likewise.
+        keyspace: only tenants of this one.
+        lock_timeout: how long the lock of one tenant is waited for.
+    """
+    confirm("take the files as they are for what tenants have", "repair", yes=yes, dry_run=dry_run)
+    answer = common.client().tenant.repair(
+        source=source,
+        tenants=names(tenants),
+        without=names(without),
+        keyspace=keyspace,
+        lock_timeout_s=seconds(lock_timeout),
+        dry_run=dry_run,
+    )
+    _end(common, answer)
+    for item in answer["items"]:
+        if item["unknown"]:
+            note(
+                f"{item['tenant']} has {', '.join(item['unknown'])}, which the source does not"
+                f" know; tidegate tenant stamp VERSION --tenants {item['tenant']} removes it"
+            )
+
+
+def _end(common: Common, answer: Json) -> None:
+    """Print what became of each tenant; failures are seen in the exit status.
+
+    Raises:
+        TenantsFailedError: some were left as they were.
+    """
+    common.items(answer, COLUMNS, "tenant")
+    if common.output in {"table", "wide"}:
+        would = "would be " if answer.get("dry_run") else ""
+        note(f"{answer['changed']} {would}changed, {answer['failed']} failed")
+    if answer["failed"]:
+        raise TenantsFailedError(
+            f"{answer['failed']} of {len(answer['items'])} tenants were left as they were",
+            next_step="tidegate tenant list",
+        )
+
+
+def add_to(app: App) -> None:
+    """Make these the verbs of a noun."""
+    verbs: tuple[tuple[Any, str], ...] = (
+        (baseline, "baseline 003 --from app"),
+        (stamp, "stamp 004 --tenants acme --yes"),
+        (repair, "repair --from app --dry-run"),
+    )
+    for verb, example in verbs:
+        app.command(verb, help_epilogue=f"Example:  tidegate tenant {example}")
