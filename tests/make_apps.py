@@ -73,6 +73,9 @@ REVISIONS = {
         def upgrade():
             op.add_column("orders", sa.Column("note", sa.Text))
             op.create_index("orders_note", "orders", ["note"])
+
+        def downgrade():
+            op.drop_column("orders", "note")
     """,
 }
 

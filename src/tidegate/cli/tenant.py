@@ -67,10 +67,15 @@ def add(
     tablet: str = "",
     schema: str = "",
     database: str = "",
+    provision: bool = False,
+    source: Source = None,
     dry_run: DryRun = False,
     common: Common = DEFAULTS,
 ) -> None:
     """Register a tenant: a schema or a database, at a shard or a tablet.
+
+    With --provision it is made if it is not there, and brought to the head of a migration source;
+    the same call goes on where another was interrupted.
 
     Args:
         name: of the tenant.
@@ -78,6 +83,7 @@ def add(
         tablet: it is at, instead of the primary of a shard.
         schema: its schema.
         database: its database; that of the tablet when only a schema is given.
+        provision: make the schema or database, and upgrade it.
     """
     answer = common.client().tenant.add(
         name,
@@ -86,9 +92,12 @@ def add(
         tablet=tablet,
         schema=schema,
         database=database,
+        provision=provision,
+        source=source,
         dry_run=dry_run,
     )
-    common.done(answer, f"tenant {name} {{would}}registered", name)
+    version = f" at {answer['version']}" if "version" in answer else ""
+    common.done(answer, f"tenant {name} {{would}}registered{version}", name)
 
 
 @app.command(
@@ -235,7 +244,10 @@ def upgrade(
     retries: int = 5,
     recycle_after: int = 100,
     verify: bool = False,
+    downgrade: bool = False,
     sql: bool = False,
+    discover_schemas: str = "",
+    discover_databases: str = "",
     wait: Annotated[bool, Parameter(negative="--no-wait")] = True,
     timeout: str | None = None,
     dry_run: DryRun = False,
@@ -263,7 +275,10 @@ def upgrade(
         retries: how often a tenant is tried again after locks, deadlocks and lost connections.
         recycle_after: a worker process is replaced after so many tenants.
         verify: look into tenants that are there by their stored version, too.
+        downgrade: take tenants that are past --to back to it, by x.down.sql or Alembic's downgrade.
         sql: with --dry-run, show the SQL that would be sent, as it is for one tenant of each group.
+        discover_schemas: pattern of LIKE: first register schemas of --keyspace that are new.
+        discover_databases: the same for databases.
         wait: follow until the run is over.
         timeout: how long to follow, such as 10m; without end when not given.
     """
@@ -287,7 +302,10 @@ def upgrade(
         retries=retries,
         recycle_after=recycle_after,
         verify=verify,
+        downgrade=downgrade,
         sql=sql,
+        discover_schemas=discover_schemas,
+        discover_databases=discover_databases,
     )
     if dry_run:
         _show_plan(common, answer)
@@ -309,9 +327,10 @@ def _show_plan(common: Common, plan: Json) -> None:
             f"wave {wave['wave']}: {len(wave['tenants'])} tenants: {shown}"
             + (f" and {more} more" if more > 0 else "")
         )
+    what = "undo" if plan["downgrade"] else "run"
     for each in plan["steps"]:
         origin = each["from"] or "(no version stored)"
-        parts.append(f"{each['tenants']} at {origin}: would run {', '.join(each['versions'])}")
+        parts.append(f"{each['tenants']} at {origin}: would {what} {', '.join(each['versions'])}")
         if each.get("failure"):
             parts.append(f"no SQL of {each['tenant']} can be shown: {each['failure']}")
         elif "sql" in each:

@@ -1,4 +1,4 @@
-"""The verbs of `tidegate tenant` that change what a tenant's record says: nothing is migrated."""
+"""The verbs of `tidegate tenant` that look at records and schemas, or change records only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from tidegate.cli.common import DEFAULTS, Common, DryRun, Yes, confirm, names, s
 from tidegate.cli.output import Column, Json, note
 from tidegate.cli.tenant_runs import Source  # noqa: TC001 - read by cyclopts
 from tidegate.cli.tenant_view import TenantsFailedError
+from tidegate.errors import MismatchError
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -26,6 +27,14 @@ COLUMNS = (
     Column("TENANT", "tenant"),
     Column("VERSION", "version"),
     Column("RECORD", _changed),
+    Column("FAILURE", "failure"),
+)
+
+
+VERIFY_COLUMNS = (
+    Column("TENANT", "tenant"),
+    Column("VERSIONS", lambda item: ", ".join(map("=".join, item["versions"].items()))),
+    Column("DIFFERENCES", lambda item: str(len(item["differences"]))),
     Column("FAILURE", "failure"),
 )
 
@@ -142,6 +151,56 @@ def repair(
             )
 
 
+def verify(
+    *,
+    tenants: str | None = None,
+    without: str | None = None,
+    keyspace: str = "",
+    statement_timeout: str = "10m",
+    common: Common = DEFAULTS,
+) -> None:
+    """Compare tenants with what their migration sources make, object by object.
+
+    What each tenant should have at the versions that are stored for it is built in a scratch
+    database on its server, which is dropped again; the tenants are only read. The exit status is 5
+    when something differs, and 9 when tenants could not be verified.
+
+    Args:
+        tenants: only these, with commas; * and ? stand for any characters and for one.
+        without: leave these out, likewise.
+        keyspace: only tenants of this one.
+        statement_timeout: how long one statement may take where the expected schema is built.
+    """
+    answer = common.client().tenant.verify(
+        tenants=names(tenants),
+        without=names(without),
+        keyspace=keyspace,
+        statement_timeout_s=seconds(statement_timeout),
+    )
+    common.items(answer, VERIFY_COLUMNS, "tenant")
+    if common.output in {"table", "wide"}:
+        for item in answer["items"]:
+            for each in item["differences"]:
+                note(f"{item['tenant']}: {each['object']} is {each['kind']}{_both(each)}")
+    if answer["failed"]:
+        raise TenantsFailedError(
+            f"{answer['failed']} of {len(answer['items'])} tenants could not be verified",
+            next_step="look at the column FAILURE",
+        )
+    if answer["different"]:
+        raise MismatchError(
+            f"{answer['different']} of {len(answer['items'])} tenants differ from what their"
+            " sources make",
+            next_step="find out who changed them; then add a migration, or undo the change",
+        )
+
+
+def _both(difference: Json) -> str:
+    if difference["kind"] != "different":
+        return ""
+    return f": expected {difference['expected']!r}, found {difference['found']!r}"
+
+
 def _end(common: Common, answer: Json) -> None:
     """Print what became of each tenant; failures are seen in the exit status.
 
@@ -165,6 +224,7 @@ def add_to(app: App) -> None:
         (baseline, "baseline 003 --from app"),
         (stamp, "stamp 004 --tenants acme --yes"),
         (repair, "repair --from app --dry-run"),
+        (verify, "verify --tenants 'a*' -o json"),
     )
     for verb, example in verbs:
         app.command(verb, help_epilogue=f"Example:  tidegate tenant {example}")

@@ -32,9 +32,23 @@ class Tenants(Noun):
         tablet: str = "",
         schema: str = "",
         database: str = "",
+        provision: bool = False,
+        source: str | None = None,
         dry_run: bool = False,
     ) -> Json:
-        """Register a tenant: a schema or a database, at a shard or a tablet."""
+        """Register a tenant: a schema or a database, at a shard or a tablet.
+
+        Args:
+            name: of the tenant.
+            keyspace: it is in.
+            shard: of the keyspace.
+            tablet: it is at, instead of the primary of a shard.
+            schema: its schema.
+            database: its database.
+            provision: make the schema or database if it is not there, and bring it to the head.
+            source: to the head of which source; the only one there is when left out.
+            dry_run: check only.
+        """
         body = {
             "name": name,
             "keyspace": keyspace,
@@ -42,8 +56,16 @@ class Tenants(Noun):
             "tablet": tablet,
             "schema": schema,
             "database": database,
+            "provision": provision,
+            "source": source,
         }
-        return self._call("POST", path_of("tenants"), body, query={"dry_run": dry_run})
+        return self._call(
+            "POST",
+            path_of("tenants"),
+            body,
+            query={"dry_run": dry_run},
+            timeout_s=VERB_TIMEOUT_S,
+        )
 
     def discover(
         self,
@@ -140,6 +162,14 @@ class Tenants(Noun):
         """
         return self._amend("repair", which, dry_run=dry_run)
 
+    def verify(self, **which: Any) -> Json:
+        """Compare tenants with what their sources make, in a scratch database beside them.
+
+        Args:
+            **which: tenants, without, keyspace, lock_timeout_s, statement_timeout_s.
+        """
+        return self._call("POST", _verb("verify", "tenants"), which, timeout_s=VERB_TIMEOUT_S)
+
     def _amend(self, verb: str, body: Json, *, dry_run: bool) -> Json:
         return self._call(
             "POST",
@@ -156,7 +186,9 @@ class Tenants(Noun):
             dry_run: answer the waves and what would be run.
             **options: source, to, tenants, without, keyspace, where, wave, then, jobs,
                 max_failures, lock_timeout_s, statement_timeout_s, retries, pause_s, verify,
-                sql (with dry_run: answer the SQL as well).
+                downgrade,
+                sql (with dry_run: answer the SQL as well), discover_schemas, discover_databases
+                (patterns of LIKE: register what is new in the keyspace first).
         """
         return self._call(
             "POST",

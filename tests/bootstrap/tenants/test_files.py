@@ -33,7 +33,7 @@ def notes(estate: Estate, schema: str) -> list[Any]:
 def test_rows_of_a_copy_reach_schemas_and_databases(
     estate: Estate, new_database: Callable[[LocalServer], str]
 ) -> None:
-    """Situation tenants 8: ``COPY … FROM stdin`` with rows failed as "a quote is not closed"."""
+    """Situation tenants 08: ``COPY … FROM stdin`` with rows failed as "a quote is not closed"."""
     estate.add_schemas(2)
     registry = estate.service.registry
     databases = [new_database(estate.server) for _ in range(2)]
@@ -60,7 +60,7 @@ ORDER_COPY = "COPY orders FROM STDIN (FORMAT csv);\n4,four\n5,five\n\\.\nANALYZE
 
 
 def test_a_row_that_does_not_fit_leaves_nothing_and_names_file_and_line(estate: Estate) -> None:
-    """Situation tenants 8: the rows belong to the file's transaction."""
+    """Situation tenants 08: the rows belong to the file's transaction."""
     estate.add_schemas(2)
     estate.write("001_orders.sql", ORDERS)
     estate.write("002_rows.sql", "SELECT 1;\n" + ROWS + "SELECT 1;\n\nSELECT no_such();\n")
@@ -82,7 +82,7 @@ def test_a_row_that_does_not_fit_leaves_nothing_and_names_file_and_line(estate: 
 
 
 def test_a_file_of_comments_is_recorded(estate: Estate) -> None:
-    """Situation tenants 8: an empty or comment-only file is a version like any other."""
+    """Situation tenants 08: an empty or comment-only file is a version like any other."""
     estate.add_schemas(2)
     estate.write("V1__orders.sql", ORDERS)
     estate.write("V2__nothing.sql", "-- nothing")
@@ -161,7 +161,7 @@ def results(session: psycopg.Connection[Any], texts: list[str]) -> list[Any] | N
 def test_the_server_cuts_a_script_in_the_same_places(
     session: psycopg.Connection[Any], parts: list[tuple[str, str, str]], is_closed: bool
 ) -> None:
-    """Situation tenants 8: whatever the server takes as a whole gives the same one by one."""
+    """Situation tenants 08: whatever the server takes as a whole gives the same one by one."""
     text = ";".join(f"{before}SELECT{before}{what}{after}" for before, what, after in parts)
     text += ";" if is_closed else ""
     whole = results(session, [text])

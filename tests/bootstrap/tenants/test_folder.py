@@ -96,7 +96,7 @@ def test_a_file_without_a_transaction_is_cut() -> None:
     ],
 )
 def test_names_of_other_tools_are_understood(names: list[str], ids: list[str]) -> None:
-    """Situation tenants 8, and tenants 12: ``V1__x.sql``, ``x.up.sql``, ``.SQL``."""
+    """Situation tenants 08, and tenants 12: ``V1__x.sql``, ``x.up.sql``, ``.SQL``."""
     folder = check_folder("/sql", dict.fromkeys(names, FIRST))
     assert list(folder.chain.ids) == ids
     assert [script.file for script in folder.scripts] == sorted(
@@ -143,12 +143,12 @@ def test_what_undoes_a_version_belongs_to_it() -> None:
 def test_what_cannot_be_run_is_refused_by_name_and_line(
     files: dict[str, bytes], reason: str
 ) -> None:
-    """Situation tenants 8: what is not supported is named, with its line."""
+    """Situation tenants 08: what is not supported is named, with its line."""
     assert reason in "\n".join(reasons(files))
 
 
 def test_empty_files_and_files_of_comments_are_versions_without_statements() -> None:
-    """Situation tenants 8: one empty file refused the whole folder."""
+    """Situation tenants 08: one empty file refused the whole folder."""
     files = {"001_a.sql": b"", "002_b.sql": b"-- nothing yet\n", "003_c.sql": b"/* */;;\n"}
     assert check_folder("/sql", files).chain.ids == ("001", "002", "003")
 
@@ -165,7 +165,7 @@ LICENCES = [
     "words", [b"-- tidegate: no-transaction", b"/* tidegate:no-transaction */"]
 )
 def test_a_directive_after_a_licence_acts(licence: bytes, words: bytes) -> None:
-    """Situation tenants 8: a directive behind a licence comment was ignored."""
+    """Situation tenants 08: a directive behind a licence comment was ignored."""
     text = licence + b"   " + words + b"\nVACUUM t;"
     (script,) = check_folder("/sql", {"001_a.sql": text}).scripts
     assert not script.version.is_transactional
@@ -173,7 +173,7 @@ def test_a_directive_after_a_licence_acts(licence: bytes, words: bytes) -> None:
 
 
 def test_rows_of_a_copy_are_cut_from_the_statements() -> None:
-    """Situation tenants 8: ``COPY … FROM stdin`` with rows, as pg_dump writes it."""
+    """Situation tenants 08: ``COPY … FROM stdin`` with rows, as pg_dump writes it."""
     text = (
         b"CREATE TABLE t (a int, b text);\r\n"
         b"COPY t (a, b) FROM stdin;  -- rows\r\n1\tit's; $$\r\n2\t\\\\.\r\n\\.\r\n\r\n"
@@ -194,7 +194,7 @@ def test_rows_of_a_copy_are_cut_from_the_statements() -> None:
 
 
 def test_folders_below_are_named_or_read(tmp_path: Path) -> None:
-    """Situation tenants 8: subfolders were ignored without a word."""
+    """Situation tenants 08: subfolders were ignored without a word."""
     (tmp_path / "v2").mkdir()
     (tmp_path / "001_a.sql").write_bytes(FIRST)
     (tmp_path / "v2" / "002_b.SQL").write_bytes(FIRST)

@@ -105,7 +105,7 @@ def test_stored_versions_stand_as_the_chain_says() -> None:
 
 
 def test_a_tenant_is_ahead_of_what_comes_before_its_version() -> None:
-    """Situation tenants 9: told from the stored version, before anything runs."""
+    """Situation tenants 09: told from the stored version, before anything runs."""
     assert CHAIN.is_ahead("003", "002")
     assert not CHAIN.is_ahead("002", "002")
     assert not CHAIN.is_ahead("", "002")
@@ -113,7 +113,7 @@ def test_a_tenant_is_ahead_of_what_comes_before_its_version() -> None:
 
 
 def test_a_tenant_on_another_branch_is_not_ahead() -> None:
-    """Situation tenants 9, where revisions have branches: a, then b1 or b2, merged in c."""
+    """Situation tenants 09, where revisions have branches: a, then b1 or b2, merged in c."""
     parents = {"a": (), "b1": ("a",), "b2": ("a",), "c": ("b1", "b2")}
     chain = Chain(tuple(Version(each, parents=before) for each, before in parents.items()), ("c",))
     ahead = {(have, want) for have in parents for want in parents if chain.is_ahead(have, want)}
@@ -233,7 +233,7 @@ def test_found_schemas_get_names_that_are_free() -> None:
 
 @given(st.lists(st.text(min_size=1, max_size=60).filter(lambda each: "\0" not in each)))
 def test_names_are_escaped_so_that_each_tells_its_schema(schemas: list[str]) -> None:
-    """Situation tenants 7: four schemas got one name."""
+    """Situation tenants 07: four schemas got one name."""
     for schema in schemas:
         assert unescaped(escaped(schema)) == schema
         assert len(escaped(schema)) > 200 or check_name(escaped(schema), "tenant")
@@ -241,7 +241,7 @@ def test_names_are_escaped_so_that_each_tells_its_schema(schemas: list[str]) -> 
 
 
 def test_schemas_that_differ_in_one_sign_get_names_of_their_own() -> None:
-    """Situation tenants 7: ``t 1``, ``t%1``, ``t/1`` and ``t_1``."""
+    """Situation tenants 07: ``t 1``, ``t%1``, ``t/1`` and ``t_1``."""
     schemas = ["t 1", "t%1", "t/1", "t_1", "-t", "t", "t@0", "t~200"]
     found = named([Place("saas", "0", schema=each) for each in schemas], [])
     assert [each.name for each in found] == [
@@ -258,7 +258,7 @@ def test_schemas_that_differ_in_one_sign_get_names_of_their_own() -> None:
 
 
 def test_a_clash_concerns_its_pair_and_no_name_is_taken_from_its_owner() -> None:
-    """Situation tenants 7: one clash kept everything from being registered."""
+    """Situation tenants 07: one clash kept everything from being registered."""
     owners = [
         tenant(name, keyspace="other") for name in ("t_1", "t_1@0", "t_1@saas@0", "t_2", "t_3@0")
     ]

@@ -342,7 +342,7 @@ def test_many_that_ask_for_one_tenant_at_once_upgrade_it_once(estate: Estate) ->
 
 
 def test_a_run_to_an_older_version_is_refused_before_anything_runs(estate: Estate) -> None:
-    """Situation tenants 9: the dry run said "would run", the real run failed and stayed stopped."""
+    """Situation tenants 09: the dry run said "would run", the run failed and stopped."""
     estate.add_schemas(3)
     estate.write("001_orders.sql", ORDERS)
     estate.write("002_total.sql", "ALTER TABLE orders ADD COLUMN total numeric;")
@@ -358,7 +358,7 @@ def test_a_run_to_an_older_version_is_refused_before_anything_runs(estate: Estat
 
 
 def test_schemas_with_odd_names_are_found_registered_and_upgraded(estate: Estate) -> None:
-    """Situation tenants 7: ``t 1``, ``t%1``, ``t/1`` and ``t_1`` are four tenants."""
+    """Situation tenants 07: ``t 1``, ``t%1``, ``t/1`` and ``t_1`` are four tenants."""
     schemas = ["t 1", "t%1", "t/1", "t_1"]
     estate.service.registry.add("t_1", estate.service.registry.place(keyspace="saas", schema="x"))
     with estate.connect() as connection:

@@ -61,7 +61,7 @@ class RunGround:
     def late(self, known: set[str]) -> list[Item]:
         """Tenants that were registered while the run went on, and are behind."""
         selection = Selection.from_json(self._run.selection)
-        if not selection.is_open:
+        if not selection.is_open or self._run.options.downgrade:
             return []
         name, target = self._run.source.name, self._run.target
         there = self._tenants.all()

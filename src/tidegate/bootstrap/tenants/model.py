@@ -296,6 +296,8 @@ class RunOptions:
     pause_s: float = 0.0
     verify: bool = False
     """Look into tenants that are at the target according to their stored version, too."""
+    downgrade: bool = False
+    """Take tenants that are ahead of the target back to it."""
     recycle_after: int = 100
     """A worker process ends after so many tenants, and another takes its place."""
 

@@ -148,7 +148,8 @@ def refusal(look: Look, target: str) -> str | None:
         case Standing.AT_TARGET | Standing.BEHIND:
             return None
         case Standing.AHEAD:
-            return f"the tenant is at version {what}, ahead of {target}; it is never taken back"
+            way = "only --downgrade takes it back"
+            return f"the tenant is at version {what}, ahead of {target}; {way}"
         case Standing.UNKNOWN:
             return f"the tenant has version {what}, which the migration source does not know"
         case Standing.EDITED:

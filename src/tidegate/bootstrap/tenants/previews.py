@@ -109,7 +109,8 @@ def _of_files(opened: Opened, job: Job, version: str) -> Preview:
             return Preview(job.name, "", f"{script.file} {error}")
         parts.append(f"-- {script.file}{how}\n")
         for piece in pieces:
-            end = "" if piece.text.rstrip().endswith(";") else ";"
+            is_whole = each.is_transactional and piece.rows is None
+            end = "" if is_whole else ";"
             rows = f"\n{piece.rows}\\." if piece.rows is not None else ""
             parts.append(f"{piece.text.strip()}{end}{rows}\n")
     return Preview(job.name, "".join(parts))

@@ -290,7 +290,7 @@ class ProgramHand:
         if job.place.database:
             connection["dbname"] = job.place.database
         return {
-            "do": job.way,
+            "do": "downgrade" if self._options.downgrade and job.way == "upgrade" else job.way,
             "dry_run": job.dry_run,
             "folder": folder_of(self._source),
             "source": self._source.to_json(),

@@ -81,6 +81,16 @@ class Registry:
         snapshot.shard(keyspace, shard)
         return Place(keyspace, shard, tablet, database, schema)
 
+    def refuse_taken(self, name: str, place: Place) -> None:
+        """Refuse a name or place that belongs to a tenant, before anything is made.
+
+        Raises:
+            AlreadyExistsError: it does.
+            InvalidArgumentError: it can be no name.
+        """
+        check_name(name, "tenant")
+        self.tenants.refuse_taken(name, place)
+
     def add(self, name: str, place: Place, *, dry_run: bool = False) -> Tenant:
         """Register a tenant; its database is not looked at.
 

@@ -26,12 +26,21 @@ from tidegate.bootstrap.tenants.model import (
     Wish,
 )
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result
+from tidegate.bootstrap.tenants.planned import Planned, to_be_run
 from tidegate.bootstrap.tenants.previews import previews
+from tidegate.bootstrap.tenants.provisioning import (
+    Discovery,
+    discover,
+    make_place,
+    not_yet_registered,
+    registered,
+)
 from tidegate.bootstrap.tenants.registry import Registry
 from tidegate.bootstrap.tenants.runs import RunStore
 from tidegate.bootstrap.tenants.selection import Selection, select
 from tidegate.bootstrap.tenants.sources import Sources
 from tidegate.bootstrap.tenants.store import TenantStore
+from tidegate.bootstrap.tenants.verifying import Verified, Verifier, VerifyRequest
 from tidegate.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -45,15 +54,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tidegate.bootstrap.tenants.hands import Hand, Job
-    from tidegate.bootstrap.tenants.model import Tenant
-    from tidegate.bootstrap.tenants.previews import Preview
-    from tidegate.bootstrap.tenants.versions import Chain
+    from tidegate.bootstrap.tenants.model import Place, Tenant
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.topology.store import TopologyStore
 
 ENSURES_MAX: Final = 8
 ENSURE_WAIT_S: Final = 5.0
-AHEAD_SHOWN: Final = 10
 
 CREATED = steps.declare(
     "tenant.run.created",
@@ -75,40 +81,8 @@ class UpgradeRequest:
     options: RunOptions = field(default_factory=RunOptions)
     shows_sql: bool = False
     """For a dry run: whether it answers with the SQL."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A run that was not created: its waves, and what would be run where."""
-
-    run: Run
-    items: tuple[Item, ...]
-    chain: Chain
-    sql: Mapping[str, Preview] | None = None
-    """By the version that tenants are at; only when asked for."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The waves by name, and for each version that tenants are at, what would be run."""
-        cut: list[list[str]] = [[] for _ in range(self.run.waves)] if self.items else []
-        for item in self.items:
-            cut[item.wave].append(item.name)
-        ids = self.chain.ids
-        end = ids.index(self.run.target) + 1
-        steps_of: dict[str, Any] = {}
-        for item in self.items:
-            found = steps_of.setdefault(item.from_version, {"tenants": 0, "versions": []})
-            found["tenants"] += 1
-            start = ids.index(item.from_version) + 1 if item.from_version in ids else 0
-            found["versions"] = list(ids[start:end])
-        for version, preview in (self.sql or {}).items():
-            steps_of[version] |= preview.to_json()
-        return {
-            "source": self.run.source.name,
-            "target": self.run.target,
-            "at_target": self.run.at_target,
-            "waves": [{"wave": n + 1, "tenants": names} for n, names in enumerate(cut)],
-            "steps": [{"from": version, **found} for version, found in sorted(steps_of.items())],
-        }
+    discovery: Discovery = field(default_factory=Discovery)
+    """Where to look for new tenants first."""
 
 
 class TenantService:
@@ -152,15 +126,19 @@ class TenantService:
         target = opened.target(request.to)
         source = opened.source.name
         known = self.tenants.all()
+        if request.discovery.is_wanted:
+            with self._database.read() as connection:
+                now = self._database.now(connection)
+            keyspace = request.selection.keyspace
+            known += not_yet_registered(self.registry, keyspace, request.discovery, now)
+            known.sort(key=lambda tenant: tenant.name)
         if not known:
             raise NotFoundError(
                 "no tenant is registered",
                 next_step="tidegate tenant discover --keyspace K --schemas 'tenant_%' --register",
             )
         chosen = select(known, request.selection, source, opened.chain, target)
-        _refuse_ahead(chosen, source, opened.chain, target)
-        verify = request.options.verify
-        behind = [t for t in chosen if verify or t.versions.get(source) != target]
+        behind = to_be_run(chosen, opened, target, request)
         cut = waves.plan_waves([tenant.name for tenant in behind], spec)
         by_name = {tenant.name: tenant for tenant in behind}
         items = tuple(
@@ -203,6 +181,9 @@ class TenantService:
                 "the SQL is shown by a dry run only", next_step="add --dry-run, or leave --sql away"
             )
         planned = self.plan(request)
+        if request.discovery.is_wanted:
+            discover(self.registry, request.selection.keyspace, request.discovery, register=True)
+            planned = self.plan(replace(request, discovery=Discovery()))
         run = self.runs.create(planned.run, planned.items)
         steps.reached(CREATED)
         if not run.state.is_over:
@@ -324,6 +305,38 @@ class TenantService:
         opened = self.sources.open(source, even_edited=settles_edits)
         return Amender(self.tenants, self._topology).run(request, opened)
 
+    def verify(self, request: VerifyRequest) -> list[Verified]:
+        """Compare tenants with what their sources make; they are only read.
+
+        Raises:
+            TidegateError: as :meth:`.verifying.Verifier.run`.
+        """
+        return Verifier(self.tenants, self._topology, self.sources).run(request)
+
+    def provision(self, name: str, place: Place, source: str | None) -> tuple[Tenant, str]:
+        """Make a tenant's schema or database, register it, and bring it to the head.
+
+        Each step is left out if it was done before, so that a repeated call goes on.
+
+        Returns:
+            The tenant, and its version.
+
+        Raises:
+            AlreadyExistsError: the name or the place belongs to another tenant.
+            FailedPreconditionError: the schema or database cannot be made.
+            TidegateError: as :meth:`ensure`; the tenant is registered then.
+        """
+        opened = self.sources.open(self.sources.find(source))
+        opened.target("head")
+        tenant = registered(self.registry, name, place)
+        if tenant is None:
+            self.registry.refuse_taken(name, place)
+        make_place(self._topology, place, opened.source.role)
+        if tenant is None:
+            tenant = self.registry.add(name, place)
+        _, version = self.ensure(name, opened.source.name)
+        return self.tenants.get(name), version
+
     def ensure(
         self, name: str, source: str | None = None, options: RunOptions | None = None
     ) -> tuple[bool, str]:
@@ -377,24 +390,6 @@ class TenantService:
         opened = self.sources.open(run.source)
         opened.target(run.target)
         return RunGround(self.tenants, self._topology, run, opened)
-
-
-def _refuse_ahead(tenants: Sequence[Tenant], source: str, chain: Chain, target: str) -> None:
-    """Refuse a run to a version that tenants are past, before anything is run.
-
-    Raises:
-        FailedPreconditionError: naming some of them.
-    """
-    ahead = [each for each in tenants if chain.is_ahead(each.versions.get(source, ""), target)]
-    if ahead:
-        shown = ", ".join(f"{each.name} ({each.versions[source]})" for each in ahead[:AHEAD_SHOWN])
-        more = f" and {len(ahead) - AHEAD_SHOWN} more" if len(ahead) > AHEAD_SHOWN else ""
-        raise FailedPreconditionError(
-            f"{len(ahead)} of {len(tenants)} tenants are ahead of {target}: {shown}{more};"
-            " nothing was run",
-            next_step=f"leave them out with --where 'version<={target}', or choose a later --to",
-            ahead=len(ahead),
-        )
 
 
 def _named(

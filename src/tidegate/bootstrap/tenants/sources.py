@@ -24,6 +24,7 @@ from tidegate.bootstrap.tenants.model import (
     parse_source,
 )
 from tidegate.bootstrap.tenants.programs import ProgramHand, describe
+from tidegate.bootstrap.tenants.undoing import UndoingHand
 from tidegate.bootstrap.tenants.versions import target_of
 from tidegate.errors import (
     InvalidArgumentError,
@@ -70,6 +71,8 @@ class Opened:
         """A hand for one thread."""
         if self.folder is None:
             return ProgramHand(self.source, options, self.others)
+        if options.downgrade:
+            return UndoingHand(self.folder, self.source, options, self.others)
         return SqlHand(self.folder, self.source, options, self.others)
 
 

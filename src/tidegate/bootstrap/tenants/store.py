@@ -149,6 +149,19 @@ class TenantStore:
         except IntegrityError:
             raise self._taken(tenants) from None
 
+    def refuse_taken(self, name: str, place: Place) -> None:
+        """Refuse a name or place that belongs to a tenant.
+
+        Raises:
+            AlreadyExistsError: it does.
+        """
+        for tenant in self.all():
+            if tenant.name == name or _spot(tenant.place) == _spot(place):
+                raise AlreadyExistsError(
+                    f"{tenant.place} is the tenant {tenant.name!r} already",
+                    next_step="choose another name and place",
+                )
+
     def _taken(self, tenants: Sequence[Tenant]) -> AlreadyExistsError:
         there = self.all()
         names = {tenant.name for tenant in there}

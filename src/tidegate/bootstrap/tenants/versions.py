@@ -1,8 +1,9 @@
 """How the version of a tenant stands to a target, and what is still to be run.
 
 Decides from values: the ordered versions of a source, and what a tenant says it has. A tenant is
-never taken back: one ahead of the target, or with a version that the source does not know, is
-refused. So is one that has a version in another wording than the source, or lacks one in between.
+not taken back by an upgrade: one ahead of the target, or with a version that the source does not
+know, is refused. So is one that has a version in another wording than the source, or lacks one in
+between.
 """
 
 from __future__ import annotations

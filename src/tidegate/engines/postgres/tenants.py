@@ -407,10 +407,41 @@ def databases_like(connection: Connection[TupleRow], pattern: str) -> list[str]:
     """The databases of the server whose names are LIKE the pattern and that can be connected to."""
     rows = connection.execute(
         "SELECT datname::text FROM pg_catalog.pg_database"
-        " WHERE datname LIKE %s AND datallowconn AND NOT datistemplate ORDER BY datname",
+        " WHERE datname LIKE %s AND datallowconn AND NOT datistemplate AND datname !~ '^_tidegate'"
+        " ORDER BY datname",
         [pattern],
     )
     return [row[0] for row in rows]
+
+
+def make_schema(connection: Connection[TupleRow], schema: str, role: str) -> bool:
+    """Make a schema; false when it is there.
+
+    Args:
+        connection: to the tenant's database; in autocommit.
+        schema: its name.
+        role: that owns it; empty for the session's own.
+    """
+    if has_schema(connection, schema):
+        return False
+    owner = sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(role)) if role else sql.SQL("")
+    connection.execute(sql.SQL("CREATE SCHEMA {}{}").format(sql.Identifier(schema), owner))
+    return True
+
+
+def make_database(connection: Connection[TupleRow], name: str, role: str) -> bool:
+    """Make a database; false when it is there.
+
+    Args:
+        connection: to another database of the server; in autocommit.
+        name: of the database.
+        role: that owns it; empty for the session's own.
+    """
+    if databases_named(connection, name):
+        return False
+    owner = sql.SQL(" OWNER {}").format(sql.Identifier(role)) if role else sql.SQL("")
+    connection.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), owner))
+    return True
 
 
 def databases_named(connection: Connection[TupleRow], name: str) -> list[str]:

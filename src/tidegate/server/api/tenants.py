@@ -13,9 +13,11 @@ from tidegate.bootstrap.tenants.model import (
     Source,
     Tenant,
 )
+from tidegate.bootstrap.tenants.provisioning import Discovery
 from tidegate.bootstrap.tenants.report import brief, report, shown
 from tidegate.bootstrap.tenants.selection import Selection
 from tidegate.bootstrap.tenants.service import UpgradeRequest
+from tidegate.bootstrap.tenants.verifying import VerifyRequest
 from tidegate.errors import InvalidArgumentError
 from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
 from tidegate.server.headers import whole_number
@@ -34,6 +36,8 @@ class PlaceBody(Body):
     tablet: str = ""
     database: str = ""
     schema_name: str = Field(default="", alias="schema")
+    provision: bool = False
+    source: str | None = None
 
 
 class DiscoverBody(Body):
@@ -83,6 +87,16 @@ class StampBody(VersionBody):
     tenants: tuple[str, ...] = Field(min_length=1)
 
 
+class VerifyBody(Body):
+    """Which tenants are compared with what their sources make."""
+
+    tenants: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    keyspace: str = ""
+    lock_timeout_s: float = 5.0
+    statement_timeout_s: float = 600.0
+
+
 class SourceBody(Body):
     """A migration source, written ``kind:address``."""
 
@@ -117,8 +131,11 @@ class UpgradeBody(Body):
     retries: int = 5
     pause_s: float = 0.0
     verify: bool = False
+    downgrade: bool = False
     recycle_after: int = 100
     sql: bool = False
+    discover_schemas: str = ""
+    discover_databases: str = ""
 
 
 class TenantsBody(Body):
@@ -152,6 +169,16 @@ def add_tenant(node: Node, body: PlaceBody, dry_run: DryRun = False) -> Json:
         database=body.database,
         schema=body.schema_name,
     )
+    if body.provision and not dry_run:
+        tenant, version = node.tenants.provision(body.name, place, body.source)
+        return one({**tenant_json(tenant), "version": version})
+    if body.provision:
+        node.tenants.sources.open(node.tenants.sources.find(body.source)).target("head")
+    elif body.source is not None:
+        raise InvalidArgumentError(
+            "a tenant that is registered only is not upgraded",
+            next_step="add --provision, or leave --from away",
+        )
     return one(tenant_json(registry.add(body.name, place, dry_run=dry_run)), dry_run=dry_run)
 
 
@@ -211,6 +238,23 @@ def stamp_tenants(node: Node, body: StampBody, dry_run: DryRun = False) -> Json:
 def repair_tenants(node: Node, body: AmendBody, dry_run: DryRun = False) -> Json:
     """Record the files as they are now; tenants keep their versions, and nothing is run."""
     return _amended(node, Verb.REPAIR, body, "", dry_run=dry_run)
+
+
+@router.post("/tenants:verify")
+def verify_tenants(node: Node, body: VerifyBody) -> Json:
+    """Compare tenants with what their sources make at the versions they have."""
+    found = node.tenants.verify(
+        VerifyRequest(
+            Selection(tenants=body.tenants, without=body.without, keyspace=body.keyspace),
+            RunOptions(
+                lock_timeout_s=body.lock_timeout_s, statement_timeout_s=body.statement_timeout_s
+            ),
+        )
+    )
+    answer = many(each.to_json() for each in found)
+    answer["different"] = sum(1 for each in found if each.differences)
+    answer["failed"] = sum(1 for each in found if each.failure)
+    return answer
 
 
 def _amended(node: Node, verb: Verb, body: AmendBody, version: str, *, dry_run: bool) -> Json:
@@ -322,8 +366,13 @@ def upgrade_tenants(node: Node, body: UpgradeBody, dry_run: DryRun = False) -> J
     selection = Selection(**{key: given.pop(key) for key in Selection.__slots__})
     head = {key: given.pop(key) for key in ("source", "to", "wave", "then")}
     shows_sql = given.pop("sql")
+    discovery = Discovery(given.pop("discover_schemas"), given.pop("discover_databases"))
     request = UpgradeRequest(
-        **head, selection=selection, options=RunOptions(**given), shows_sql=shows_sql
+        **head,
+        selection=selection,
+        options=RunOptions(**given),
+        shows_sql=shows_sql,
+        discovery=discovery,
     )
     if dry_run:
         return one(node.tenants.plan(request).to_json(), dry_run=True)

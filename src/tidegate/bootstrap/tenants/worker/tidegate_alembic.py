@@ -224,6 +224,12 @@ class _Run:
             if have != (target,) and not self._request["dry_run"]:
                 yield from self.script._stamp_revs(target, heads)  # noqa: SLF001 - as alembic.command
             return
+        if way == "downgrade":
+            self._refuse_unknown(have)
+            self._refuse_behind(have, target)
+            if have != (target,):
+                yield from self.script._downgrade_revs(target, heads)  # noqa: SLF001
+            return
         self._refuse_version(have, target)
         if have == (target,):
             return
@@ -252,8 +258,14 @@ class _Run:
             if target in below:
                 raise RefusedError(
                     f"the tenant is at revision {revision}, ahead of {target};"
-                    " it is never taken back"
+                    " only --downgrade takes it back"
                 )
+
+    def _refuse_behind(self, have: tuple[str, ...], target: str) -> None:
+        for revision in have or ("base",):
+            below = () if revision == "base" else self.script.iterate_revisions(revision, "base")
+            if target not in {each.revision for each in below}:
+                raise RefusedError(f"the tenant is at revision {revision}, not ahead of {target}")
 
     def _refuse_unknown(self, have: tuple[str, ...]) -> None:
         known = {each.revision for each in self.script.walk_revisions()}
