@@ -216,6 +216,11 @@ def test_a_node_runs_no_program_from_a_folder_it_was_not_told(town: Town) -> Non
         ("upgrade", {"to": "999"}),
         ("upgrade", {"where": "version<<3"}),
         ("upgrade", {"sql": True}),
+        ("upgrade", {"discover_schemas": "t%"}),
+        ("upgrade", {"downgrade": True, "verify": True}),
+        ("verify", {"tenants": ["nobody"]}),
+        ("add", {"name": "a", "keyspace": "saas", "schema": "x", "source": "app"}),
+        ("add", {"name": "a", "keyspace": "saas", "schema": "x", "provision": True, "source": "y"}),
         ("baseline", {"version": "999"}),
         ("baseline", {"version": "001", "tenants": ["nobody"]}),
         ("stamp", {"version": "001", "tenants": []}),
@@ -273,6 +278,35 @@ def test_records_are_changed_and_sql_is_shown_from_the_command_line(
     tidegate("tenant upgrade")
     assert town.client.tenant.show("tenant_2")["versions"] == {"app": "002"}
     tidegate(f"migrations create other sql:{town.folder} --set days", ExitStatus.USAGE)
+
+
+def test_new_tenants_drift_and_the_way_back_from_the_command_line(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Situations tenants 09 and 12: discovery in the run, provision, verify, downgrade."""
+    town.write("001_orders.sql", ORDERS)
+    town.write("002_kept.sql", "CREATE TABLE kept (id int);")
+    town.write("002_kept.down.sql", "DROP TABLE kept;")
+    tidegate(f"migrations create app sql:{town.folder}")
+    tidegate("tenant add acme --keyspace saas --schema fresh --from app", ExitStatus.USAGE)
+    capsys.readouterr()
+    tidegate("tenant add acme --keyspace saas --schema fresh --provision -o json")
+    assert printed(capsys)["version"] == "002"
+    tidegate("tenant add acme --keyspace saas --schema fresh --provision")
+    tidegate("tenant upgrade --discover-schemas tenant_%", ExitStatus.USAGE)
+    tidegate("tenant upgrade --keyspace saas --discover-schemas tenant_%")
+    assert len(town.client.tenant.list()["items"]) == 7
+    capsys.readouterr()
+    tidegate("tenant verify -o json")
+    assert printed(capsys)["different"] == 0
+    town.execute("ALTER TABLE tenant_1.kept ADD COLUMN surprise int")
+    tidegate("tenant verify --tenants acme,tenant_1", ExitStatus.MISMATCH)
+    assert "tenant_1: column kept.surprise is unexpected" in capsys.readouterr().err
+    tidegate("tenant upgrade --to 001 --dry-run", ExitStatus.ERROR)
+    tidegate("tenant upgrade --to 001 --downgrade --dry-run")
+    assert "would undo 002" in capsys.readouterr().out
+    tidegate("tenant upgrade --to 001 --downgrade")
+    assert {each["versions"]["app"] for each in town.client.tenant.list()["items"]} == {"001"}
 
 
 def test_a_killed_node_goes_on_with_its_run(town: Town) -> None:
