@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 AGREE_S = 60.0
 PORTS = range(21000, 29000, 2)
+WHO_LEADS = struct.pack("<QIBBHQ", 1, 1, 0, 0, 0, 0)
+"""A connection to dqlite as a client, and its first question."""
 
 
 def free_address() -> str:
@@ -35,6 +39,24 @@ def free_address() -> str:
         except OSError:
             continue
     raise AssertionError("no two ports in a row are free")
+
+
+def answer(address: str, folder: Path, question: bytes) -> bytes:
+    """What a member answers who shows the certificate in a folder; nothing when it is refused."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.load_cert_chain(folder / "member.crt", folder / "member.key")
+    host, _, port = address.rpartition(":")
+    try:
+        with (
+            socket.create_connection((host, int(port)), timeout=10) as raw,
+            context.wrap_socket(raw) as secured,
+        ):
+            secured.sendall(question)
+            return secured.recv(4096)
+    except (ssl.SSLError, ConnectionError):
+        return b""
 
 
 @dataclass
@@ -76,6 +98,12 @@ class MemberCluster:
 
     def new(self, name: str, *flags: str, **environment: str) -> Member:
         """A fresh node, started."""
+        member = self.prepared(name, *flags, **environment)
+        member.node.start()
+        return member
+
+    def prepared(self, name: str, *flags: str, **environment: str) -> Member:
+        """A fresh node, not started yet."""
         address = free_address()
         node = NodeProcess(
             self.folder / name,
@@ -84,7 +112,6 @@ class MemberCluster:
         )
         member = Member(name, node, address)
         self.members.append(member)
-        node.start()
         return member
 
     def first(self, name: str = "n1") -> Member:

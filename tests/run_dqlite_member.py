@@ -107,13 +107,15 @@ class FaultyTunnel(Tunnel):
             raise ConnectionRefusedError("isolated")
         return super().dial(address)
 
-    def _join(self, link: Link, *, idle_s: float | None) -> None:
+    def _join(
+        self, link: Link, *, idle_s: float | None, peer: tuple[str, str] | None = None
+    ) -> None:
         assert isinstance(link, FaultyLink)
         link.is_raft = idle_s is None
         if link.is_raft and FAULTS.is_isolated:
             link.close()
         else:
-            super()._join(link, idle_s=idle_s)
+            super()._join(link, idle_s=idle_s, peer=peer)
 
 
 def listen() -> None:

@@ -255,6 +255,7 @@ def test_five_that_start_at_once_update_once(url: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_old_and_new_programs_meet_on_one_database(url: str, tmp_path: Path) -> None:
+    """Tenants 16: a program that the database refuses leaves no record that blocks others."""
     path = tmp_path / "cluster.db"
     assert run(url, "a:1", (2, 1))["verdict"] == "ready"
     with ClusterDatabase.open(url) as database:
@@ -271,6 +272,7 @@ def test_old_and_new_programs_meet_on_one_database(url: str, tmp_path: Path) -> 
     assert versions(path) == [1, 2, 3]
     # The old program on the new schema is refused, by the members' rows and by the schema itself.
     assert run(url, "a:1", (2, 1))["error"] == "TG-VER-002"
+    assert run(url, "b:1", (3, 2))["verdict"] == "ready", "nobody waits for what cannot run"
     with ClusterDatabase.open(url) as database:
         assert rows(database) == {"a": (2, 1), "b": (3, 2)}
         store = MemberStore(database)

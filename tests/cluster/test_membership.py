@@ -134,14 +134,35 @@ def test_a_pending_row_blocks_its_name_for_a_while_only() -> None:
     assert rules.check_acceptable([pending], candidate, later) == [pending]
 
 
-def test_the_last_member_stays_unless_forced() -> None:
+def test_a_certificate_is_good_for_the_present_row_of_its_name_only() -> None:
+    """Tenants 14: whatever the name is used for later, the evicted certificate stays refused."""
+    gone = member(2, name="m2", state=MemberState.EVICTED, fingerprint="old")
+    rows = [member(1, fingerprint="one"), gone]
+    assert rules.refusal(rows, "m1", "one") is None
+    assert "has been evicted" in str(rules.refusal(rows, "m2", "old"))
+    for state in (MemberState.PENDING, MemberState.ACTIVE):
+        again = [*rows, member(3, name="m2", state=state, fingerprint="new")]
+        assert rules.refusal(again, "m2", "new") is None
+        assert "another member now" in str(rules.refusal(again, "m2", "old"))
+        assert "another member now" in str(rules.refusal(again, "m2", "one"))
+    assert rules.refusal(rows, "m9", "nine") is None, "let in just now, not seen yet"
+
+
+def test_the_only_member_stays() -> None:
+    """Situation 54: whatever is forced, somebody holds the cluster's state afterwards."""
     with pytest.raises(NotFoundError):
-        rules.departing([member(1)], "m9", force=True)
-    with pytest.raises(FailedPreconditionError, match="only node"):
-        rules.departing([member(1), member(2, state=MemberState.EVICTED)], "m1", force=False)
-    assert rules.departing([member(1)], "m1", force=True).replication_id is None
-    going = rules.departing([member(1), member(2)], "m2", force=False, replicated={1, 2})
+        rules.departing([member(1)], "m9")
+    for others in (
+        [],
+        [member(2, state=MemberState.EVICTED)],
+        [member(2, state=MemberState.PENDING)],
+    ):
+        with pytest.raises(FailedPreconditionError, match="only node"):
+            rules.departing([member(1), *others], "m1")
+    both = [member(1), member(2)]
+    going = rules.departing(both, "m2", replicated={1, 2})
     assert (going.member.name, going.replication_id) == ("m2", 2)
+    assert rules.departing(both, "m1").replication_id is None, "nothing replicates"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -71,6 +72,19 @@ def test_any_member_answers_and_another_takes_over(members: MemberCluster) -> No
     assert cells(owner) == ["after", "before", "second"]
 
 
+def test_a_member_that_is_listed_as_online_takes_a_write(members: MemberCluster) -> None:
+    """Situation 35: at once, through itself, the first time it is tried."""
+    first = members.first()
+    for name in ("n2", "n3"):
+        member = members.new(name)
+        token = first.ask("token_create", name)["token"]
+        member.ask("join", token)
+        until(lambda n=name: members.sees(first, n) == "online")  # type: ignore[misc]
+        with member.client() as client:
+            client.cell.create(f"by-{name}")
+    assert cells(first) == ["by-n2", "by-n3"]
+
+
 def test_a_token_lets_one_node_in_once(members: MemberCluster) -> None:
     first = members.first()
     token = first.ask("token_create", "n2")["token"]
@@ -97,6 +111,30 @@ def test_a_token_lets_one_node_in_once(members: MemberCluster) -> None:
         late.ask("join", token)
     assert late.stage() == "ready"
     assert token not in first.node.log.read_text() + stranger.node.log.read_text()
+
+
+def test_a_join_whose_address_is_taken_changes_nothing_and_spends_no_token(
+    members: MemberCluster,
+) -> None:
+    """Tenants 19: looked at before, on both ports; the same token is good afterwards."""
+    first = members.first()
+    token = first.ask("token_create", "n2")["token"]
+    node = members.new("n2")
+    host, _, port = node.address.rpartition(":")
+    for taken in (int(port), int(port) + 1) if members.engine == "dqlite" else (int(port),):
+        with (
+            socket.create_server((host, taken)),
+            pytest.raises(InvalidArgumentError, match=f"cannot listen on {host}:{taken}"),
+        ):
+            node.ask("join", token)
+        until(lambda: node.stage() == "ready")
+        assert node.ask("show")["member"] is None
+        assert create_cell(first, f"on{taken}")
+    assert node.ask("join", token)["name"] == "n2"
+    until(lambda: members.sees(first, "n2") == "online")
+    late = members.new("n3")
+    with pytest.raises(JoinTokenError, match="has been used"):
+        late.ask("join", token)
 
 
 def test_a_node_that_holds_something_does_not_join(members: MemberCluster) -> None:
@@ -141,6 +179,23 @@ def test_a_member_that_leaves_goes_on_alone_with_nothing(members: MemberCluster)
     second.ask("join", token)
     until(lambda: members.sees(first, "n2") == "online" and second.stage() == "ready")
     assert cells(second) == ["shared", "still"]
+
+
+def test_the_only_member_is_neither_evicted_nor_leaves(members: MemberCluster) -> None:
+    """Situation 54: refused by name, with --force or without, and everything is still there."""
+    first = members.first()
+    assert create_cell(first, "kept")
+    for force in (False, True):
+        with pytest.raises(FailedPreconditionError, match="only node"):
+            first.ask("evict", "n1", force=force)
+        with pytest.raises(FailedPreconditionError, match="only node"):
+            first.ask("leave", "n1", force=force)
+    members.joined("n2", first)
+    for force in (False, True):
+        with pytest.raises(FailedPreconditionError, match="does not evict itself"):
+            first.ask("evict", "n1", force=force)
+    assert cells(first) == ["kept"]
+    assert first.statuses() == {"n1": "online", "n2": "online"}
 
 
 def test_an_evicted_member_stops_and_is_refused(members: MemberCluster) -> None:
@@ -197,8 +252,7 @@ def test_a_survivor_goes_on_alone_after_the_majority_is_gone(members: MemberClus
     until(lambda: first.stage() == "ready")
     assert set(cells(first)) - {"unknown"} == {"kept"}
     assert create_cell(first, "on")
-    for name in ("n2", "n3"):
-        first.ask("evict", name, force=True)
+    assert first.statuses() == {"n1": "online", "n2": "evicted", "n3": "evicted"}
     fourth = members.joined("n4", first)
     assert set(cells(fourth)) - {"unknown"} == {"kept", "on"}
     assert {n: s for n, s in fourth.statuses().items() if s != "evicted"} == {

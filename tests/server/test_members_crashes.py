@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 __all__ = ["members"]
 
 BEGINNING = {"cluster.begin.copied", "cluster.begin.named", "cluster.identity.written"}
-JOINING = {"cluster.join.let_in", "cluster.identity.written"}
-LETTING_IN = {"cluster.member.accepted", "cluster.member.replicates", "cluster.member.joined"}
+JOINING = {"cluster.join.let_in", "cluster.identity.written", "cluster.member.joined"}
+LETTING_IN = {"cluster.member.accepted", "cluster.member.replicates"}
 REMOVING = {"cluster.member.forgotten", "cluster.member.evicted"}
 LEAVING = {"cluster.forget.set_aside"}
 

@@ -66,7 +66,9 @@ def home(tmp_path: Path, authority: Pair) -> Path:
 @pytest.fixture
 def address(home: Path) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
-    gate = PeerGate(api=app, peer=app, is_evicted=EVICTED.__eq__)
+    gate = PeerGate(
+        api=app, peer=app, refusal=lambda name, _: "evicted" if name == EVICTED else None
+    )
     server = PeerServer(listener, home, gate)
     server.start()
     host, port = listener.getsockname()

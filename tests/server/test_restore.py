@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fix_node import NodeProcess
-from tidegate.cluster import certificates
+from fix_members import MemberCluster, members
+from fix_node import NodeProcess, until
+from tidegate.cluster import certificates, generation
+from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.identity import Engine as IdentityEngine
 from tidegate.cluster.identity import Identity, IdentityFolder
 from tidegate.errors import ExitStatus
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from cluster_engines.engine import Engine
 
 pytestmark = pytest.mark.slow
+
+__all__ = ["members"]
 
 
 @pytest.fixture
@@ -167,6 +171,70 @@ def test_a_changed_backup_and_one_of_a_newer_program_change_nothing(
     backup.unlink()
     assert "cannot be read" in refused(ExitStatus.ERROR, *restore)["message"]
     assert not state.exists()
+
+
+@pytest.mark.parametrize("members", ["dqlite"], indirect=True)
+def test_a_backup_of_three_members_starts_as_a_cluster_of_one(
+    members: MemberCluster, tmp_path: Path
+) -> None:
+    """Tenants 13: the documented way, from a backup of dqlite to a cluster that others join."""
+    first = members.first()
+    for name in ("n2", "n3"):
+        members.joined(name, first)
+    first.ask("token_create", "n4")
+    with first.client() as client:
+        client.keyspace.create("shop")
+        client.cluster.backup(tmp_path / "backup")
+    for member in members.members:
+        member.node.kill()
+
+    restored = members.prepared("restored")
+    done(
+        "cluster", "restore", str(tmp_path / "backup"), "--state-dir", str(restored.node.state_dir)
+    )
+    restored.node.start()
+    assert restored.statuses() == {"none": "online"}
+    assert restored.ask("token_list")["items"] == []
+    assert keyspaces(restored.node) == ["shop"]
+
+    restored.ask("enable", "n1")
+    until(lambda: restored.stage() == "ready")
+    assert restored.statuses() == {"n1": "online"}
+    assert keyspaces(restored.node) == ["shop"]
+    again = members.joined("m2", restored)
+    assert keyspaces(again.node) == ["shop"]
+    assert again.statuses() == {"n1": "online", "m2": "online"}
+
+
+def test_a_restored_node_is_of_a_higher_generation(
+    tmp_path: Path, started: list[NodeProcess]
+) -> None:
+    """Tenants 13: shards tell it from the node the backup was taken from."""
+
+    def generation_of(node: NodeProcess) -> int:
+        with (
+            ClusterDatabase.open(f"sqlite:///{node.state_dir / 'cluster.db'}") as database,
+            database.read() as connection,
+        ):
+            return generation.read(connection)
+
+    node = NodeProcess(tmp_path / "state").start()
+    started.append(node)
+    with node.client() as client:
+        client.cluster.backup(tmp_path / "backup")
+    node.stop()
+    assert generation_of(node) == 0
+    seen = [0]
+    for _ in range(2):
+        path = str(tmp_path / "backup")
+        done("cluster", "restore", path, "--state-dir", str(node.state_dir), "--force")
+        node.start()
+        with node.client() as client:
+            assert [row["value"] for row in client.cluster.settings()["items"]] == ["30"]
+            client.cluster.backup(tmp_path / "backup")
+        node.stop()
+        seen.append(generation_of(node))
+    assert seen == sorted(set(seen)), "each restore is a generation of its own"
 
 
 def test_a_replica_of_a_cluster_is_not_filled_alone(

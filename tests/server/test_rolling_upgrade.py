@@ -128,6 +128,9 @@ def _there_and_back(members: MemberCluster, took: list[float]) -> None:
         assert client.workflow.status("move", "customer")["phase"] == "running"
         with pytest.raises(NotReadyError, match="waits for 2 of 3 members"):
             client.cell.create("no")
+        own = client.upgrade.status()  # tenants 20: its own answer, not that of the old owner
+        assert (own["state"], own["version"]) == ("waiting", None)
+        assert "n2, n3" in own["blocked"]
     assert n2.statuses() == {"n1": "blocked", "n2": "waiting", "n3": "waiting"}
 
     restarted(n2, NEXT)

@@ -34,7 +34,7 @@ TOKENS = (
 )
 SETTINGS = (Column("SETTING", "name"), Column("VALUE", "value"))
 
-Force = Annotated[bool, Parameter(help="Even if it is the last one, and without telling it.")]
+Force = Annotated[bool, Parameter(help="Without telling it; evict: also one that works.")]
 
 
 def _time(milliseconds: int) -> str:
@@ -182,11 +182,11 @@ def leave(
     dry_run: DryRun = False,
     common: Common = DEFAULTS,
 ) -> None:
-    """Let a member go; it forgets the cluster and goes on alone.
+    """Let a member go; it forgets the cluster and goes on alone. The only member cannot leave.
 
     Args:
         name: of the member.
-        force: even if it is the last one, and without telling it.
+        force: without telling it.
     """
     confirm(f"let member {name} leave", name, yes=yes, dry_run=dry_run)
     answer = common.client().cluster.leave(name, force=force, dry_run=dry_run)
@@ -205,8 +205,9 @@ def evict(
 ) -> None:
     """Throw a member out that is offline or holds an upgrade up.
 
-    Any node can do it, also one that waits for others to be upgraded. The member's certificate is
-    refused from then on. To come back it has to join as a fresh node.
+    Any other node can do it, also one that waits for others to be upgraded. The member's
+    certificate is refused from then on. To come back it has to join as a fresh node. The only
+    member, and the only one that votes, cannot be evicted.
 
     Args:
         name: of the member.
@@ -248,9 +249,10 @@ def recover(
 ) -> None:
     """Go on with this member alone, after the majority is gone for good.
 
-    For a stopped node, on its own machine; no other member may run, or ever run again as it was.
-    What this member had not received is lost: of several survivors take the one whose log is the
-    longest, which --dry-run shows. Then start it, evict the others and let fresh nodes join.
+    For a stopped node, on its own machine, and for one of the survivors only. What this member had
+    not received is lost: take the one whose log is the longest, which --dry-run shows. The others
+    are evicted; one that is started by mistake is refused and says so. Then start this one, and let
+    fresh nodes join.
     """
     from tidegate.server import config, recovering  # noqa: PLC0415 - heavy, and only needed here
 
@@ -265,7 +267,7 @@ def recover(
     common.done(
         answer,
         f"{found.name}, whose log ends at term {found.term} entry {found.index}, {{would}}made the"
-        " only one; start it, then evict the others",
+        " only one; start it, then let fresh nodes join",
         found.name,
     )
 

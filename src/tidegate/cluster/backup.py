@@ -45,7 +45,7 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sqlalchemy import Connection, Inspector
@@ -161,7 +161,12 @@ def verify(path: Path) -> Summary:
 
 
 def import_(
-    database: ClusterDatabase, updates: Sequence[Update], path: Path, *, replace: bool = False
+    database: ClusterDatabase,
+    updates: Sequence[Update],
+    path: Path,
+    *,
+    replace: bool = False,
+    then: Callable[[Connection], None] | None = None,
 ) -> Summary:
     """Fill a database from a file, in one transaction, and compare it with the file.
 
@@ -173,6 +178,7 @@ def import_(
         updates: all that this program knows.
         path: what :func:`export` wrote.
         replace: drop what is there; without, a database that has any table is refused.
+        then: called at the end of the transaction, with it.
 
     Raises:
         BackupError: the file is not good, or the database differs from it afterwards.
@@ -192,6 +198,8 @@ def import_(
             for name, columns in reader.tables(tables):
                 _fill(connection, tables[name], columns, reader)
         _compare(connection, tables, summary, path)
+        if then is not None:
+            then(connection)
         steps.reached(FILLED)
     return summary
 

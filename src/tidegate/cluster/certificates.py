@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -24,12 +25,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tidegate.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 AUTHORITY_DAYS: Final = 7300
 MEMBER_DAYS: Final = 3650
 SKEW: Final = timedelta(hours=1)
 """Certificates begin this long before they are made: clocks of machines differ."""
+_RECOVERED: Final = "tidegate recovery "
+"""How the name in a proof of succession begins; no member's name has a space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,14 @@ class Pair:
 
     def __repr__(self) -> str:
         return f"Pair({fingerprint(self.certificate)[:12]})"
+
+
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """A cluster goes on under another authority: recovered on a member, as a generation."""
+
+    name: str
+    generation: int
 
 
 def make_authority(cluster: str, now: datetime) -> Pair:
@@ -110,9 +122,69 @@ def sign(authority: Pair, request: bytes, member: str, now: datetime) -> bytes:
     return _pem(certificate)
 
 
-def presented(member: bytes, authority: bytes) -> bytes:
-    """What a member shows in a handshake: its certificate and the authority's."""
-    return member.rstrip() + b"\n" + authority
+def presented(member: bytes, authority: bytes, succession: bytes = b"") -> bytes:
+    """What a member shows in a handshake: its certificate, the authority's, and the proofs."""
+    return member.rstrip() + b"\n" + authority.rstrip() + b"\n" + succession
+
+
+def make_succession(authority: Pair, name: str, generation: int, now: datetime) -> bytes:
+    """The proof, PEM, that a cluster goes on under another authority since it was recovered.
+
+    A certificate that the old authority signs and whose key nobody keeps: it proves nothing but
+    that. A member of the recovered cluster shows it in every handshake, so that a member that was
+    given up, and trusts the old authority only, learns why it is refused.
+
+    Args:
+        authority: the old one.
+        name: of the member that was recovered.
+        generation: of the recovered cluster.
+        now: the beginning of its validity.
+    """
+    issuer = x509.load_pem_x509_certificate(authority.certificate)
+    key = serialization.load_pem_private_key(authority.key, password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, f"{_RECOVERED}{generation}"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, name),
+        ]
+    )
+    made = _builder(
+        subject,
+        issuer.subject,
+        ec.generate_private_key(ec.SECP256R1()).public_key(),
+        now,
+        AUTHORITY_DAYS,
+    ).sign(key, hashes.SHA256())
+    return _pem(made)
+
+
+def succession_in(chain: bytes) -> bytes:
+    """The proofs in what a member shows, PEM; empty for a cluster that was never recovered."""
+    certificates = x509.load_pem_x509_certificates(chain)
+    return b"".join(_pem(each) for each in certificates[2:])
+
+
+def succeeded(chain: Iterable[bytes], authority: bytes) -> Succession | None:
+    """Whether what a peer shows proves that it goes on in place of this authority's cluster.
+
+    Args:
+        chain: the peer's certificates, DER, not verified.
+        authority: PEM, the one that is trusted.
+    """
+    trusted = x509.load_pem_x509_certificate(authority)
+    for raw in chain:
+        found = x509.load_der_x509_certificate(raw)
+        try:
+            found.verify_directly_issued_by(trusted)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        common = str(found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+        names = found.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+        generation = common.removeprefix(_RECOVERED)
+        if common.startswith(_RECOVERED) and generation.isdigit() and names:
+            return Succession(str(names[0].value), int(generation))
+    return None
 
 
 def make_member(authority: Pair, member: str, now: datetime) -> Pair:

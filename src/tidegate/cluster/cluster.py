@@ -6,7 +6,8 @@ file, ledger, own row, gate, updates, first member. What the gate says is in
 
 The own row is recorded always. When the node waits, what its check wrote is committed and nothing
 else runs; when it is refused, or an update fails, the transaction is undone and the row is recorded
-in one of its own. Thus the others see what runs here, and wait for it or are waited for.
+in one of its own. Thus the others see what runs here, and wait for it or are waited for; but nobody
+waits for a program that the database itself refuses.
 
 A locked database is tried again, a bounded number of times, and so is an unknown COMMIT: every
 attempt begins by looking at what is there. A permanent error is never tried again.
@@ -143,6 +144,12 @@ class Identity:
                 next_step="evict all but one of them: tidegate cluster evict",
             )
         named = [each for each in present if each.name == self.name != FIRST_NAME]
+        if named and self._is_anothers(named[0]):
+            raise MemberEvictedError(
+                f"this machine was evicted: the member {self.name} is another one now, at"
+                f" {named[0].address}",
+                next_step="join the cluster again, under a state directory of its own",
+            )
         if named:
             return named[0]
         if alone and FIRST_NAME in (self.name, alone[0].name):
@@ -157,6 +164,10 @@ class Identity:
                     next_step="join the cluster again, under a state directory of its own",
                 )
         return None
+
+    def _is_anothers(self, member: Member) -> bool:
+        """Whether a row of this name was made for another certificate."""
+        return self.fingerprint != "" and member.fingerprint not in ("", self.fingerprint)
 
     def _is(self, member: Member) -> bool:
         if self.name != FIRST_NAME:
@@ -225,7 +236,12 @@ class Cluster:
             self._database.close()
 
     def ensure_schema(
-        self, address: str, folder: Path | None = None, *, name: str = FIRST_NAME
+        self,
+        address: str,
+        folder: Path | None = None,
+        *,
+        name: str = FIRST_NAME,
+        fingerprint: str = "",
     ) -> Decision:
         """Bring the database up to date, if all members agree; note what runs here in any case.
 
@@ -233,6 +249,7 @@ class Cluster:
             address: on which other members reach this node; any text for a cluster of one.
             folder: where a patch file may lie.
             name: of this node; left out, the address says which row is its own.
+            fingerprint: of its certificate, if it has one; a row of its name must have the same.
 
         Returns:
             Ready, or for whom this node waits. It is ready only after a call that said so.
@@ -245,7 +262,7 @@ class Cluster:
             SchemaUpdateError: an update or the patch failed; the schema is as it was.
             ClusterDatabaseError: the database failed, or was locked in every attempt.
         """
-        identity = Identity(address, name)
+        identity = Identity(address, name, fingerprint)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._ensure_once(identity, folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Column, MetaData, Table, Text, select
+from sqlalchemy import Column, MetaData, Table, Text, inspect, select
 
 from tidegate.cluster.ledger import Update
 from tidegate.cluster.membership import DEFAULT_OFFLINE_S, offline_threshold_s
@@ -16,6 +16,8 @@ from tidegate.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Connection
 
     from tidegate.cluster.database import ClusterDatabase
 
@@ -31,6 +33,8 @@ _SETTINGS: Final = Table("cluster_setting", MetaData(), Column("name", Text), Co
 
 CHECKS: Final[Mapping[str, Callable[[str], object]]] = {"offline_threshold": offline_threshold_s}
 """Each setting, and what refuses a wrong value."""
+_GENERATION: Final = "generation"
+"""Not a setting that people see; :mod:`tidegate.cluster.generation` says what it is."""
 DEFAULTS: Final[Mapping[str, str]] = {"offline_threshold": str(DEFAULT_OFFLINE_S)}
 
 
@@ -61,9 +65,29 @@ class ClusterSettings:
             if value:
                 connection.execute(_SETTINGS.insert().values(name=name, value=value))
 
+    @staticmethod
+    def is_there(connection: Connection) -> bool:
+        """Whether the database has come as far as to have settings."""
+        return inspect(connection).has_table(_SETTINGS.name)
+
+    @staticmethod
+    def generation(connection: Connection) -> int:
+        """The cluster's generation; 0 until a recovery or restore raises it."""
+        if not ClusterSettings.is_there(connection):
+            return 0
+        query = select(_SETTINGS.c.value).where(_SETTINGS.c.name == _GENERATION)
+        return int(connection.execute(query).scalar_one_or_none() or 0)
+
+    @staticmethod
+    def set_generation(connection: Connection, generation: int) -> None:
+        """Keep the cluster's generation."""
+        connection.execute(_SETTINGS.delete().where(_SETTINGS.c.name == _GENERATION))
+        connection.execute(_SETTINGS.insert().values(name=_GENERATION, value=str(generation)))
+
     def _read(self) -> dict[str, str]:
         with self._database.read() as connection:
-            return {row.name: row.value for row in connection.execute(select(_SETTINGS))}
+            rows = connection.execute(select(_SETTINGS))
+            return {row.name: row.value for row in rows if row.name != _GENERATION}
 
 
 def check(name: str, value: str) -> None:

@@ -19,6 +19,9 @@ be upgraded; a *diverged* one that versions are inconsistent; an *older* one tha
 for it. A node that is behind records itself all the same, so that members that are ahead of it wait
 and nobody ever runs beside a newer member.
 
+A member whose program the database itself refuses does not count: it has updates that the program
+does not know and does not live with, so that program cannot be running, whatever its row says.
+
 There is one exception, the way back from an upgrade that was not finalised: the database has the
 updates of the newest member, and every update that the oldest member does not know lets older
 programs work. Then nothing is left to apply, and members one upgrade apart run beside each other.
@@ -171,15 +174,33 @@ def decide_for(
         members: all rows.
         applied: what the database has.
     """
-    others = [
-        Other(member.name, Versions(member.schema_version, member.extensions))
-        for member in members
-        if member.is_active and (me is None or member.id != me.id)
-    ]
+    others = others_of(me, members, applied)
     decision = decide(own, others)
     if decision.verdict in {Verdict.WAIT, Verdict.BEHIND} and _is_way_back(own, others, applied):
         return Decision(Verdict.READY, own)
     return decision
+
+
+def others_of(
+    me: Member | None, members: Iterable[Member], applied: Sequence[Applied] = ()
+) -> list[Other]:
+    """The members that count for a node, of all rows; ``applied`` is what the database has."""
+    return [
+        Other(member.name, Versions(member.schema_version, member.extensions))
+        for member in members
+        if member.is_active
+        and (me is None or member.id != me.id)
+        and not is_left_behind(member.schema_version, applied)
+    ]
+
+
+def is_left_behind(schema_version: int, applied: Sequence[Applied]) -> bool:
+    """Whether a database that has these updates refuses the program that knows so many."""
+    return (
+        bool(applied)
+        and schema_version < applied[-1].version
+        and not tolerates(applied, schema_version)
+    )
 
 
 def _is_way_back(own: Versions, others: Sequence[Other], applied: Sequence[Applied]) -> bool:

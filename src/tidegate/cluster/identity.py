@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from tidegate import steps
-from tidegate.cluster.certificates import Pair, presented
+from tidegate.cluster.certificates import Pair, presented, succession_in
 from tidegate.errors import ClusterStateError
 
 if TYPE_CHECKING:
@@ -28,6 +28,13 @@ WRITTEN = steps.declare(
     runs_in="node",
     plan="membership",
     description="the node's name, certificate and keys are on its disk",
+)
+
+REPLACED = steps.declare(
+    "cluster.identity.replaced",
+    runs_in="node",
+    plan="recovery",
+    description="the old membership has another name; the recovered one is complete beside it",
 )
 
 
@@ -51,6 +58,7 @@ class Identity:
         engine: of the cluster database.
         database: its URL, without a password, where all members share one.
         peers: addresses of members known when this was written, where to begin looking.
+        generation: of the cluster; see :mod:`tidegate.cluster.generation`.
     """
 
     cluster: str
@@ -60,6 +68,7 @@ class Identity:
     engine: Engine
     database: str | None = None
     peers: tuple[str, ...] = ()
+    generation: int = 0
 
     @property
     def replication_address(self) -> str:
@@ -79,6 +88,7 @@ class IdentityFolder:
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / FOLDER
         self._draft = state_dir / f"{FOLDER}.new"
+        self._successor = state_dir / f"{FOLDER}.recovered"
 
     def read(self) -> Identity | None:
         """The membership; None when the node has none.
@@ -86,6 +96,7 @@ class IdentityFolder:
         Raises:
             ClusterStateError: the folder is there and cannot be understood.
         """
+        self._finish_replacing()
         try:
             found = json.loads((self.path / "member.json").read_text(encoding="utf-8"))
             return Identity(
@@ -96,6 +107,7 @@ class IdentityFolder:
                 engine=Engine(found["engine"]),
                 database=found["database"],
                 peers=tuple(map(str, found["peers"])),
+                generation=int(found.get("generation", 0)),
             )
         except FileNotFoundError:
             if not self.path.exists():
@@ -116,7 +128,13 @@ class IdentityFolder:
         """The node's own certificate and key."""
         return self._pair("member")
 
-    def prepare(self, identity: Identity, authority: Pair, member: Pair) -> Path:
+    def succession(self) -> bytes:
+        """The proofs that the cluster goes on in place of earlier ones, PEM; usually none."""
+        return succession_in((self.path / "member.crt").read_bytes())
+
+    def prepare(
+        self, identity: Identity, authority: Pair, member: Pair, succession: bytes = b""
+    ) -> Path:
         """Write a new membership beside; :meth:`commit` makes it count. Returns where it lies.
 
         Raises:
@@ -127,13 +145,41 @@ class IdentityFolder:
                 f"this node has a membership already, in {self.path}",
                 next_step="tidegate cluster list shows it; leave that cluster first",
             )
+        return self._write_draft(identity, authority, member, succession)
+
+    def replace(self, identity: Identity, authority: Pair, member: Pair, succession: bytes) -> Path:
+        """Put a recovered membership in the place of the present one; returns where that lies now.
+
+        Raises:
+            ClusterStateError: the disk refuses.
+        """
+        kept = self.path.with_name(f"{FOLDER}.before-generation-{identity.generation}")
+        self._write_draft(identity, authority, member, succession)
+        shutil.rmtree(self._successor, ignore_errors=True)
+        self._draft.rename(self._successor)
+        self.path.rename(kept)
+        _sync_folder(self.path.parent)
+        steps.reached(REPLACED)
+        self._finish_replacing()
+        return kept
+
+    def _finish_replacing(self) -> None:
+        """A crash between two renames leaves the node without a membership, and one complete."""
+        if self._successor.exists() and not self.path.exists():
+            self._successor.rename(self.path)
+            _sync_folder(self.path.parent)
+
+    def _write_draft(
+        self, identity: Identity, authority: Pair, member: Pair, succession: bytes
+    ) -> Path:
+        chain = presented(member.certificate, authority.certificate, succession)
         try:
             shutil.rmtree(self._draft, ignore_errors=True)
             self._draft.mkdir(mode=0o700)
             for name, content in (
                 ("ca.crt", authority.certificate),
                 ("ca.key", authority.key),
-                ("member.crt", presented(member.certificate, authority.certificate)),
+                ("member.crt", chain),
                 ("member.key", member.key),
                 ("member.json", _text(identity).encode()),
             ):

@@ -1,9 +1,9 @@
 """Tokens by which one new member may join: used once, within a time, for one name.
 
-Decides what a token carries and when it is good. A token names the members to ask and the
-fingerprint of the cluster's authority, so that the joining node knows whom it speaks to before it
-says the secret. The cluster database keeps a hash of the secret only, and the row of a used token
-stays, so that a second use is told from an unknown one.
+Decides what a token carries and when it is good: for one node, until that has joined. A token names
+the members to ask and the fingerprint of the cluster's authority, so that the joining node knows
+whom it speaks to before it says the secret. The cluster database keeps a hash of the secret only,
+and the row of a used token stays, so that a second use is told from an unknown one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import BigInteger, Column, MetaData, Table, Text, select
+from sqlalchemy import BigInteger, Column, MetaData, Table, Text, inspect, select
 from sqlalchemy.exc import IntegrityError
 
 from tidegate.cluster.ledger import Update
@@ -122,16 +122,29 @@ class TokenRow:
     expires_at_ms: int
     used_at_ms: int | None
 
-    def refusal(self, secret: str, now_ms: int) -> str | None:
-        """Why the token is no good now; None when it is."""
+    def refusal(self, secret: str, now_ms: int, *, is_joining: bool = False) -> str | None:
+        """Why the token is no good now; None when it is.
+
+        Args:
+            secret: that is shown.
+            now_ms: the database's time.
+            is_joining: the member that used it has not joined yet.
+        """
         given = hashlib.sha256(secret.encode()).hexdigest()
         if not hmac.compare_digest(given, self.secret_sha256):
             return "its secret is wrong"
-        if self.used_at_ms is not None:
+        if self.used_at_ms is not None and not is_joining:
             return "it has been used"
         if now_ms >= self.expires_at_ms:
             return f"it expired {(now_ms - self.expires_at_ms) / 1000:.0f} s ago"
         return None
+
+
+def forget_all(connection: Connection) -> int:
+    """Take every token away: they were made by a cluster that this database is not of any more."""
+    if not inspect(connection).has_table(_TOKENS.name):
+        return 0
+    return connection.execute(_TOKENS.delete()).rowcount
 
 
 class JoinTokens:
@@ -195,17 +208,30 @@ class JoinTokens:
                     next_step="tidegate cluster token list",
                 )
 
-    def redeem(self, connection: Connection, name: str, secret: str) -> None:
-        """Use a token up, in the transaction that lets the member in.
+    def redeem(
+        self, connection: Connection, name: str, secret: str, *, is_joining: bool = False
+    ) -> None:
+        """Use a token, in the transaction that lets the member in.
+
+        Args:
+            connection: of that transaction.
+            name: of the member.
+            secret: that the node shows.
+            is_joining: the node was let in before and has not joined yet. Only a join that came to
+                its end spends a token; until then the same node may try again.
 
         Raises:
             JoinTokenError: it is unknown, wrong, used or expired, or was used just now.
         """
         row = connection.execute(select(_TOKENS).where(_TOKENS.c.name == name)).one_or_none()
         now = _milliseconds(self._database.now(connection))
-        reason = "there is none" if row is None else TokenRow(*row).refusal(secret, now)
+        if row is None:
+            reason: str | None = "there is none"
+        else:
+            reason = TokenRow(*row).refusal(secret, now, is_joining=is_joining)
         if reason is None:
-            unused = (_TOKENS.c.name == name) & _TOKENS.c.used_at_ms.is_(None)
+            was = None if row is None else row.used_at_ms
+            unused = (_TOKENS.c.name == name) & _TOKENS.c.used_at_ms.is_not_distinct_from(was)
             done = connection.execute(_TOKENS.update().where(unused).values(used_at_ms=now))
             reason = None if done.rowcount == 1 else "it has been used just now"
         if reason is not None:

@@ -139,7 +139,11 @@ def tolerates(applied: Sequence[Applied], version: int) -> bool:
 
 
 def close_way_back(connection: Connection) -> int:
-    """Let no program come back that lacks one of these updates; returns how many it is about."""
+    """Let no program come back that lacks one of these updates; returns how many it is about.
+
+    Done when an upgrade is finalised, and by the updates of the next one: then every member knows
+    these, and a program without them would be two versions back.
+    """
     return connection.execute(
         _UPDATES.update().where(_UPDATES.c.older_works != 0).values(older_works=0)
     ).rowcount

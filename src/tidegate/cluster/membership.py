@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from tidegate.cluster import gate
+from tidegate.cluster.extensions import Relation
 from tidegate.cluster.members import MemberState, Role
 from tidegate.errors import (
     AlreadyExistsError,
@@ -26,10 +28,11 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from datetime import datetime, timedelta
 
     from tidegate.cluster.extensions import Extensions
+    from tidegate.cluster.ledger import Applied
     from tidegate.cluster.members import Member
 
 VOTERS: Final = 3
@@ -54,6 +57,14 @@ class Status(StrEnum):
     WAITING = "waiting"
     """Older than another member: it is to be upgraded."""
     ONLINE = "online"
+
+
+_BESIDE: Final = {
+    Relation.DIVERGED: (Status.BROKEN, "inconsistent version"),
+    Relation.OLDER: (Status.BLOCKED, "waiting for other nodes to be upgraded"),
+    Relation.NEWER: (Status.WAITING, "to be upgraded"),
+}
+"""What is said of a member that may not run, by what another one is to it; the gravest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +113,31 @@ def offline_threshold_s(setting: str | None) -> int:
     return int(setting)
 
 
-def listed(members: Sequence[Member], now: datetime, threshold: timedelta) -> list[Listed]:
-    """Every member with its status; only active ones are compared with each other."""
-    active = [member for member in members if member.is_active]
-    return [_listed(member, active, now, threshold) for member in members]
+def listed(
+    members: Sequence[Member],
+    now: datetime,
+    threshold: timedelta,
+    applied: Sequence[Applied] = (),
+) -> list[Listed]:
+    """Every member with its status; only active ones are compared with each other.
+
+    What a member that answers may do is what the gate says to it: :func:`gate.decide_for`.
+
+    Args:
+        members: all rows.
+        now: the database's time.
+        threshold: how long a member may be silent.
+        applied: the updates that the database has.
+    """
+    return [_listed(member, members, now, threshold, applied) for member in members]
 
 
 def _listed(
-    member: Member, active: Sequence[Member], now: datetime, threshold: timedelta
+    member: Member,
+    members: Sequence[Member],
+    now: datetime,
+    threshold: timedelta,
+    applied: Sequence[Applied],
 ) -> Listed:
     if member.state is MemberState.EVICTED:
         return Listed(member, Status.EVICTED, "left, or was evicted")
@@ -120,21 +148,12 @@ def _listed(
     age = now - member.heartbeat_at
     if age > threshold:
         return Listed(member, Status.OFFLINE, f"no heartbeat since {_duration(age)}")
-    status, message = _beside(
-        {_compared(member, other) for other in active if other.id != member.id}
-    )
-    return Listed(member, status, message)
-
-
-def _beside(signs: set[tuple[int, int]]) -> tuple[Status, str]:
-    """What a member that answers is, given how it compares with each other one."""
-    if (1, -1) in signs or (-1, 1) in signs:
-        return Status.BROKEN, "inconsistent version"
-    if any(sum(sign) > 0 for sign in signs):
-        return Status.BLOCKED, "waiting for other nodes to be upgraded"
-    if any(sum(sign) < 0 for sign in signs):
-        return Status.WAITING, "to be upgraded"
-    return Status.ONLINE, "fully operational"
+    own = gate.Versions(member.schema_version, member.extensions)
+    if gate.decide_for(own, member, members, applied).is_ready:
+        return Listed(member, Status.ONLINE, "fully operational")
+    others = gate.others_of(member, members, applied)
+    found = {gate.relation(own, other.versions) for other in others}
+    return Listed(member, *next(_BESIDE[each] for each in _BESIDE if each in found))
 
 
 def _compared(mine: Member, other: Member) -> tuple[int, int]:
@@ -282,19 +301,18 @@ class Departure:
 
 
 def departing(
-    members: Sequence[Member], name: str, *, force: bool, replicated: Collection[int] = ()
+    members: Sequence[Member], name: str, *, replicated: Collection[int] = ()
 ) -> Departure:
-    """Who goes when ``name`` leaves.
+    """Who goes when ``name`` leaves, or is evicted.
 
     Args:
         members: all rows.
         name: of the member.
-        force: even the last one.
         replicated: ids that replication knows.
 
     Raises:
         NotFoundError: no member has the name.
-        FailedPreconditionError: it is the last one.
+        FailedPreconditionError: it is the only one: nobody would hold what the cluster holds.
     """
     present = [member for member in members if member.state is not MemberState.EVICTED]
     member = next((member for member in present if member.name == name), None)
@@ -303,13 +321,34 @@ def departing(
             f"no member of the cluster has the name {name}", next_step="tidegate cluster list"
         )
     others = [other for other in present if other.is_active and other.id != member.id]
-    if not others and not force:
+    if not others:
         raise FailedPreconditionError(
-            "node is the only node in the cluster",
-            next_step="remove its state directory instead, or say --force",
+            "node is the only node in the cluster: without it nobody holds the cluster's state",
+            next_step="to end the cluster, stop the node and remove its state directory;"
+            " `tidegate cluster backup` keeps what it holds",
         )
-    # The last one has nobody to forget it.
-    return Departure(member, member.id if others and member.id in replicated else None)
+    return Departure(member, member.id if member.id in replicated else None)
+
+
+def refusal(members: Iterable[Member], name: str, fingerprint: str) -> str | None:
+    """Why a certificate of the cluster's authority is refused all the same; None when it is not.
+
+    A certificate is good for the present row of its name, and only while it is that row's: a name
+    that is used again is another member's. A name without a row is let through; whoever was let in
+    just now has one that not every member has seen.
+
+    Args:
+        members: all rows.
+        name: in the certificate.
+        fingerprint: of the certificate.
+    """
+    rows = [member for member in members if member.name == name]
+    present = [member for member in rows if member.state is not MemberState.EVICTED]
+    if not rows or any(member.fingerprint in ("", fingerprint) for member in present):
+        return None
+    if present:
+        return f"this machine has been evicted: {name} is the name of another member now"
+    return f"member {name} has been evicted from the cluster"
 
 
 # -- roles

@@ -224,6 +224,10 @@ class Schema:
         if self._check is not None:
             self._check(found, connection)
         missing: Sequence[Update] = self.missing(applied)
+        if missing:
+            ledger.close_way_back(
+                connection
+            )  # the way back leads to the program before, no further
         if not applied and self._fresh is not None:
             missing = self._apply_fresh(database, connection, self._fresh)
         for version, update in enumerate(missing, start=self.version - len(missing)):

@@ -72,6 +72,7 @@ from tidegate.errors.cluster import (
     SchemaUpdateError,
     SchemaVersionError,
     SomeNodesAreBehindError,
+    SupersededError,
 )
 
 __all__ = [
@@ -128,6 +129,7 @@ __all__ = [
     "SlotPassedError",
     "SomeNodesAreBehindError",
     "StreamFailedError",
+    "SupersededError",
     "TenantLockedError",
     "TenantUpgradeError",
     "TidegateError",

@@ -63,6 +63,12 @@ class NotAMemberError(TidegateError):
     http_status = 403
 
 
+class SupersededError(NotAMemberError):
+    """The cluster was recovered or restored without this node, whose state is out of date."""
+
+    code = "TG-CLU-007"
+
+
 class DqliteError(ClusterDatabaseError):
     """The node's own part of the replicated cluster database failed."""
 

@@ -102,8 +102,11 @@ class Forward:
     def _owner(self, scope: Scope) -> Elsewhere | None:
         """Where a request has to go; None: here."""
         condition = self._runtime.condition
-        if condition.stage is Stage.WAITING and scope["method"] not in _READS:
-            raise condition.refusal()
+        if condition.stage is Stage.WAITING:
+            if scope["method"] not in _READS:
+                raise condition.refusal()
+            if scope["path"] == "/v1/upgrade":  # the owner knows another program's answer
+                return None
         owner = condition.owner()
         if owner is None and condition.services is None:
             raise condition.refusal()

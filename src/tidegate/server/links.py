@@ -7,13 +7,13 @@ up; then the database. For a node on its own all of this is nothing.
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
+from tidegate.cluster.certificates import fingerprint
 from tidegate.cluster.cluster_settings import ClusterSettings
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.identity import Engine, IdentityFolder
@@ -23,7 +23,6 @@ from tidegate.cluster.membership import HEARTBEAT_S
 from tidegate.cluster.ownership import LEASE, Standing
 from tidegate.errors import (
     ClusterDatabaseError,
-    InvalidArgumentError,
     NoOwnerError,
     NotAMemberError,
     TidegateError,
@@ -34,9 +33,10 @@ from tidegate.server.forwarding import Elsewhere
 from tidegate.server.membership import Membership
 from tidegate.server.node import member_of
 from tidegate.server.node_cluster import Opened
-from tidegate.server.peer_client import PeerClient
-from tidegate.server.peers import PeerGate, PeerServer
+from tidegate.server.peer_client import PeerClient, check_not_superseded
+from tidegate.server.peers import PeerGate, PeerServer, listening_at
 from tidegate.server.replication import DqliteReplication
+from tidegate.server.roster import Roster
 from tidegate.server.runtime import Condition, Stage
 
 if TYPE_CHECKING:
@@ -48,14 +48,13 @@ if TYPE_CHECKING:
     from tidegate.cluster.dqlite.member import DqliteMember
     from tidegate.cluster.identity import Identity
     from tidegate.cluster.ledger import Update
+    from tidegate.cluster.members import Member
     from tidegate.cluster.ownership import Ownership
     from tidegate.server.config import Settings
     from tidegate.server.runtime import Runtime
 
-BACKLOG: Final = 256
 OWNER_KNOWN_S: Final = 0.3
 """How long an answer about the owner is believed."""
-EVICTED_KNOWN_S: Final = 2.0
 DATABASE_AGAIN_S: Final = 1.0
 ROUNDS_END_S: Final = 30.0
 
@@ -76,7 +75,15 @@ class Links:
         self._leases: Leases | None = None
         self._ownership: Ownership | None = None
         self._owner_seen: tuple[float, str | None] = (0.0, None)
-        self._evicted_seen: dict[str, tuple[float, bool]] = {}
+        self._roster = Roster(self._members)
+        self._fingerprint = (
+            fingerprint(self._folder.member().certificate) if identity is not None else ""
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Of this member's certificate; empty for a node on its own."""
+        return self._fingerprint
 
     @classmethod
     def open(
@@ -91,19 +98,25 @@ class Links:
 
         Raises:
             InvalidArgumentError: its address cannot be listened on.
+            SupersededError: the cluster was recovered without it.
         """
         links = cls(settings, identity, runtime)
         if identity is None:
             replica.set_replica_aside(settings)  # of a membership that ended in the middle of it
         else:
+            authority = links._folder.authority().certificate
+            check_not_superseded(identity.peers, authority)
             replica.set_file_aside(settings)
-            gate = PeerGate(api=app, peer=create_peer_app(runtime), is_evicted=links.is_evicted)
-            listener = _listening(settings.member_listen or identity.address)
+            roster = links._roster
+            gate = PeerGate(api=app, peer=create_peer_app(runtime), refusal=roster.refusal)
+            listener = listening_at(settings.member_listen or identity.address)
             server = PeerServer(listener, links._folder.path, gate)
             stack.callback(server.close)
             server.start()
             if identity.engine is Engine.DQLITE:
-                links._replica = member = replica.opened(settings, identity, links._folder.path)
+                links._replica = member = replica.opened(
+                    settings, identity, links._folder.path, refusal=roster.known_refusal
+                )
                 stack.callback(replica.close, member)
                 member.start()
         return links
@@ -170,6 +183,7 @@ class Links:
             identity=identity,
             authority=self._folder.authority() if identity else None,
             peers=self._peers,
+            succession=self._folder.succession() if identity else b"",
             replication=None
             if self._replica is None or identity is None
             else DqliteReplication(self._replica.client, identity.member_id),
@@ -177,10 +191,32 @@ class Links:
         self._runtime.cluster.opened = Opened(database, self._membership, updates, self.owner_name)
         stack.callback(self._close)
         if identity is not None:
-            transitions.name_first(database, identity, self._folder.member().certificate)
+            certificate = self._folder.member().certificate
+            transitions.name_first(database, identity, certificate)
+            transitions.note_recovery(database, identity, certificate)
             # Nobody may have been there to be told; whoever is told twice does nothing.
-            self._membership.joined(identity.name, identity.replication_address)
+            self._membership.joined(identity.name, identity.replication_address, self._fingerprint)
+            self._roster.refresh()
         return self._membership
+
+    def arrived(self) -> bool:
+        """Make a member that takes work count among the others; False while it does not.
+
+        Raises:
+            NotAMemberError: it was evicted meanwhile.
+        """
+        if self._identity is None or self._membership is None:
+            return True
+        try:
+            if self._runtime.not_ready() is not None:
+                return False
+            self._membership.arrived(self._fingerprint)
+        except NotAMemberError:
+            raise
+        except TidegateError as error:
+            log.info("member not listed as one yet", error=str(error))
+            return False
+        return True
 
     def stand(self, ownership: Ownership, stack: ExitStack) -> None:
         """The node may be owner from now on, and do the rounds of one."""
@@ -189,11 +225,36 @@ class Links:
             rounds = Rounds(
                 self._membership,
                 ownership,
+                roster=self._roster,
+                fingerprint=self._fingerprint,
                 announce=self._announce,
                 on_evicted=self._runtime.reopen.set,
             )
             rounds.start()
             stack.callback(rounds.stop)
+            cluster = self._runtime.cluster
+            cluster.heard_at = time.monotonic()
+            cluster.unheard = self._unheard
+            stack.callback(setattr, cluster, "unheard", lambda: None)
+
+    def _unheard(self) -> str | None:
+        """Whether this member counts as offline, since the owner does not reach it.
+
+        It may reach the others all the same, and the cluster database through them; what is listed
+        of it and what it says of itself are the same thing.
+        """
+        identity, membership, ownership = self._identity, self._membership, self._ownership
+        if identity is None or membership is None or ownership is None:
+            return None
+        if ownership.believed.standing is not Standing.OTHER:
+            return None
+        silent_s = time.monotonic() - self._runtime.cluster.heard_at
+        if silent_s <= membership.offline_after_s():
+            return None
+        return (
+            f"no other member has reached this one at {identity.address} for {silent_s:.0f} s: it"
+            " counts as offline"
+        )
 
     def _close(self) -> None:
         self._runtime.cluster.opened = None
@@ -238,18 +299,9 @@ class Links:
             )
         return Elsewhere(name, address)
 
-    def is_evicted(self, name: str) -> bool:
-        """Whether a member's certificate must be refused; False while nobody can be asked."""
-        now = time.monotonic()
-        seen_at, evicted = self._evicted_seen.get(name, (-EVICTED_KNOWN_S, False))
+    def _members(self) -> Sequence[Member] | None:
         membership = self._membership
-        if now - seen_at > EVICTED_KNOWN_S and membership is not None:
-            try:
-                evicted = membership.is_evicted(name)
-            except TidegateError:
-                return evicted
-            self._evicted_seen[name] = (now, evicted)
-        return evicted
+        return None if membership is None else membership.members()
 
 
 class Rounds:
@@ -264,10 +316,14 @@ class Rounds:
         membership: Membership,
         ownership: Ownership,
         *,
+        roster: Roster,
+        fingerprint: str,
         announce: Callable[[], None],
         on_evicted: Callable[[], None],
     ) -> None:
         self._membership = membership
+        self._roster = roster
+        self._fingerprint = fingerprint
         self._announce = announce
         self._on_evicted = on_evicted
         self._ownership = ownership
@@ -298,30 +354,13 @@ class Rounds:
 
     def _once(self) -> None:
         try:
-            evicted = self._membership.is_evicted(self._membership.identity.name)
+            self._membership.list()  # the setting that says who counts as offline, too
         except ClusterDatabaseError:
             self._announce()
             raise
-        if evicted:
+        self._roster.refresh()
+        if self._roster.known_refusal(self._membership.identity.name, self._fingerprint):
             self._on_evicted()
         elif self._ownership.believed.standing is Standing.OWNER:
             self._membership.beat()
             self._membership.rebalance()
-
-
-def _listening(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # see serving.py
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, int(port)))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise InvalidArgumentError(
-            f"cannot listen on {address} for other members: {error.strerror}",
-            next_step="stop what listens there, or set --member-listen",
-        ) from None
-    return listener

@@ -5,7 +5,8 @@ that replicates. Any member may do any of it; nothing here needs to be the owner
 those the caller starts.
 
 The order of each act is such that it can be repeated after a crash: a candidate is a *pending* row
-before it has a certificate, and *active* only once replication knows it; a member that goes is
+before it has a certificate, and *active* only once replication knows it and it takes work; a
+member that goes is
 forgotten by replication first, then evicted, then told.
 """
 
@@ -20,17 +21,17 @@ import structlog
 
 import tidegate
 from tidegate import steps
-from tidegate.cluster import certificates, member_store, membership
-from tidegate.cluster.extensions import Extensions
+from tidegate.cluster import certificates, ledger, member_store, membership
 from tidegate.cluster.join_tokens import JoinToken, JoinTokens
 from tidegate.cluster.members import MemberState, Role
-from tidegate.cluster.membership import Candidate, Status
+from tidegate.cluster.membership import Status
 from tidegate.errors import (
     AlreadyExistsError,
     ConflictError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotAMemberError,
+    SupersededError,
     TidegateError,
 )
 from tidegate.server.replication import NoReplication
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from tidegate.cluster.identity import Identity
     from tidegate.cluster.member_store import MemberStore
     from tidegate.cluster.members import Member
-    from tidegate.cluster.membership import Listed
+    from tidegate.cluster.membership import Candidate, Listed
     from tidegate.server.peer_client import PeerClient
     from tidegate.server.replication import Replication
 
@@ -52,6 +53,8 @@ ASKED_S: Final = 3.0
 """How long a member may take to answer a heartbeat."""
 ROUND_THREADS: Final = 16
 ATTEMPTS: Final = 5
+_TAKES_NO_WORK: Final = ("starting", "stopping")
+"""Stages in which a node answers its peers and is not there for anybody else."""
 
 ACCEPTED = steps.declare(
     "cluster.member.accepted",
@@ -98,6 +101,8 @@ class Acceptance:
     certificate: bytes
     authority: Pair
     peers: tuple[str, ...]
+    generation: int = 0
+    succession: bytes = b""
 
 
 class Membership:
@@ -111,6 +116,7 @@ class Membership:
         authority: the cluster's, to sign with; None likewise.
         peers: how to call other members; None likewise.
         replication: what the engine of the cluster database knows of members.
+        succession: the proofs, PEM, that the cluster goes on in place of earlier ones.
     """
 
     def __init__(
@@ -123,6 +129,7 @@ class Membership:
         authority: Pair | None = None,
         peers: PeerClient | None = None,
         replication: Replication | None = None,
+        succession: bytes = b"",
     ) -> None:
         self._database = database
         self._store = store
@@ -131,6 +138,8 @@ class Membership:
         self._authority = authority
         self._peers = peers
         self._replication = replication or NoReplication()
+        self._succession = succession
+        self._offline_after_s = membership.DEFAULT_OFFLINE_S
         self._tokens = JoinTokens(database)
 
     @property
@@ -154,17 +163,17 @@ class Membership:
         with self._database.read() as connection:
             members = member_store.read(connection)
             now = self._database.now(connection)
-        return membership.listed(members, now, self._threshold())
+            applied = ledger.read(connection)
+        return membership.listed(members, now, self._threshold(), applied)
 
     def address_of(self, name: str) -> str | None:
         """Where peers reach an active member; None when there is none of that name."""
         members = self._store.active()
         return next((member.address for member in members if member.name == name), None)
 
-    def is_evicted(self, name: str) -> bool:
-        """Whether a certificate for this name must be refused."""
-        rows = [member for member in self._store.all() if member.name == name]
-        return bool(rows) and all(member.state is MemberState.EVICTED for member in rows)
+    def members(self) -> Sequence[Member]:
+        """All rows, by id."""
+        return self._store.all()
 
     # -- coming
 
@@ -208,13 +217,14 @@ class Membership:
         """
         identity, authority = self.identity, self._signing()
         with self._database.transaction() as connection:
-            self._tokens.redeem(connection, candidate.name, secret)
             now = self._database.now(connection)
             members = member_store.read(connection)
-            # A second token for a name says that the first attempt under it came to nothing.
+            # A second attempt under a name says that the first one came to nothing.
             earlier = [
                 m for m in members if m.name == candidate.name and m.state is MemberState.PENDING
             ]
+            again = any(member.address == candidate.address for member in earlier)
+            self._tokens.redeem(connection, candidate.name, secret, is_joining=again)
             others = [member for member in members if member not in earlier]
             for gone in [*earlier, *membership.check_acceptable(others, candidate, now)]:
                 member_store.write(
@@ -241,21 +251,42 @@ class Membership:
             certificate,
             authority,
             tuple(m.address for m in members if m.is_active),
+            identity.generation,
+            self._succession,
         )
 
-    def joined(self, name: str, replication_address: str) -> Member:
-        """A node that was let in is up: make replication and everybody else know it.
+    def joined(self, name: str, replication_address: str, fingerprint: str) -> Member:
+        """A node that was let in is up: make replication know it; :meth:`arrived` makes it count.
 
         Safe to repeat; for a member that is active it does nothing.
+
+        Args:
+            name: of the member.
+            replication_address: on which the engine of the cluster database reaches it.
+            fingerprint: of its certificate.
 
         Raises:
             NotAMemberError: it was never let in, or was evicted.
         """
-        member = self._pending_or_active(name)
+        member = self._pending_or_active(name, fingerprint)
         if member.state is MemberState.ACTIVE:
             return member
         self._replication.add(member.id, replication_address)
         steps.reached(REPLICATES)
+        return member
+
+    def arrived(self, fingerprint: str) -> Member:
+        """This member takes work: from now on it counts, and is listed as online.
+
+        Safe to repeat; for a member that is active it does nothing.
+
+        Raises:
+            NotAMemberError: it was evicted meanwhile.
+        """
+        name = self.identity.name
+        member = self._pending_or_active(name, fingerprint)
+        if member.state is MemberState.ACTIVE:
+            return member
         with self._database.transaction() as connection:
             now = self._database.now(connection)
             after = replace(member, state=MemberState.ACTIVE, active_at=now)
@@ -265,14 +296,14 @@ class Membership:
         log.info("member joined", member=name, address=member.address)
         return written
 
-    def _pending_or_active(self, name: str) -> Member:
-        rows = [m for m in self._store.all() if m.name == name]
-        found = next((m for m in rows if m.state is not MemberState.EVICTED), None)
-        if found is None:
+    def _pending_or_active(self, name: str, fingerprint: str) -> Member:
+        rows = self._store.all()
+        refused = membership.refusal(rows, name, fingerprint)
+        present = [m for m in rows if m.name == name and m.state is not MemberState.EVICTED]
+        found = next(iter(present), None)
+        if found is None or refused is not None:
             raise NotAMemberError(
-                f"member {name} has been evicted from the cluster"
-                if rows
-                else f"no member of the cluster has the name {name}",
+                refused or f"no member of the cluster has the name {name}",
                 next_step="wipe its state directory and join again under a token",
             )
         return found
@@ -292,22 +323,27 @@ class Membership:
 
         Args:
             name: of the member.
-            force: even the last one, or one that works.
-            evict: it must be offline or hold an upgrade up.
+            force: also one that works, and without telling it.
+            evict: it must be another one, and be offline or hold an upgrade up.
             is_told: call it, so that it forgets the cluster; not done by force, nor to evict.
             dry_run: check everything, change nothing.
 
         Raises:
             NotFoundError: there is none of that name.
-            FailedPreconditionError: it is the last one, or is to be evicted while it works.
+            FailedPreconditionError: it is the only one or the only voter, or is to be evicted while
+                it works, or by itself.
         """
         listed = [entry for entry in self.list() if entry.status is not Status.EVICTED]
         going = membership.departing(
             [entry.member for entry in listed],
             name,
-            force=force,
             replicated=self._replication.ids(),
         )
+        if evict and self._identity is not None and name == self._identity.name:
+            raise FailedPreconditionError(
+                f"member {name} does not evict itself",
+                next_step=f"tidegate cluster leave {name}, or evict it on another member",
+            )
         works = any(e.member.name == name and e.status is Status.ONLINE for e in listed)
         if evict and works and not force:
             raise FailedPreconditionError(
@@ -377,7 +413,7 @@ class Membership:
     # -- rounds of the owner
 
     def beat(self) -> int:
-        """Ask every member whether it lives, note those that answer; returns how many did."""
+        """Ask every member whether it takes work, note those that do; returns how many did."""
         members = self._store.active()
         me = self.identity.name
         others = [member for member in members if member.name != me]
@@ -394,11 +430,15 @@ class Membership:
     def _answers(self, member: Member, body: dict[str, Any]) -> bool:
         assert self._peers is not None, "a node on its own has nobody to ask"
         try:
-            self._peers.call(member.address, "PUT", "/peer/heartbeat", body, timeout_s=ASKED_S)
+            answer = self._peers.call(
+                member.address, "PUT", "/peer/heartbeat", body, timeout_s=ASKED_S
+            )
+        except SupersededError:
+            raise
         except TidegateError as error:
             log.debug("no heartbeat", member=member.name, error=str(error))
             return False
-        return True
+        return answer.get("stage") not in _TAKES_NO_WORK
 
     def rebalance(self) -> int:
         """Move votes to where they count; returns how many roles were changed."""
@@ -420,11 +460,20 @@ class Membership:
         return len(changes)
 
     def tell_upgraded(self) -> int:
-        """Wake members that wait for this one to be upgraded; returns how many were told."""
+        """Wake members that wait for this one to be upgraded; returns how many were told.
+
+        Best effort: they look by themselves before long, and this member is open whatever becomes
+        of the word.
+        """
         told = 0
         if self._peers is None:
             return told
-        for member in membership.called(self.list(), self._my_id(), everybody=False):
+        try:
+            called = membership.called(self.list(), self._my_id(), everybody=False)
+        except TidegateError as error:
+            log.info("members not told of the upgrade", error=str(error))
+            return told
+        for member in called:
             try:
                 self._peers.call(member.address, "POST", "/peer/upgraded", timeout_s=ASKED_S)
                 told += 1
@@ -435,27 +484,12 @@ class Membership:
     def _my_id(self) -> int:
         return self.identity.member_id
 
+    def offline_after_s(self) -> float:
+        """How long a member may be silent; as it was read last."""
+        return self._offline_after_s
+
     def _threshold(self) -> timedelta:
-        return timedelta(
-            seconds=membership.offline_threshold_s(self._settings.get("offline_threshold"))
+        self._offline_after_s = membership.offline_threshold_s(
+            self._settings.get("offline_threshold")
         )
-
-
-def candidate_of(body: dict[str, Any]) -> Candidate:
-    """A joining node as it describes itself.
-
-    Raises:
-        InvalidArgumentError: the description is not one.
-    """
-    try:
-        return Candidate(
-            str(body["name"]),
-            str(body["address"]),
-            int(body["schema_version"]),
-            Extensions.of(map(str, body["extensions"])),
-        )
-    except (KeyError, TypeError, ValueError):
-        raise InvalidArgumentError(
-            "the joining node's description is not whole",
-            next_step="run the same version of tidegate on all nodes, then join",
-        ) from None
+        return timedelta(seconds=self._offline_after_s)

@@ -24,6 +24,7 @@ import shutil
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import structlog
@@ -33,7 +34,7 @@ from tidegate.bootstrap import tables as upgrade_tables
 from tidegate.bootstrap.tenants import runs as tenant_runs
 from tidegate.bootstrap.tenants import store as tenant_store
 from tidegate.bootstrap.tenants.service import TenantService
-from tidegate.cluster import answers, cluster_settings, join_tokens, member_store
+from tidegate.cluster import answers, cluster_settings, generation, join_tokens, member_store
 from tidegate.cluster import updates as cluster_updates
 from tidegate.cluster.leases import Leases
 from tidegate.cluster.ownership import TTL_S, Ownership, Standing
@@ -115,9 +116,7 @@ class Node:
         self._records = WorkflowStore(database)
         self._names = names
         reports = RouterReports(database)
-        self._workflows = WorkflowService(
-            database, self._store, holder=names.holder, routers=reports
-        )
+        self._generation, self._workflows = self._with_workflows(names, reports)
         self._vdiffs = VDiffService()
         stack.callback(self._vdiffs.close)
         tenants = TenantService(database, self._store, allowed=settings.program_folders)
@@ -127,12 +126,7 @@ class Node:
         self._leases = Leases(database)
         self._succeeded_at = 0
         self.ownership = self._compete(database, names, stack)
-        supervisor = Supervisor(
-            settings.state_dir / "spans",
-            desired=self._desired,
-            prepare=take_over,
-            may_start=self._is_owner,
-        )
+        supervisor = self._supervisor(settings)
         feed = RouteFeed(self._store, reports)
         self._upgrade = SchemaUpgrade(database, self._store, holder=names.holder)
         self.services = Services(
@@ -174,6 +168,23 @@ class Node:
         own = database.beside(busy_timeout_s=TTL_S)
         stack.callback(own.close)
         return Ownership(Leases(own), names.holder, on_change=self._stands)
+
+    def _with_workflows(self, names: Names, reports: RouterReports) -> tuple[int, WorkflowService]:
+        """The cluster's generation, and the verbs of workflows, which act under it."""
+        with self._database.read() as connection:
+            found = generation.read(connection)
+        service = WorkflowService(
+            self._database, self._store, holder=names.holder, routers=reports, generation=found
+        )
+        return found, service
+
+    def _supervisor(self, settings: Settings) -> Supervisor:
+        return Supervisor(
+            settings.state_dir / "spans",
+            desired=self._desired,
+            prepare=partial(take_over, generation=self._generation),
+            may_start=self._is_owner,
+        )
 
     def _start_watches(self, stack: ExitStack) -> None:
         """Keep the shards' schema at this program's release, and an eye on slots."""
@@ -250,7 +261,8 @@ class Node:
                     log.warning("no worker for workflow", workflow=workflow.key, error=str(error))
                 continue
             self._left_out.pop(workflow.uuid, None)
-            found += [DesiredSpan(span, workflow.generation) for span in spans]
+            least = generation.first_epoch(self._generation)
+            found += [DesiredSpan(span, workflow.generation, least) for span in spans]
         return found
 
     def _recover(self) -> None:

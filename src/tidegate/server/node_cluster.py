@@ -8,10 +8,13 @@ API, and waited for, within a bound.
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+import structlog
 
 from tidegate.cluster.identity import Identity, IdentityFolder
 from tidegate.errors import FailedPreconditionError, NotReadyError, WaitTimeoutError
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from tidegate.server.config import Settings
     from tidegate.server.membership import Membership
     from tidegate.server.tokens import Tokens
+
+log = structlog.get_logger("tidegate.members")
 
 CHANGES_S: Final = 120.0
 """How long a change of the membership may take: it copies the cluster database at worst."""
@@ -76,6 +81,10 @@ class NodeCluster:
         self._change: Change | None = None
         self.opened: Opened | None = None
         self.identity: Identity | None = None
+        self.unheard: Callable[[], str | None] = lambda: None
+        """Why a member that works counts as offline all the same; None when it does not."""
+        self.heard_at = time.monotonic()
+        """When the owner last reached this member."""
         self.look_again = threading.Event()
         """Set when another member says that it was upgraded."""
 
@@ -140,6 +149,8 @@ class NodeCluster:
         """
         found = transitions.leftovers(self._settings, self._open.database)
         transitions.check_beginning(name, found)
+        own = self._settings.cluster_database is None
+        transitions.check_address(self._settings, replicates=own)
         if dry_run:
             return {"name": name, "address": self._settings.member_address}
         updates = self._open.updates
@@ -157,6 +168,7 @@ class NodeCluster:
         transitions.check_beginning(token.name, found)
         if self._settings.cluster_database is None:
             transitions.check_empty(self._open.database)
+        transitions.check_address(self._settings, replicates=False)
         if dry_run:
             return {"name": token.name, "address": self._settings.member_address}
         schema_version = len(self._open.updates)
@@ -170,7 +182,8 @@ class NodeCluster:
         """Let a member go or throw it out; this node itself asks another one for it.
 
         Raises:
-            FailedPreconditionError: it is the last one, or is to be evicted while it works.
+            FailedPreconditionError: it is the only one, or is to be evicted while it works, or by
+                itself.
         """
         identity = self.identity
         if identity is None or name != identity.name or dry_run:
@@ -185,15 +198,19 @@ class NodeCluster:
         self._begin_change(lambda: transitions.forget(settings))
 
     def note_peers(self, addresses: Sequence[str]) -> None:
-        """Keep where the other members are, for the next start."""
+        """The owner has reached this member; keep where the others are, for the next start."""
+        self.heard_at = time.monotonic()
         identity = self.identity
         if identity is None:
             return
         others = tuple(sorted(address for address in addresses if address != identity.address))
         if others != tuple(sorted(identity.peers)):
             changed = Identity(**{**asdict(identity), "peers": others})
-            IdentityFolder(self._settings.state_dir).rewrite(changed)
             self.identity = changed
+            try:
+                IdentityFolder(self._settings.state_dir).rewrite(changed)
+            except OSError as error:  # it is for the next start, and this member lives
+                log.warning("addresses of members not kept", error=str(error))
 
     def take_change(self) -> Change | None:
         """The change that waits, for whoever has closed everything; at most once."""

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.client.transport import Transport
-from tidegate.cluster.certificates import fingerprint, member_context
-from tidegate.errors import JoinTokenError, UnreachableNodeError
+from tidegate.cluster.certificates import fingerprint, member_context, succeeded
+from tidegate.errors import JoinTokenError, SupersededError, UnreachableNodeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tidegate.cluster.join_tokens import JoinToken
 
 DIAL_S: Final = 3.0
 ANSWER_S: Final = 10.0
+PROBES: Final = 16
+"""How many members are looked at at once."""
 
 type Json = dict[str, Any]
 
@@ -35,6 +39,7 @@ class PeerClient:
 
     def __init__(self, folder: Path) -> None:
         self._context = member_context(ssl.Purpose.SERVER_AUTH, folder)
+        self._authority = (folder / "ca.crt").read_bytes()
 
     def call(
         self,
@@ -48,11 +53,70 @@ class PeerClient:
         """One request to the member at ``address`` (HOST:PORT).
 
         Raises:
+            SupersededError: the cluster goes on there under another authority, without this member.
             UnreachableNodeError: there was no answer.
             TidegateError: the member's refusal, in its own class.
         """
-        with Transport(f"https://{address}", verify=self._context) as transport:
-            return transport.call(method, path, body, timeout_s=timeout_s)
+        try:
+            with Transport(f"https://{address}", verify=self._context) as transport:
+                return transport.call(method, path, body, timeout_s=timeout_s)
+        except UnreachableNodeError as error:
+            if "is not trusted" in error.message:
+                check_not_superseded([address], self._authority)
+            raise
+
+
+def check_not_superseded(addresses: Sequence[str], authority: bytes) -> None:
+    """Look whether the cluster goes on at one of these addresses without this member.
+
+    All are looked at at once, for :data:`DIAL_S` at most; one that does not answer says nothing.
+
+    Args:
+        addresses: HOST:PORT of members.
+        authority: PEM, the one that this member trusts.
+
+    Raises:
+        SupersededError: it does.
+    """
+    if not addresses:
+        return
+    with ThreadPoolExecutor(min(len(addresses), PROBES), thread_name_prefix="probe") as pool:
+        chains = pool.map(_chain_or_nothing, addresses)
+        for address, chain in zip(addresses, chains, strict=True):
+            found = succeeded(chain, authority)
+            if found is not None:
+                raise SupersededError(
+                    f"the cluster was recovered on member {found.name} at {address}, as generation"
+                    f" {found.generation}: this member was given up",
+                    next_step="remove this node's state directory, then join the cluster as a"
+                    " fresh node: tidegate cluster join",
+                    generation=found.generation,
+                )
+
+
+def _chain_or_nothing(address: str) -> list[bytes]:
+    try:
+        return _chain_at(address)
+    except (OSError, ValueError):
+        return []
+
+
+def _chain_at(address: str) -> list[bytes]:
+    """What the member at ``address`` presents, DER; not verified, and nothing is said to it.
+
+    Raises:
+        OSError: nothing answers there, or nothing that speaks TLS.
+        ValueError: the address is none.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host.strip("[]"), int(port)), timeout=DIAL_S) as raw,
+        context.wrap_socket(raw) as secured,
+    ):
+        return secured.get_unverified_chain()
 
 
 def authority_at(address: str, expected: str) -> bytes:
@@ -66,16 +130,8 @@ def authority_at(address: str, expected: str) -> bytes:
         UnreachableNodeError: nothing answers there, or nothing that speaks TLS.
         JoinTokenError: a member of another cluster answers.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is said before the chain has been looked at
-    host, _, port = address.rpartition(":")
     try:
-        with (
-            socket.create_connection((host.strip("[]"), int(port)), timeout=DIAL_S) as raw,
-            context.wrap_socket(raw) as secured,
-        ):
-            chain = secured.get_unverified_chain()
+        chain = _chain_at(address)
     except (OSError, ValueError) as error:
         raise UnreachableNodeError(
             f"no member answers at {address}: {error}",

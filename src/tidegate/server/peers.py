@@ -3,13 +3,14 @@
 Decides who a connection is from and what it may reach. Every member presents a certificate of the
 cluster's authority. A caller with one may use the whole API (its own node checked the token) and
 the paths under ``/peer``; a caller without one may ask to join, nothing else, and proves itself
-there with a token. An evicted member's certificate is still the authority's: its name is looked up,
-and it is refused.
+there with a token. An evicted member's certificate is still the authority's: it is looked up among
+the members' present certificates, and refused.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -17,14 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import uvicorn
 
-from tidegate.cluster.certificates import common_name, member_context
-from tidegate.errors import NotAMemberError
+from tidegate.cluster.certificates import common_name, fingerprint, member_context
+from tidegate.errors import InvalidArgumentError, NotAMemberError
 from tidegate.server import problems
 from tidegate.server.bounds import Limits
 from tidegate.server.listener import BoundedProtocol, bounded, options_of
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
     from pathlib import Path
 
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 JOIN_PATH: Final = "/peer/join"
 PEER_STATE: Final = "peer"
+FINGERPRINT_STATE: Final = "fingerprint"
 ENDS_S: Final = 10.0
 GRACE_S: Final = 1
 LIMITS: Final = Limits(idle_s=30, connections_max=4096)
+BACKLOG: Final = 256
 
 log = structlog.get_logger("tidegate.peers")
 
@@ -45,19 +47,50 @@ def peer_of(scope: Scope) -> str | None:
     return found
 
 
+def certificate_of(scope: Scope) -> str:
+    """The fingerprint of the certificate a request came with; empty without one."""
+    return str(scope.get("state", {}).get(FINGERPRINT_STATE, ""))
+
+
+def listening_at(address: str) -> socket.socket:
+    """A socket that listens for other members.
+
+    Raises:
+        InvalidArgumentError: something else listens there, or the address is not this machine's.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # see serving.py
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, int(port)))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise InvalidArgumentError(
+            f"cannot listen on {address} for other members: {error.strerror}",
+            next_step="stop what listens there, or set --member-listen",
+        ) from None
+    return listener
+
+
 class PeerGate:
     """ASGI: lets members and joining nodes through to what they may reach.
 
     Args:
         api: the node's API, for requests that other members passed on.
         peer: the resources under ``/peer``.
-        is_evicted: whether a member of this name must be refused; quick, cached by the caller.
+        refusal: why a certificate, by its name and fingerprint, is refused; None when it is not;
+            quick, cached by the caller.
     """
 
-    def __init__(self, *, api: ASGIApp, peer: ASGIApp, is_evicted: Callable[[str], bool]) -> None:
+    def __init__(
+        self, *, api: ASGIApp, peer: ASGIApp, refusal: Callable[[str, str], str | None]
+    ) -> None:
         self._api = api
         self._peer = peer
-        self._is_evicted = is_evicted
+        self._refusal = refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -72,9 +105,9 @@ class PeerGate:
                 next_step="join it: tidegate cluster join TOKEN",
             )
             await problems.answer(error)(scope, receive, send)
-        elif await asyncio.to_thread(self._is_evicted, peer):
+        elif reason := await asyncio.to_thread(self._refusal, peer, certificate_of(scope)):
             error = NotAMemberError(
-                f"member {peer} has been evicted from the cluster",
+                reason,
                 next_step="wipe its state directory and join again under a token",
             )
             await problems.answer(error)(scope, receive, send)
@@ -134,6 +167,11 @@ class PeerProtocol(BoundedProtocol):
         """A connection whose handshake is over."""
         secured: ssl.SSLObject = transport.get_extra_info("ssl_object")
         certificate = secured.getpeercert(binary_form=True)
-        peer = common_name(certificate) if certificate else None
-        self.app_state: dict[str, Any] = {**self.app_state, PEER_STATE: peer}
+        told = {PEER_STATE: None, FINGERPRINT_STATE: ""}
+        if certificate:
+            told = {
+                PEER_STATE: common_name(certificate),
+                FINGERPRINT_STATE: fingerprint(certificate),
+            }
+        self.app_state: dict[str, Any] = {**self.app_state, **told}
         super().connection_made(transport)

@@ -1,18 +1,23 @@
 """Lets one member of a replicated cluster database go on alone, once the majority is gone for good.
 
-Decides what must be true before: the node is stopped, and it is such a member. What Raft is told is
-decided in :mod:`tidegate.cluster.dqlite.member`.
+Decides what must be true before: the node is stopped, and it is such a member; and that what goes
+on is another cluster than the one that was lost, whose members may come back by mistake. What Raft
+is told is decided in :mod:`tidegate.cluster.dqlite.member`, what the cluster database gets to know
+of it, once it is open, in :mod:`tidegate.server.transitions`.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from tidegate.cluster import certificates
 from tidegate.cluster.dqlite.client import RaftMember
 from tidegate.cluster.dqlite.member import last_entry, recover
+from tidegate.cluster.generation import risen
 from tidegate.cluster.identity import Engine, IdentityFolder
 from tidegate.cluster.members import Role
 from tidegate.errors import FailedPreconditionError
@@ -48,14 +53,31 @@ def survivor(settings: Settings) -> Survivor:
         return Survivor(identity.name, end.term, end.index)
 
 
-def go_on_alone(settings: Settings) -> None:
-    """Make a stopped member the only one that replicates.
+def go_on_alone(settings: Settings) -> int:
+    """Make a stopped member the only one of a new cluster; returns the generation of that.
+
+    The new cluster has an authority of its own, so the old members are refused by it, and refuse
+    it. That comes first: a crash before Raft is told leaves a member that nobody can elect.
 
     Raises: as :func:`survivor`.
     """
-    with _stopped(settings) as identity:
+    with _stopped(settings) as before:
+        identity = _renewed(settings, before, datetime.now(UTC))
         me = RaftMember(identity.member_id, identity.replication_address, Role.VOTER)
         recover(folder_of(settings), [me])
+    return identity.generation
+
+
+def _renewed(settings: Settings, identity: Identity, now: datetime) -> Identity:
+    """Give the cluster another authority and a higher generation, in this member's folder."""
+    folder = IdentityFolder(settings.state_dir)
+    old = folder.authority()
+    after = replace(identity, generation=risen(identity.generation, now), peers=())
+    proof = certificates.make_succession(old, identity.name, after.generation, now)
+    authority = certificates.make_authority(identity.cluster, now)
+    own = certificates.make_member(authority, identity.name, now)
+    folder.replace(after, authority, own, folder.succession() + proof)
+    return after
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tidegate.cluster.identity import next_port
 from tidegate.errors import TidegateError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tidegate.cluster.identity import Identity
@@ -35,13 +36,20 @@ def folder_of(settings: Settings) -> Path:
     return settings.state_dir / FOLDER
 
 
-def opened(settings: Settings, identity: Identity, files: Path) -> DqliteMember:
+def opened(
+    settings: Settings,
+    identity: Identity,
+    files: Path,
+    *,
+    refusal: Callable[[str, str], str | None] | None = None,
+) -> DqliteMember:
     """The member's replica, not running yet.
 
     Args:
         settings: of the node.
         identity: which member it is.
         files: the folder with its certificate.
+        refusal: why a certificate, by its name and fingerprint, is refused; must not wait.
 
     Raises:
         TidegateError: the folder is another member's, or has lost its log.
@@ -57,6 +65,7 @@ def opened(settings: Settings, identity: Identity, files: Path) -> DqliteMember:
         tls,
         first=identity.member_id == FIRST_ID,
         listen=listen,
+        refusal=refusal,
     )
 
 

@@ -4,6 +4,11 @@ Decides what must be true before, and how a file is replaced so that a crash lea
 database or the new one. What a backup is and how a database is filled is decided in
 :mod:`tidegate.cluster.backup`.
 
+What is restored is another cluster than the one the backup is from, which may still run: it gets
+a higher generation, by which shards refuse the older one. Restored by a node that is no member it
+is a cluster of one, whose only member is the node that opens it; a shared database that one of its
+members restores keeps them.
+
 A SQLite file is never filled in place: the new one is made beside it, complete and durable, the old
 one gets a second name, and the new one takes its place in one step. A damaged one is replaced too:
 that is what backups are for. A database of a server is filled in one transaction.
@@ -14,10 +19,11 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate import steps
-from tidegate.cluster import backup
+from tidegate.cluster import backup, generation, join_tokens, member_store
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.files import sync_folder
 from tidegate.cluster.identity import Engine, IdentityFolder
@@ -27,9 +33,13 @@ from tidegate.server.node import UPDATES
 from tidegate.server.serving import lock_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from sqlalchemy import Connection
+
     from tidegate.cluster.backup import Summary
+    from tidegate.cluster.identity import Identity
     from tidegate.server.config import Settings
 
 _SIDE: Final = ".restoring"
@@ -81,12 +91,15 @@ def restore(settings: Settings, path: Path, *, force: bool, dry_run: bool) -> di
         url = settings.cluster_database_url
         kept: Path | None = None
         if url.startswith("sqlite:"):
-            kept = _replace_file(file_of(url), path, force=force, dry_run=dry_run)
+            kept = _replace_file(
+                file_of(url), path, _settled(identity), force=force, dry_run=dry_run
+            )
         else:
             with ClusterDatabase.open(url) as database:
                 backup.check(database, UPDATES, summary, path, replace=force)
                 if not dry_run:
-                    backup.import_(database, UPDATES, path, replace=force)
+                    then = partial(_settled(identity), database)
+                    backup.import_(database, UPDATES, path, replace=force, then=then)
     return {**shown(summary), "replaced": None if kept is None else str(kept)}
 
 
@@ -101,7 +114,27 @@ def shown(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _replace_file(target: Path, path: Path, *, force: bool, dry_run: bool) -> Path | None:
+def _settled(identity: Identity | None) -> Callable[[ClusterDatabase, Connection], None]:
+    """What makes the restored rows those of a new cluster, in the transaction that fills them."""
+
+    def settle(database: ClusterDatabase, connection: Connection) -> None:
+        raised = generation.risen(generation.read(connection), database.now(connection))
+        generation.raise_to(connection, raised)
+        if identity is None:
+            member_store.forget_all(connection)
+            join_tokens.forget_all(connection)
+
+    return settle
+
+
+def _replace_file(
+    target: Path,
+    path: Path,
+    settle: Callable[[ClusterDatabase, Connection], None],
+    *,
+    force: bool,
+    dry_run: bool,
+) -> Path | None:
     """Put a new file in the place of the node's; the old one's second name."""
     summary = backup.verify(path)
     if target.exists():
@@ -113,7 +146,7 @@ def _replace_file(target: Path, path: Path, *, force: bool, dry_run: bool) -> Pa
     _remove(side)
     try:
         with ClusterDatabase.open(f"sqlite:///{side}") as database:
-            backup.import_(database, UPDATES, path)
+            backup.import_(database, UPDATES, path, then=partial(settle, database))
         _settle(side)
     except BaseException:
         _remove(side)

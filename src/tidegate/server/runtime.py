@@ -118,7 +118,7 @@ class Runtime:
         condition = self.condition
         if condition.services is None:
             return condition.refusal().message
-        return condition.services.ready()
+        return condition.services.ready() or self.cluster.unheard()
 
     def show(self) -> dict[str, Any]:
         """The condition as the API shows it."""

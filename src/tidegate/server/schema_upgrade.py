@@ -18,7 +18,7 @@ from tidegate.bootstrap.marker import Marker
 from tidegate.bootstrap.model import Member, TenantState
 from tidegate.bootstrap.service import Service
 from tidegate.bootstrap.shards import TRACK, ShardDirectory, shard_handles
-from tidegate.cluster import ledger, member_store
+from tidegate.cluster import gate, ledger, member_store
 from tidegate.cluster.member_store import MemberStore
 from tidegate.errors import CancelledError, TidegateError, UpgradeRefusedError
 
@@ -98,7 +98,12 @@ class SchemaUpgrade:
             applied = ledger.read(connection)
             members = member_store.active(member_store.read(connection))
         newest = applied[-1].version
-        older = [member.name for member in members if member.schema_version < newest]
+        older = [
+            member.name
+            for member in members
+            if member.schema_version < newest
+            and not gate.is_left_behind(member.schema_version, applied)
+        ]
         if older:
             raise UpgradeRefusedError(
                 f"members older than the cluster database run: {', '.join(older)}",
@@ -177,6 +182,19 @@ class SchemaUpgrade:
                 for step in status.steps
             ],
         }
+
+
+def waiting(why: str) -> dict[str, Any]:
+    """The state as a node answers it that waits for others to be upgraded: it upgrades nothing."""
+    return {
+        "program": str(shard_handles()[-1].metadata.version),
+        "version": None,
+        "state": "waiting",
+        "is_finalised": None,
+        "blocked": why,
+        "problem": None,
+        "steps": [],
+    }
 
 
 def _finding(severity: str, what: str) -> dict[str, str]:

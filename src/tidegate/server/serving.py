@@ -54,6 +54,8 @@ GRACE_S: Final = 20
 """How long requests may finish after SIGTERM."""
 OPENS_AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0)
 """Pauses between attempts of a member to open what is below the API; the last one repeats."""
+ARRIVES_AGAIN_S: Final = 0.1
+"""Between two looks of a member that has just joined, whether it takes work."""
 ENDS_S: Final = 120.0
 LOOKS_AGAIN_S: Final = 5.0
 """Between two looks of a node that waits for others to be upgraded."""
@@ -105,12 +107,10 @@ class Below:
                 self._open()
                 failures = 0
             except TidegateError as error:
-                if self._runtime.identity is None or not error.retryable:
+                if not self._is_passing(error):
                     self._runtime.failure = error
                     break
-                log.warning("node not open", error=str(error))
-                self._runtime.condition = Condition(Stage.STARTING, error.message)
-                self._runtime.reopen.wait(OPENS_AGAIN_S[min(failures, len(OPENS_AGAIN_S) - 1)])
+                self._pause(error, failures)
                 failures += 1
             except Exception as error:
                 log.exception("node failed")
@@ -122,6 +122,15 @@ class Below:
             self._change()
         self._ended.set()
         self._tried.set()
+
+    def _is_passing(self, error: TidegateError) -> bool:
+        """Whether a member tries again; a node on its own has nobody to wait for."""
+        return self._runtime.identity is not None and error.retryable
+
+    def _pause(self, error: TidegateError, failures: int) -> None:
+        log.warning("node not open", error=str(error))
+        self._runtime.condition = Condition(Stage.STARTING, error.message)
+        self._runtime.reopen.wait(OPENS_AGAIN_S[min(failures, len(OPENS_AGAIN_S) - 1)])
 
     def _change(self) -> None:
         """Carry out a change of the membership, now that everything is closed."""
@@ -138,37 +147,59 @@ class Below:
             change.done.set_result(identity)
 
     def _open(self) -> None:
-        """Open everything, stay until it has to be closed, close it."""
+        """Open everything, stay until it has to be closed, close it.
+
+        A member whose cluster database fails for a moment keeps its listener and its replica: the
+        others need its vote to have a leader at all.
+        """
         runtime, settings = self._runtime, self._runtime.settings
         identity = IdentityFolder(settings.state_dir).read()
         runtime.cluster.identity = identity
+        if runtime.condition.stage is Stage.STOPPING:
+            runtime.condition = Condition(Stage.STARTING, "its membership was looked at again")
         with ExitStack() as stack:
             links = Links.open(settings, identity, runtime, self._app, stack)
-            database = links.database(self._runtime.reopen)
-            if database is None:
-                return
-            stack.callback(database.close)
-            program = Cluster(Extensions.of(API_EXTENSIONS), NewSchema(UPDATES), database=database)
-            membership = links.begin(database, UPDATES, stack)
-            if not self._in_step(program, identity, membership, links):
-                return
-            log.info("cluster database open", place=database.place)
-            holder = holder_name(identity.name if identity else socket.gethostname())
-            names = Names(holder, change_holder(settings, holder))
-            node = Node.open(settings, runtime.tokens, database, names)
-            stack.callback(node.close)
-            links.stand(node.ownership, stack)
-            runtime.condition = Condition(
-                Stage.READY,
-                services=node.services,
-                metrics=Metrics(node.services),
-                owner=links.owner,
-            )
-            self._tried.set()
-            membership.tell_upgraded()
-            runtime.reopen.wait()
-            runtime.condition = Condition(Stage.STOPPING, "it is being closed", owner=links.owner)
-            node.services.feed.close()
+            failures = 0
+            while not runtime.reopen.is_set():
+                try:
+                    with ExitStack() as above:
+                        self._serve(links, identity, above)
+                except TidegateError as error:
+                    if not self._is_passing(error):
+                        raise
+                    self._pause(error, failures)
+                    failures += 1
+
+    def _serve(self, links: Links, identity: Identity | None, stack: ExitStack) -> None:
+        """Open the cluster database and the services on it, and stay until they are to close."""
+        runtime, settings = self._runtime, self._runtime.settings
+        database = links.database(runtime.reopen)
+        if database is None:
+            return
+        stack.callback(database.close)
+        program = Cluster(Extensions.of(API_EXTENSIONS), NewSchema(UPDATES), database=database)
+        membership = links.begin(database, UPDATES, stack)
+        if not self._in_step(program, identity, membership, links):
+            return
+        log.info("cluster database open", place=database.place)
+        holder = holder_name(identity.name if identity else socket.gethostname())
+        names = Names(holder, change_holder(settings, holder))
+        node = Node.open(settings, runtime.tokens, database, names)
+        stack.callback(node.close)
+        links.stand(node.ownership, stack)
+        runtime.condition = Condition(
+            Stage.READY,
+            services=node.services,
+            metrics=Metrics(node.services),
+            owner=links.owner,
+        )
+        self._tried.set()
+        membership.tell_upgraded()
+        while not links.arrived() and not runtime.reopen.wait(ARRIVES_AGAIN_S):
+            pass
+        runtime.reopen.wait()
+        runtime.condition = Condition(Stage.STOPPING, "it is being closed", owner=links.owner)
+        node.services.feed.close()
 
     def _in_step(
         self, program: Cluster, identity: Identity | None, membership: Membership, links: Links
@@ -188,7 +219,10 @@ class Below:
                 decision = program.ensure_schema(PLACEHOLDER, runtime.settings.state_dir)
             else:
                 decision = program.ensure_schema(
-                    identity.address, runtime.settings.state_dir, name=identity.name
+                    identity.address,
+                    runtime.settings.state_dir,
+                    name=identity.name,
+                    fingerprint=links.fingerprint,
                 )
             if decision.is_ready:
                 return True

@@ -66,11 +66,13 @@ class DesiredSpan:
 
     spec: SpanSpec
     generation: int = 0
+    least_epoch: int = 0
+    """A worker of a lower epoch, from before a recovery of the cluster, is replaced."""
 
     @property
     def wish(self) -> Wish:
         """What decisions need to know of it; the epoch is given at each start."""
-        told = {**self.spec.to_json(), "epoch": 0}
+        told = {**self.spec.to_json(), "epoch": self.least_epoch}
         text = json.dumps(told, sort_keys=True).encode()
         return Wish(self.spec.span_id, hashlib.sha256(text).hexdigest()[:16], self.generation)
 

@@ -1,6 +1,7 @@
 """What must be true before a worker is started: nobody else works on its streams.
 
-Decides the epoch of a start: one more than any of the span's stream rows carries. The sessions of
+Decides the epoch of a start: higher than any that the span's stream rows carry, and of the
+cluster's generation, so that the owner of a cluster that was given up is refused. The sessions of
 whoever worked on the span before are ended at the targets, every row is taken over under the new
 epoch, and at the source the sessions and the walsender that read the span's slot are ended. A
 worker of an older epoch cannot commit after that.
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tidegate.cluster.generation import next_epoch
 from tidegate.dataplane import streams
 from tidegate.engines.postgres import predecessors, sidecar, slots
 from tidegate.engines.postgres.connection import connect
@@ -23,10 +25,15 @@ if TYPE_CHECKING:
 PURPOSE = "take-over"
 
 
-def take_over(spec: SpanSpec) -> SpanSpec:
+def take_over(spec: SpanSpec, *, generation: int = 0) -> SpanSpec:
     """Take a span's streams over; the span with its new epoch.
 
+    Args:
+        spec: the span.
+        generation: of the cluster.
+
     Raises:
+        SupersededError: a cluster of a newer generation has a stream of it.
         ConnectError: a server cannot be reached; nothing is started then.
         EpochLostError: somebody else took a stream over at the same time.
         NotFoundError: a stream's row is gone.
@@ -40,9 +47,10 @@ def take_over(spec: SpanSpec) -> SpanSpec:
         for _stream, session in sessions:
             # A worker of this program works with this program's release of the schema.
             sidecar.install(session)
-        epoch = 1 + max(
+        found = max(
             streams.read_stream(session, stream_id).epoch for stream_id, session in sessions
         )
+        epoch = next_epoch(found, generation, f"workflow {spec.workflow}")
         mark = Mark.of(spec.span_id, epoch)
         for stream_id, session in sessions:
             predecessors.end(session, mark)

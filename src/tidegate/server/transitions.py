@@ -13,15 +13,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from tidegate import steps
-from tidegate.cluster import backup, certificates, member_store
+from tidegate.cluster import backup, certificates, generation, member_store
 from tidegate.cluster.certificates import Pair
 from tidegate.cluster.database import ClusterDatabase
-from tidegate.cluster.identity import Engine, Identity, IdentityFolder
+from tidegate.cluster.identity import Engine, Identity, IdentityFolder, next_port
+from tidegate.cluster.members import MemberState
 from tidegate.cluster.membership import Leftovers, check_beginning
 from tidegate.errors import FailedPreconditionError
 from tidegate.server import replica
 from tidegate.server.api_extensions import API_EXTENSIONS
 from tidegate.server.peer_client import ask_to_join
+from tidegate.server.peers import listening_at
 from tidegate.topology.store import TopologyStore
 from tidegate.workflow.store import WorkflowStore
 
@@ -35,7 +37,15 @@ if TYPE_CHECKING:
     from tidegate.server.config import Settings
     from tidegate.server.tokens import Tokens
 
-__all__ = ["begin", "check_beginning", "check_empty", "forget", "join", "leftovers"]
+__all__ = [
+    "begin",
+    "check_address",
+    "check_beginning",
+    "check_empty",
+    "forget",
+    "join",
+    "leftovers",
+]
 
 FIRST_ID: Final = 1
 
@@ -50,6 +60,12 @@ NAMED = steps.declare(
     runs_in="node",
     plan="membership",
     description="the first member's row has its name and address",
+)
+RECOVERED = steps.declare(
+    "cluster.recover.noted",
+    runs_in="node",
+    plan="recovery",
+    description="the cluster database of a recovered member knows that it is the only one",
 )
 LET_IN = steps.declare(
     "cluster.join.let_in",
@@ -78,6 +94,22 @@ def leftovers(settings: Settings, database: ClusterDatabase) -> Leftovers:
         is_replicated=folder.path.exists(),
         members=len(active) if own else 1,
     )
+
+
+def check_address(settings: Settings, *, replicates: bool) -> None:
+    """Whether the node could listen for other members, tried before anything is asked or changed.
+
+    Args:
+        settings: of the node; its address is known.
+        replicates: the port after it is needed, too, for the cluster database.
+
+    Raises:
+        InvalidArgumentError: something else listens there, or the address is not this machine's.
+    """
+    wanted = settings.member_listen or settings.member_address
+    assert wanted is not None
+    for address in (wanted, *([next_port(wanted)] if replicates else [])):
+        listening_at(address).close()
 
 
 def check_empty(database: ClusterDatabase) -> None:
@@ -180,6 +212,26 @@ def name_first(database: ClusterDatabase, identity: Identity, certificate: bytes
     steps.reached(NAMED)
 
 
+def note_recovery(database: ClusterDatabase, identity: Identity, certificate: bytes) -> None:
+    """After a recovery: this member alone is one, under its new certificate.
+
+    The node's disk knows of it before the database does, so this is done whenever it is opened.
+    """
+    with database.transaction() as connection:
+        if identity.generation <= generation.read(connection):
+            return
+        now = database.now(connection)
+        for row in member_store.read(connection):
+            if row.id == identity.member_id:
+                own = certificates.fingerprint(certificate)
+                member_store.write(connection, row, replace(row, fingerprint=own))
+            elif row.state is not MemberState.EVICTED:
+                gone = replace(row, state=MemberState.EVICTED, evicted_at=now)
+                member_store.write(connection, row, gone)
+        generation.raise_to(connection, identity.generation)
+    steps.reached(RECOVERED)
+
+
 def join(settings: Settings, tokens: Tokens, token: JoinToken, *, schema_version: int) -> Identity:
     """Ask a member to let this node in, and keep what it answers.
 
@@ -197,6 +249,8 @@ def join(settings: Settings, tokens: Tokens, token: JoinToken, *, schema_version
         },
     )
     steps.reached(LET_IN)
+    if answer["engine"] == Engine.DQLITE:
+        check_address(settings, replicates=True)  # the token is good for another attempt
     identity = Identity(
         cluster=str(answer["cluster"]),
         member_id=int(answer["member_id"]),
@@ -205,12 +259,14 @@ def join(settings: Settings, tokens: Tokens, token: JoinToken, *, schema_version
         engine=Engine(answer["engine"]),
         database=answer["database"],
         peers=tuple(map(str, answer["peers"])),
+        generation=int(answer.get("generation", 0)),
     )
     authority = Pair(
         str(answer["authority_certificate"]).encode(), str(answer["authority_key"]).encode()
     )
     folder = IdentityFolder(settings.state_dir)
-    folder.prepare(identity, authority, Pair(str(answer["certificate"]).encode(), request.key))
+    own = Pair(str(answer["certificate"]).encode(), request.key)
+    folder.prepare(identity, authority, own, str(answer.get("succession", "")).encode())
     tokens.adopt([str(token) for token in answer["api_tokens"]])
     folder.commit()
     return identity

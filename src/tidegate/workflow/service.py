@@ -39,6 +39,7 @@ from tidegate.workflow import (
     traffic,
 )
 from tidegate.workflow.admission import admit
+from tidegate.workflow.claim import claim
 from tidegate.workflow.model import Operation, OperationKind, Phase
 from tidegate.workflow.outcome import Outcome
 from tidegate.workflow.readiness import (
@@ -95,7 +96,18 @@ class WorkflowService:
         *,
         holder: str,
         routers: RouterReports | None = None,
+        generation: int = 0,
     ) -> None:
+        """Nothing happens yet.
+
+        Args:
+            database: the cluster's.
+            topology: in it.
+            holder: names this process in leases.
+            routers: what routers report.
+            generation: of the cluster; shards that a newer one has acted on are left alone.
+        """
+        self._generation = generation
         heard = routers or RouterReports(database)
         self._cluster = Cluster(database, topology, WorkflowStore(database), holder, heard)
         self._refusals = Refusals()
@@ -428,12 +440,15 @@ class WorkflowService:
                 Work(self._cluster, locks, self.show(keyspace, name)) as work,
                 named_errors(f"a shard of workflow {seen.key}"),
             ):
+                if not look:
+                    claim(work.sessions, work.workflow, self._generation)
                 yield work
 
     def _end_unfinished(self, keyspace: str, name: str, locks: Locks) -> None:
         workflow = self.show(keyspace, name)
         if workflow.operation is not None:
             with Work(self._cluster, locks, workflow) as work:
+                claim(work.sessions, work.workflow, self._generation)
                 recovery.end_operation(work)
 
     def _outcome(

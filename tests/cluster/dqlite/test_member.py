@@ -74,6 +74,32 @@ def test_only_the_first_member_begins_a_cluster(tmp_path: Path, authority: Autho
         assert lonely.client.leader() is None
 
 
+def test_a_member_that_never_had_a_log_starts_again_and_waits(
+    member: DqliteMember, tmp_path: Path, authority: Authority
+) -> None:
+    """Situation 49: a spare, and one that nobody has added yet; later each becomes a voter."""
+    assert until(member.client.leader)
+    for name in ("spare", "stranger"):
+        folder, address = tmp_path / name, f"127.0.0.1:{free_port()}"
+        made = DqliteMember.open(folder, new_member_id(), address, authority.tls, options=FAST)
+        made.start()
+        if name == "spare":
+            member.client.add(made.member_id, address)
+        made.close()
+        for _ in range(2):
+            with DqliteMember.reopen(folder, authority.tls, options=FAST) as again:
+                again.start()
+        with DqliteMember.reopen(folder, authority.tls, options=FAST) as again:
+            again.start()
+            member.client.add(again.member_id, address, role=Role.VOTER)
+            assert until(again.client.leader)
+        # Now it has voted: without its log it must not return.
+        shutil.rmtree(folder / "raft")
+        with pytest.raises(FailedPreconditionError, match="has lost its log"):
+            DqliteMember.reopen(folder, authority.tls)
+        member.client.remove(again.member_id)
+
+
 def test_a_member_that_lost_its_log_does_not_come_back(
     member: DqliteMember, tmp_path: Path, authority: Authority
 ) -> None:

@@ -37,6 +37,7 @@ member, too. All methods block.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -75,6 +76,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from tidegate.cluster.dqlite.tunnel import Refusal
+
 FIRST_ID: Final = 1
 """The id with which libdqlite begins a cluster in an empty folder; no other member may have it."""
 
@@ -110,6 +113,7 @@ class DqliteMember:
         *,
         listen: str | None,
         options: NodeOptions,
+        refusal: Refusal | None = None,
     ) -> None:
         self._folder = folder
         self._lock = lock
@@ -117,6 +121,7 @@ class DqliteMember:
         self._tls = tls
         self._listen = listen
         self._options = options
+        self._refusal = refusal
         self._node: HostedNode | None = None
         self._tunnel: Tunnel | None = None
         self._changing = threading.Lock()
@@ -140,6 +145,7 @@ class DqliteMember:
         first: bool = False,
         listen: str | None = None,
         options: NodeOptions | None = None,
+        refusal: Refusal | None = None,
     ) -> Self:
         """Take a folder for a member; it does not run yet. A folder that is its own is no error.
 
@@ -151,6 +157,7 @@ class DqliteMember:
             first: it begins a cluster of its own, rather than waiting to be added to one.
             listen: ``host:port`` to listen on, where that differs from ``address``.
             options: how its node behaves.
+            refusal: why a peer's certificate is refused, if the authority's signature is not all.
 
         Raises:
             InvalidArgumentError: id, address and ``first`` do not fit together.
@@ -174,7 +181,15 @@ class DqliteMember:
                 identity = wanted
             _require_same(folder, identity, wanted)
             _require_log(folder, identity)
-            return cls(folder, lock, identity, tls, listen=listen, options=options or NodeOptions())
+            return cls(
+                folder,
+                lock,
+                identity,
+                tls,
+                listen=listen,
+                options=options or NodeOptions(),
+                refusal=refusal,
+            )
         except BaseException:
             lock.release()
             raise
@@ -226,7 +241,9 @@ class DqliteMember:
         """
         assert self._tunnel is None, "started twice"
         (self._folder / _LOG).mkdir(mode=0o700, exist_ok=True)
-        self._tunnel = Tunnel(self._listen or self.address, self._tls, self._socket)
+        self._tunnel = Tunnel(
+            self._listen or self.address, self._tls, self._socket, refusal=self._refusal
+        )
         try:
             self._start_node(self._tunnel)
         except BaseException:
@@ -235,9 +252,7 @@ class DqliteMember:
             raise
         remember(self._local)
         self._guard.start()
-        if not self._identity["started"]:
-            self._identity = {**self._identity, "started": True}
-            _write_identity(self._folder, self._identity)
+        self._note_log()
 
     def handover(self) -> Handover:
         """Step back before a stop, so that the others need not find out that it is gone.
@@ -273,6 +288,8 @@ class DqliteMember:
                 if self._node is not None:
                     self._node.stop(timeout_s=timeout_s)
                     self._node = None
+                    with contextlib.suppress(TidegateError):  # a full disk must not keep it open
+                        self._note_log()
             finally:
                 if self._tunnel is not None:
                     self._tunnel.close()
@@ -290,6 +307,16 @@ class DqliteMember:
     ) -> None:
         self.close()
 
+    def _note_log(self) -> None:
+        """Remember that this member has a log, as soon as it has one.
+
+        A member that is not a voter gets none for as long as nobody gives it a role; it may have
+        been started many times without one, and has nothing to lose.
+        """
+        if not self._identity["started"] and _has_log(self._folder):
+            self._identity = {**self._identity, "started": True}
+            _write_identity(self._folder, self._identity)
+
     def _start_node(self, tunnel: Tunnel) -> None:
         self._node = HostedNode(
             self._folder / _LOG,
@@ -305,6 +332,7 @@ class DqliteMember:
                 return
             with self._changing:
                 try:
+                    self._note_log()
                     self._look_at_disk(free_bytes(self._folder), turn)
                 except (TidegateError, OSError) as error:
                     log.warning("dqlite.disk.failed", member=self.address, error=str(error))
@@ -441,13 +469,18 @@ def _require_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
         )
 
 
+def _has_log(folder: Path) -> bool:
+    """Whether Raft has kept anything here: a term, a vote, or entries."""
+    return any((folder / _LOG).glob("metadata*"))
+
+
 def _require_log(folder: Path, identity: dict[str, Any]) -> None:
-    """A member that has run and lost its log may have voted and acknowledged; it must not return.
+    """A member that had a log and lost it may have voted and acknowledged; it must not return.
 
     Raises:
         FailedPreconditionError: it has.
     """
-    if identity["started"] and not list((folder / _LOG).glob("metadata*")):
+    if identity["started"] and not _has_log(folder):
         raise FailedPreconditionError(
             f"member {identity['member_id']} has lost its log in {folder / _LOG}",
             next_step="remove it from the cluster, empty its folder, and add it under a new id",

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from tidegate.cluster.certificates import common_name, fingerprint
 from tidegate.cluster.dqlite.pump import Link, Side
 from tidegate.cluster.dqlite.tls import (
     DIAL_TIMEOUT_S,
@@ -37,6 +38,8 @@ from tidegate.errors import DqliteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    type Refusal = Callable[[str, str], str | None]
 
 MAX_CONNECTIONS: Final = 512
 """Connections of others at one time; more are closed at once."""
@@ -75,6 +78,7 @@ class _Guest:
         self.shaken = False
         self.opening = bytearray()
         self.waits_for = selectors.EVENT_READ
+        self.peer = ("", "")
 
     def advance(self) -> bool:
         """Go on with the handshake and the opening; True once both are there.
@@ -87,6 +91,7 @@ class _Guest:
             if not self.shaken:
                 self.connection.do_handshake()
                 self.shaken = True
+                self.peer = _named(self.connection)
             while len(self.opening) < _OPENING_BYTES:
                 piece = self.connection.recv(_OPENING_BYTES - len(self.opening))
                 if not piece:
@@ -100,11 +105,29 @@ class _Guest:
         return True
 
 
-class _Open:
-    """A link and what bounds it in time."""
+def _named(connection: ssl.SSLSocket) -> tuple[str, str]:
+    """The name and the fingerprint of a peer's certificate.
 
-    def __init__(self, link: Link, now: float, *, idle_s: float | None) -> None:
+    Raises:
+        OSError: it has none, or one without a name.
+    """
+    raw = connection.getpeercert(binary_form=True)
+    if not raw:
+        raise ConnectionRefusedError("it shows no certificate")
+    try:
+        return common_name(raw), fingerprint(raw)
+    except ValueError as error:
+        raise ConnectionRefusedError(f"its certificate names nobody: {error}") from None
+
+
+class _Open:
+    """A link, whose it is, and what bounds it in time."""
+
+    def __init__(
+        self, link: Link, now: float, *, idle_s: float | None, peer: tuple[str, str] | None
+    ) -> None:
         self.link = link
+        self.peer = peer
         self.idle_s = idle_s
         self.seen_bytes = 0
         self.seen_at = now
@@ -130,6 +153,9 @@ class Tunnel:
         local: address of the node's abstract Unix socket, without the ``@``; asked for anew for
             each connection, because the node may not be there yet.
         client_idle_s: how long a client's connection may be silent.
+        refusal: why a certificate of the cluster, by its name and fingerprint, is refused; None
+            when it is not. Asked for each connection that comes in, and again while it is open, so
+            that an evicted member is hung up on; must not wait.
 
     Raises:
         DqliteError: the address cannot be listened on.
@@ -142,10 +168,12 @@ class Tunnel:
         local: Callable[[], str],
         *,
         client_idle_s: float | None = None,
+        refusal: Refusal | None = None,
     ) -> None:
         self._tls = tls
         self._local = local
         self._client_idle_s = client_idle_s or CLIENT_IDLE_S
+        self._refusal = refusal or (lambda _name, _fingerprint: None)
         self._selector = selectors.DefaultSelector()
         self._guests: dict[socket.socket, _Guest] = {}
         self._open: dict[Link, _Open] = {}
@@ -260,6 +288,9 @@ class Tunnel:
             if not guest.advance():
                 self._selector.modify(connection, guest.waits_for, self._receive)
                 return
+            reason = self._refusal(*guest.peer)
+            if reason is not None:
+                raise PermissionError(reason)
             plain = socket.socket(socket.AF_UNIX)
             plain.settimeout(0)
             try:
@@ -276,7 +307,8 @@ class Tunnel:
         self._selector.unregister(connection)
         link = Link(plain, guest.connection)
         link.plain.outbox += guest.opening
-        self._join(link, idle_s=None if is_raft(guest.opening) else self._client_idle_s)
+        idle_s = None if is_raft(guest.opening) else self._client_idle_s
+        self._join(link, idle_s=idle_s, peer=guest.peer)
 
     def _refuse(self, guest: _Guest, reason: str, *, is_strange: bool) -> None:
         say = log.warning if is_strange else log.debug
@@ -285,8 +317,10 @@ class Tunnel:
         self._selector.unregister(guest.connection)
         guest.connection.close()
 
-    def _join(self, link: Link, *, idle_s: float | None) -> None:
-        self._open[link] = _Open(link, time.monotonic(), idle_s=idle_s)
+    def _join(
+        self, link: Link, *, idle_s: float | None, peer: tuple[str, str] | None = None
+    ) -> None:
+        self._open[link] = _Open(link, time.monotonic(), idle_s=idle_s, peer=peer)
         self._pump(link)
 
     def _pump(self, link: Link) -> None:
@@ -319,10 +353,16 @@ class Tunnel:
         elif self._selector.get_key(side.connection).events != events:
             self._selector.modify(side.connection, events, lambda _: self._pump(link))
 
+    def _is_refused(self, entry: _Open) -> bool:
+        reason = None if entry.peer is None else self._refusal(*entry.peer)
+        if reason is not None:
+            log.warning("dqlite.connection.ended", reason=reason)
+        return reason is not None
+
     def _sweep(self, now: float) -> None:
         for guest in [guest for guest in self._guests.values() if now > guest.expires]:
             self._refuse(guest, "it did not shake hands in time", is_strange=True)
-        for entry in [entry for entry in self._open.values() if entry.is_over(now)]:
+        for entry in [e for e in self._open.values() if e.is_over(now) or self._is_refused(e)]:
             link = entry.link
             for side in (link.plain, link.remote):
                 if self._is_watched(side):

@@ -104,7 +104,9 @@ def list_members(node: ClusterNode) -> Json:
 def remove_member(
     node: ClusterNode,
     name: str,
-    force: Annotated[bool, Query(description="Even the last one, and without telling it.")] = False,
+    force: Annotated[
+        bool, Query(description="Without telling it; evict: also one that works.")
+    ] = False,
     evict: Annotated[bool, Query(description="Throw it out: it will not come back.")] = False,
     dry_run: DryRun = False,
 ) -> Json:
@@ -167,7 +169,7 @@ def _member(entry: Listed, owner: str | None) -> Json:
         "status": entry.status,
         "message": entry.message,
         "role": member.role,
-        "is_owner": member.name == owner,
+        "is_owner": member.is_active and member.name == owner,
         "version": member.binary_version,
         "schema_version": member.schema_version,
         "api_extensions": list(member.extensions.names),

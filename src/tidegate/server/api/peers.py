@@ -6,12 +6,13 @@ Not part of the API that people use: its only callers are nodes of one version o
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import Field
 
-from tidegate.errors import NotAMemberError
+from tidegate.cluster.extensions import Extensions
+from tidegate.cluster.membership import Candidate
+from tidegate.errors import InvalidArgumentError, NotAMemberError
 from tidegate.server import problems
 from tidegate.server.api.common import Body, ClusterNode, Json, one
 from tidegate.server.bounds import Bounds
-from tidegate.server.membership import candidate_of
-from tidegate.server.peers import peer_of
+from tidegate.server.peers import certificate_of, peer_of
 from tidegate.server.runtime import Runtime
 
 router = APIRouter(prefix="/peer")
@@ -50,7 +51,7 @@ class NameBody(Body):
 @router.post("/join")
 def join(node: ClusterNode, body: JoinBody) -> Json:
     """Let a node in that shows a token."""
-    candidate = candidate_of(body.model_dump())
+    candidate = _candidate(body)
     accepted = node.membership.accept(candidate, body.secret, body.request.encode())
     return one(
         {
@@ -62,6 +63,8 @@ def join(node: ClusterNode, body: JoinBody) -> Json:
             "authority_certificate": accepted.authority.certificate.decode(),
             "authority_key": accepted.authority.key.decode(),
             "peers": list(accepted.peers),
+            "generation": accepted.generation,
+            "succession": accepted.succession.decode(),
             "api_tokens": node.api_tokens(),
         }
     )
@@ -70,7 +73,9 @@ def join(node: ClusterNode, body: JoinBody) -> Json:
 @router.post("/joined")
 def joined(node: ClusterNode, request: Request, body: JoinedBody) -> Json:
     """The calling node is up: make replication know it."""
-    member = node.membership.joined(_caller(request), body.replication_address)
+    member = node.membership.joined(
+        _caller(request), body.replication_address, certificate_of(request.scope)
+    )
     return one({"member": member.name, "state": member.state})
 
 
@@ -98,6 +103,22 @@ def removed(node: ClusterNode, body: NameBody) -> Json:
         )
     node.leave()
     return one({"member": body.member})
+
+
+def _candidate(body: JoinBody) -> Candidate:
+    """A joining node as it describes itself.
+
+    Raises:
+        InvalidArgumentError: its extensions are none.
+    """
+    try:
+        extensions = Extensions.of(body.extensions)
+    except ValueError:
+        raise InvalidArgumentError(
+            "the joining node's description is not whole",
+            next_step="run the same version of tidegate on all nodes, then join",
+        ) from None
+    return Candidate(body.name, body.address, body.schema_version, extensions)
 
 
 def _caller(request: Request) -> str:

@@ -2,7 +2,9 @@
 
 from fastapi import APIRouter
 
-from tidegate.server.api.common import Body, DryRun, Json, Node, one
+from tidegate.server import schema_upgrade
+from tidegate.server.api.common import Body, DryRun, Json, Node, Now, one
+from tidegate.server.runtime import Stage
 
 router = APIRouter(prefix="/v1/upgrade", tags=["upgrade"])
 
@@ -20,9 +22,16 @@ class RetryBody(Body):
 
 
 @router.get("")
-def show_upgrade(node: Node) -> Json:
-    """Where the upgrade is, what failed, and what keeps it from being finalised."""
-    return one(node.upgrade.shown())
+def show_upgrade(now: Now) -> Json:
+    """Where the upgrade is, what failed, and what keeps it from being finalised.
+
+    A node that waits for members to be upgraded answers for itself: what it knows, and for whom it
+    waits.
+    """
+    condition = now.condition
+    if condition.services is None and condition.stage is Stage.WAITING:
+        return one(schema_upgrade.waiting(condition.refusal().message))
+    return one(now.services.upgrade.shown())
 
 
 @router.post("/finalise")
