@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 
 from tidegate import steps
-from tidegate.dataplane.copy import CopyProgress, CopySummary, run_copy
+from tidegate.dataplane.copy import run_copy
 from tidegate.dataplane.model import Direction, SpanOptions, SpanSpec, TableRule, TargetSpec
 from tidegate.engines.postgres import sidecar
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from fix_databases import Database
+    from tidegate.dataplane.copy_work import CopyProgress, CopySummary
     from tidegate.engines.postgres.local import LocalServer
 
 COPY_PROGRAM = """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fix_databases import Database
     from fix_tls import TlsFront
-    from tidegate.dataplane.copy import CopyProgress
+    from tidegate.dataplane.copy_work import CopyProgress
     from tidegate.engines.postgres.local import LocalServer
 
 pytestmark = pytest.mark.servers

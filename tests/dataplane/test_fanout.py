@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tidegate.dataplane import fanout
-from tidegate.dataplane.compaction import REFETCH
+from tidegate.dataplane.compaction import GONE, REFETCH
 from tidegate.dataplane.fanout import Locator, Route
 from tidegate.dataplane.reader import Batch, End, Inbox, after, split
 from tidegate.engines.postgres.pgoutput import (
@@ -80,7 +80,7 @@ def test_a_row_that_changes_its_shard_leaves_one_and_enters_the_other() -> None:
 def test_without_the_old_shard_an_update_deletes_everywhere_else() -> None:
     table = relation(loose=True)
     change: Change = (UPDATE, table, None, row(HIGH))
-    assert targets(change) == [[(DELETE, table, row(HIGH), None)], [change]]
+    assert targets(change) == [[(GONE, table, row(HIGH), None)], [change]]
     gone: Change = (DELETE, table, row(LOW), None)
     assert targets(gone) == [[gone], [gone]]
     added: Change = (INSERT, table, None, row(LOW))

@@ -249,16 +249,27 @@ def merged(
     low = maker(source, [("0", target)], KEYED, [rule], load=load)
     low.spec = replace(low.spec, source_shard="-80")
     low.at_targets[0].execute("UPDATE _tidegate.stream SET source_shard = '-80'")
+    ddl = KEYED + load_of(half(vindex, low=False, count=count))
+    return low, beside(maker, source, low, "80-", places=[0], ddl=ddl)
+
+
+def beside(
+    maker: SpanMaker, source: LocalServer, low: SpanCase, shard: str, *, places: list[int], ddl: str
+) -> SpanCase:
+    """Another source shard that flows into some targets of a span."""
     other = maker.make_database(source)
     at, name = session(other), low.spec.slot.replace("_fwd", "_fwd_1")
-    at.execute(KEYED + load_of(half(vindex, low=False, count=count)))
+    at.execute(ddl)
     sidecar.install(at)
-    publication.create(at, name, [TableName.parse("keyed")])
+    publication.create(at, name, [TableName.parse(rule.table) for rule in low.spec.tables])
     slots.create(other.endpoint, name)
     spec = replace(
-        low.spec, source=other.endpoint, source_shard="80-", slot=name, publication=name, targets=()
+        low.spec, source=other.endpoint, source_shard=shard, slot=name, publication=name, targets=()
     )
-    return low, maker.add(other, [("0", low.targets[0])], spec)
+    shards = [low.spec.targets[place].shard for place in places]
+    return maker.add(
+        other, [(s, low.targets[p]) for s, p in zip(shards, places, strict=True)], spec
+    )
 
 
 @pytest.mark.parametrize("vindex", ["binary_md5", "xxhash"])
@@ -321,20 +332,136 @@ def test_rule_13_a_truncated_source_is_removed_a_few_blocks_at_a_time_in_one_tra
     assert at.execute("SELECT count(*) FROM keyed").fetchone() == (20_000,)
 
 
-def test_rule_13_a_table_whose_rows_do_not_tell_their_source_stops_the_stream(
+def test_rule_4_a_table_whose_rows_do_not_tell_their_source_is_not_fed_by_two(
     make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
 ) -> None:
     low, high = merged(make_span, source_server, target_server, TableRule("keyed"), "binary_md5")
-    process = low.start()
-    low.wait_running()
-    high.start()
-    high.wait_running()
-    low.at_source.execute("TRUNCATE keyed")
-    assert process.wait(30) == 3
+    assert high.rows()
+    assert low.start().wait(30) == 3
     row = next(row for row in low.rows() if row.source_shard == "-80")
     assert row.state is StreamState.ERROR
-    assert "does not say how to tell them apart" in row.message
-    assert len(low.contents(low.at_targets[0], "keyed")) == 60
+    assert "does not say which of them a row belongs to" in row.message
+
+
+ACCOUNTS = "CREATE TABLE acc (id int PRIMARY KEY, tenant text NOT NULL, v int NOT NULL, body text);"
+
+
+@pytest.mark.parametrize("vindex", ["binary_md5", "xxhash"])
+def test_rule_4_a_delete_takes_no_row_of_another_source_shard_with_the_same_key(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer, vindex: str
+) -> None:
+    """Situation 40: equal keys on two shards, of which one feeds both targets."""
+    low_tenants, high_tenants = (half(vindex, low=True), half(vindex, low=False))
+    middle = "60"
+    beyond = [
+        t
+        for t in low_tenants
+        if next(iter(vindexes.create(vindex, "v", {}).map_many([t.encode()]))) < b"\x60"
+    ]
+    rule = TableRule("acc", ("tenant",), vindex, {}, home=Home(("tenant",), vindex))
+    load = "INSERT INTO acc SELECT i, '{}', 0, NULL FROM generate_series(1, 100) i"
+    low = make_span(
+        source_server,
+        [(f"-{middle}", target_server), (f"{middle}-", target_server)],
+        ACCOUNTS,
+        [rule],
+        load=load.format(beyond[0]),
+    )
+    low.spec = replace(low.spec, source_shard="-80")
+    for conn in low.at_targets:
+        conn.execute("UPDATE _tidegate.stream SET source_shard = '-80'")
+    more = ACCOUNTS + load.format(high_tenants[0])
+    high = beside(make_span, source_server, low, "80-", places=[1], ddl=more)
+    for case in (low, high):
+        case.start()
+        case.wait_running()
+    low.at_source.execute("UPDATE acc SET v = v + 1 WHERE id <= 40")
+    low.at_source.execute("DELETE FROM acc WHERE id > 90")
+    low.catch_up()
+    high.catch_up()
+    found = [low.contents(conn, "acc") for conn in low.at_targets]
+    assert found == [low.contents(low.at_source, "acc"), high.contents(high.at_source, "acc")]
+    assert [len(rows) for rows in found] == [90, 100]
+
+
+@pytest.mark.parametrize("lenient", [True, False], ids=["before H", "after H"])
+def test_rule_4_a_row_deleted_on_one_shard_and_inserted_on_another_is_there_whoever_comes_first(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer, *, lenient: bool
+) -> None:
+    """Situations 41 and 42: the insert comes first, finds its key taken, and waits."""
+    rule = TableRule("keyed_by_id", home=Home(("k",), "xxhash"))
+    low_key, high_key = half("xxhash", low=True)[0], half("xxhash", low=False)[0]
+    ddl = "CREATE TABLE keyed_by_id (id int PRIMARY KEY, k text NOT NULL, v text);"
+    load = "INSERT INTO keyed_by_id SELECT i, '{}', 'v' FROM generate_series({}, {}) i"
+    low = make_span(
+        source_server, [("0", target_server)], ddl, [rule], load=load.format(low_key, 1, 50)
+    )
+    low.spec = replace(low.spec, source_shard="-80")
+    low.at_targets[0].execute("UPDATE _tidegate.stream SET source_shard = '-80'")
+    high = beside(
+        make_span, source_server, low, "80-", places=[0], ddl=ddl + load.format(high_key, 51, 100)
+    )
+    low.start()
+    low.wait_running()
+    if not lenient:
+        high.start()
+        high.wait_running()
+    low.kill()
+    low.at_source.execute("DELETE FROM keyed_by_id WHERE id <= 20")
+    high.at_source.execute(load.format(high_key, 1, 20))
+    if lenient:
+        high.start()
+    high.wait(lambda: any("finds its place taken" in row.message for row in high.rows()))
+    low.start(spec=replace(low.spec, epoch=1))
+    low.catch_up()
+    high.catch_up()
+    found = low.contents(low.at_targets[0], "keyed_by_id")
+    kept = [
+        *low.contents(low.at_source, "keyed_by_id"),
+        *high.contents(high.at_source, "keyed_by_id"),
+    ]
+    assert len(found) == 100
+    assert found == sorted(kept, key=str.encode)
+
+
+def test_a_row_that_two_source_shards_have_ends_the_wait_by_name(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    """Situation 45: nobody will delete it, so the stream says so, with both shards."""
+    rule = TableRule("keyed_by_id", home=Home(("k",), "xxhash"))
+    low_key, high_key = half("xxhash", low=True)[0], half("xxhash", low=False)[0]
+    ddl = "CREATE TABLE keyed_by_id (id int PRIMARY KEY, k text NOT NULL, v text);"
+    load = "INSERT INTO keyed_by_id VALUES (7, '{}', 'v')"
+    low = make_span(source_server, [("0", target_server)], ddl, [rule], load=load.format(low_key))
+    low.spec = replace(low.spec, source_shard="-80")
+    low.at_targets[0].execute("UPDATE _tidegate.stream SET source_shard = '-80'")
+    high = beside(make_span, source_server, low, "80-", places=[0], ddl=ddl + load.format(high_key))
+    low.start()
+    low.wait_running()
+    process = high.start()
+    assert process.wait(60) == 3
+    row = next(row for row in high.rows() if row.source_shard == "80-")
+    assert row.state is StreamState.ERROR
+    for told in ("source shard 80-", "shard -80", "keyed_by_id (7)", "on both source shards"):
+        assert told in row.message
+
+
+def test_a_row_on_the_wrong_source_shard_stops_the_stream_by_name(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    """Situation 45: in the copy, and later in the log."""
+    rule = TableRule("keyed", home=Home(("k",), "xxhash"))
+    low, high = merged(make_span, source_server, target_server, rule, "xxhash")
+    low.start()
+    low.wait_running()
+    astray = half("xxhash", low=False, count=90)[-1]
+    low.at_source.execute("INSERT INTO keyed VALUES (%s, 'astray')", [astray])
+    low.wait(lambda: low.rows()[0].state is StreamState.ERROR)
+    assert "does not belong to shard -80, where it was found" in low.rows()[0].message
+    high.at_source.execute("INSERT INTO keyed VALUES (%s, 'astray')", [half("xxhash", low=True)[0]])
+    assert high.start().wait(30) == 3
+    (row,) = (row for row in high.rows() if row.source_shard == "80-")
+    assert "does not belong to shard 80-, where it was found" in row.message
 
 
 def way_back(maker: SpanMaker, there: SpanCase) -> SpanCase:

@@ -57,27 +57,67 @@ def test_opening_shards_never_meet_and_start_past_everything(
         )
         for v in opening
     ]
-    base = sequences.original_increment(before)
+    modulus, _ = sequences.free_class(before, [])
     raises = sequences.plan(before, after)
     if not raises:
         return
     drawn = [{r.first + n * r.increment for n in range(50)} for r in raises]
     assert len(set.union(*drawn)) == 50 * len(raises)
-    sign = 1 if base > 0 else -1
+    sign = 1 if increment > 0 else -1
     for value in (*closing, *opening, *([] if limit is None else [limit])):
         assert all((number - value) * sign > 0 for numbers in drawn for number in numbers)
-    assert {r.increment for r in raises} == {base * len(raises)}
+    assert {r.increment for r in raises} == {sign * modulus * len(raises)}
     again = [state(r.first, r.increment, called=False) for r in raises]
     assert sequences.plan(before, again) == []
 
 
-def test_strides_are_recognised_and_taken_back() -> None:
-    assert sequences.original_increment([state(10, 3), state(11, 3), state(12, 3)]) == 1
-    assert sequences.original_increment([state(10, 4), state(12, 4)]) == 2
-    assert sequences.original_increment([state(10, 2), state(12, 2)]) == 2
-    assert sequences.original_increment([state(10, 5)]) == 5
+def test_the_widest_free_class_is_taken() -> None:
+    def widest(*closing: SequenceState, staying: tuple[SequenceState, ...] = ()) -> int:
+        return sequences.free_class(closing, staying)[0]
+
+    assert widest(state(10, 3), state(11, 3), state(12, 3)) == 1
+    assert widest(state(10, 4), state(12, 4)) == 2
+    assert widest(state(10, 4), state(11, 4)) == 4
+    assert widest(state(10, 2), state(12, 2)) == 2
+    assert widest(state(10, 5)) == 5
+    assert widest(state(10, 2), state(13, 2), staying=(state(7, 6),)) == 2
+    assert widest(state(10), staying=(state(7),)) == 1
     (one,) = sequences.plan([state(10, 2), state(13, 2)], [state(1)])
     assert one.increment == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 7), min_size=1, max_size=4), st.integers(1, 4)),
+        max_size=8,
+    ),
+    st.sampled_from([1, 3, -1, -2]),
+)
+def test_no_two_shards_give_out_a_number_over_any_series_of_splits_and_merges(
+    history: list[tuple[list[int], int]], increment: int
+) -> None:
+    """Situation 43: strides come from all shards that serve afterwards, not from those that close.
+
+    Each step closes some shards and opens others; the rest go on.
+    """
+    serving = [state(100, increment)]
+    drawn: set[int] = set()
+    for picks, count in history:
+        closing = sorted({pick % len(serving) for pick in picks})
+        before = [serving[at] for at in closing]
+        staying = [each for at, each in enumerate(serving) if at not in closing]
+        opening = [state(1, increment) for _ in range(count)]
+        raises = sequences.plan(before, opening, staying)
+        for raised in raises:
+            opening[raised.shard] = state(raised.first, raised.increment, called=False)
+        assert sequences.plan(before, opening, staying) == []
+        serving = [*staying, *opening]
+        for at, each in enumerate(serving):
+            numbers = {each.next_value + n * each.increment for n in range(7)}
+            assert len(numbers) == 7
+            assert not numbers & drawn, "a number was given out twice"
+            drawn |= numbers
+            serving[at] = state(max(numbers) if increment > 0 else min(numbers), each.increment)
 
 
 def test_near_the_end_of_the_type_the_margin_is_given_up() -> None:

@@ -8,7 +8,12 @@ ends the session, and the next one reads the position back.
 
 Until the position has passed H changes are upserts and deletes-if-there; after H every statement
 must find exactly the rows it names (datapath rules 1 and 11). A row that must be read again, after
-H too, makes H unknown until it has been (see :mod:`tidegate.dataplane.refetch`).
+H too, makes H unknown until it has been (see :mod:`tidegate.dataplane.refetch`). What cannot name
+its rows exactly is booked, and must add up whenever the rows are exact
+(:mod:`tidegate.dataplane.accounts`).
+
+Where several source shards feed the target, a row may find its place taken by one that another
+stream is about to delete: the batch is applied again, and such rows wait in ``refetch``.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import psycopg
 
 from tidegate import steps
 from tidegate.dataplane import streams
+from tidegate.dataplane.booking import Book
 from tidegate.dataplane.compaction import REFETCH, Lenient, Strict
 from tidegate.dataplane.model import StreamState
 from tidegate.dataplane.reader import Batch, split
@@ -30,16 +36,17 @@ from tidegate.engines.postgres import stream_row
 from tidegate.engines.postgres.apply import MismatchError, apply_lenient, apply_strict
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.engines.postgres.stream_row import H_UNKNOWN, Control
+from tidegate.engines.postgres.table_applier import CollisionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tidegate.dataplane.fanout import Route
     from tidegate.dataplane.reader import Inbox
     from tidegate.dataplane.refetch import Refetcher
-    from tidegate.engines.postgres.apply import TableApplier
     from tidegate.engines.postgres.emptying import OwnRows
     from tidegate.engines.postgres.pgoutput import Change
+    from tidegate.engines.postgres.table_applier import TableApplier
 
 BEFORE_COMMIT = steps.declare(
     "stream.batch.before_commit",
@@ -97,6 +104,7 @@ class TargetApplier(threading.Thread):
         epoch: int,
         origin: str,
         control: Control,
+        routes: Sequence[Route],
         emptying: Callable[[Route], OwnRows | None],
         on_exact: Callable[[psycopg.Connection], bool],
         on_end: Callable[[], None],
@@ -111,6 +119,8 @@ class TargetApplier(threading.Thread):
         self._h_lsn = H_UNKNOWN if control.h_lsn is None else control.h_lsn
         self._conn, self._inbox, self._source, self._tables = conn, inbox, source, tables
         self._refetcher, self._epoch, self._origin = refetcher, epoch, origin
+        self._book = Book(control, routes, refetcher.place)
+        self._yields: set[str] = set()  # tables applied leniently although the rows are exact
         self._emptying, self._on_exact, self._on_end = emptying, on_exact, on_end
         self._halt = threading.Event()
         self._looked = threading.Event()
@@ -189,9 +199,11 @@ class TargetApplier(threading.Thread):
     def _next_batch(self) -> Batch | None:
         """What to apply in one transaction: as much as has arrived, up to the limits."""
         batch, self._rest = self._rest or self._inbox.take(), None
+        if batch is not None:
+            self._open_book(batch.begin_lsn)
         if batch is None or batch.open:
             return batch
-        while len(batch.changes) < MERGE_CHANGES:
+        while len(batch.changes) < MERGE_CHANGES and not self._book.opening:
             following = self._inbox.take()
             if following is None:
                 break
@@ -199,10 +211,16 @@ class TargetApplier(threading.Thread):
                 self._rest = following
                 break
             batch = _joined(batch, following)
-        stop_lsn = self.control.stop_lsn
-        if stop_lsn is None:
-            return batch
-        return self._cut(batch, stop_lsn)
+        limits = [self._h_lsn] if self._book.opening else []
+        if self.control.stop_lsn is not None:
+            limits.append(self.control.stop_lsn)
+        return self._cut(batch, min(limits)) if limits else batch
+
+    def _open_book(self, lsn: int) -> None:
+        """Begin the accounts if all that commits below the first H is applied."""
+        if self._book.opening and lsn >= self._h_lsn:
+            self._refetcher.reload(self._conn)
+            self._book.open(self._refetcher.waiting)
 
     def _cut(self, batch: Batch, stop_lsn: int) -> Batch | None:
         """The part that commits before ``stop_lsn``; the rest is kept."""
@@ -219,7 +237,9 @@ class TargetApplier(threading.Thread):
     # applying
 
     def _apply(self, batch: Batch) -> None:
-        for attempt in range(RETRIES_MAX):
+        attempts = 0
+        self._yields.clear()
+        while True:
             try:
                 self._transaction(batch)
             except (
@@ -228,8 +248,12 @@ class TargetApplier(threading.Thread):
                 psycopg.errors.LockNotAvailable,
             ):
                 self._roll_back()
-                if batch.open or attempt == RETRIES_MAX - 1:
+                attempts += 1
+                if batch.open or attempts == RETRIES_MAX:
                     raise
+            except CollisionError as error:
+                self._roll_back()
+                self._give_way(error.table, batch)
             except MismatchError as error:
                 self._roll_back()
                 with self._conn.transaction(force_rollback=True):
@@ -237,11 +261,28 @@ class TargetApplier(threading.Thread):
             else:
                 return
 
+    def _give_way(self, table: str, batch: Batch) -> None:
+        """Have a batch applied leniently to a table where another source shard's row is in the way.
+
+        A transaction that arrives in parts cannot be applied again here: the rows count as inexact
+        up to a place beyond it, and the session starts again.
+        """
+        if not batch.open:
+            assert table not in self._yields, "what is applied leniently does not collide"
+            self._yields.add(table)
+            return
+        h_lsn = self._refetcher.mark_source()
+        self._allowed(stream_row.begin(self._conn, self.stream_id, self._origin))
+        stream_row.set_h(self._conn, self.stream_id, h_lsn)
+        self._conn.execute("COMMIT")
+        raise StreamStoppedError
+
     def _roll_back(self) -> None:
         self._conn.execute("ROLLBACK")
         for applier in self._tables.values():
             applier.committed()
         self._refetcher.reload(self._conn)
+        self._book.roll_back()
 
     def _transaction(self, batch: Batch) -> None:
         control = self._allowed(stream_row.begin(self._conn, self.stream_id, self._origin))
@@ -250,12 +291,14 @@ class TargetApplier(threading.Thread):
             self.control, self._rest = control, self._put_back(batch)
             return
         lenient = self.position < self._h_lsn
+        self._book.begin()
         rows = self._changes(batch.changes, lenient=lenient)
         while batch.open:
             batch = self._continuation()
             rows += self._changes(batch.changes, lenient=lenient)
         end = batch.ends[-1]
         h_lsn = self._h_at(end.end_lsn)
+        self._settle(end.end_lsn, h_lsn)
         stream_row.applied(
             self._conn,
             self.stream_id,
@@ -263,15 +306,27 @@ class TargetApplier(threading.Thread):
             rows=rows,
             source_commit_at=_EPOCH_2000 + timedelta(microseconds=end.commit_time_us),
             h_lsn=h_lsn,
+            accounts=self._book.unsaved,
         )
         steps.reached(BEFORE_COMMIT)
         self._conn.execute("COMMIT")
         steps.reached(COMMITTED)
+        self._book.save(self._book.now)
         for applier in self._tables.values():
             applier.committed()
         self.rows += rows
         self._moved_to(end.end_lsn, h_lsn)
         self.control = control
+
+    def _settle(self, lsn: int, h_lsn: int) -> None:
+        """What the accounts must meet once the position is ``lsn``, and not committed yet.
+
+        Raises:
+            DivergenceError: the rows would be exact, and not as many as they must be.
+        """
+        self._open_book(lsn)
+        if lsn >= h_lsn and not self._refetcher.pending:
+            self._book.settle()
 
     def _h_at(self, lsn: int) -> int:
         """H once the position is ``lsn``: it is not reached while rows wait to be read again."""
@@ -319,7 +374,8 @@ class TargetApplier(threading.Thread):
         rows = 0
         for route, own in by_route.items():
             applier = self._tables[route.table]
-            if not (lenient or route.loose or route in again):
+            yields = applier.name in self._yields
+            if not (lenient or route.loose or route in again or yields):
                 strict = Strict(route.key_places, route.table)
                 strict.add_all(own)
                 exact = strict.sets()
@@ -330,9 +386,10 @@ class TargetApplier(threading.Thread):
             soft.add_all(own)
             sets = soft.sets()
             own_rows = self._emptying(route) if sets.truncate else None
-            count, keys = apply_lenient(applier, sets, own_rows)
-            self._refetcher.note(self._conn, applier, route.table, sets, keys)
-            rows += count
+            done = apply_lenient(applier, sets, own_rows)
+            self._refetcher.note(self._conn, applier, route.table, sets, done.again)
+            rows += done.rows
+            self._book.add(route, own, done.net, anew=sets.truncate)
         return rows
 
     # positions without rows
@@ -340,10 +397,16 @@ class TargetApplier(threading.Thread):
     def _become_exact(self) -> None:
         """At H: read again what must be; then let what waited for it happen."""
         if self._refetcher.pending:
-            if self._h_lsn == H_UNKNOWN or self.position >= self._h_lsn:
-                self._h_lsn = self._refetcher.round(
-                    self._conn, self._tables, origin=self._origin, epoch=self._epoch
+            exact = self._h_lsn == H_UNKNOWN or self.position >= self._h_lsn
+            if exact and self._refetcher.due():
+                self._h_lsn, kept = self._refetcher.round(
+                    self._conn,
+                    self._tables,
+                    origin=self._origin,
+                    epoch=self._epoch,
+                    accounts=self._book.now,
                 )
+                self._book.save(kept)
         elif self.position >= self._h_lsn and not self._settled:
             self._refetcher.passed_h()
             if time.monotonic() - self._tried_at >= SETTLE_INTERVAL_S:
@@ -368,11 +431,19 @@ class TargetApplier(threading.Thread):
 
     def _record(self, lsn: int, *, heard: bool) -> None:
         h_lsn = self._h_at(lsn)
+        self._settle(lsn, h_lsn)
         found = stream_row.advance(
-            self._conn, self.stream_id, self._epoch, lsn=lsn, h_lsn=h_lsn, heard=heard
+            self._conn,
+            self.stream_id,
+            self._epoch,
+            lsn=lsn,
+            h_lsn=h_lsn,
+            heard=heard,
+            accounts=self._book.unsaved,
         )
         self._moved_to(max(self.position, lsn), h_lsn)
         self.control = self._allowed(found)
+        self._book.save(self._book.now)
 
     def _reach_stop(self) -> None:
         """Record that the stop position is reached; a stop for good ends the stream."""

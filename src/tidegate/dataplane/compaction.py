@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Kind of a change that says: this key must be read again (its new tuple holds the key columns).
 REFETCH = ord("F")
+#: Kind of a change of a loose table that says: this row may have left; delete it if it is there.
+GONE = ord("G")
 
 
 def _merge(new: AnyRow, old: AnyRow) -> AnyRow:
@@ -219,7 +221,7 @@ class Lenient:
 
     def add(self, kind: int, old: AnyRow | None, new: AnyRow | None) -> None:
         """One change; nothing here is impossible, because the target may be newer than the log."""
-        if kind == DELETE:
+        if kind in {DELETE, GONE}:
             assert old is not None
             self._last[self._key(old)] = (self._ABSENT, None, None)
         elif kind == TRUNCATE:

@@ -103,6 +103,11 @@ class Side:
         """The slice as this side's SQL."""
         return bounds.condition(self.space, chunk.lower, chunk.upper)
 
+    def fed(self, targets: Iterable[int]) -> list[int]:
+        """The targets that may have rows of this source."""
+        assert self.routing is not None, "a target feeds nothing"
+        return [target for target in targets if target in self.routing.ranges]
+
     @property
     def is_split(self) -> bool:
         """Rows of this side belong to different targets."""
@@ -196,7 +201,7 @@ class TableSides:
 
     sources: list[Side]
     targets: dict[int, Side]
-    broadcast: bool  # every row of every source belongs to every target
+    broadcast: bool  # every row of a source belongs to every target that the source feeds
 
     def everyone(self) -> list[Side]:
         """Sources first."""
@@ -254,9 +259,9 @@ def _summed(
     """What the targets should hold, and what they hold."""
     count = len(sides.sources)
     expected: dict[int, Totals] = {}
-    for found in totals[:count]:
+    for side, found in zip(sides.sources, totals[:count], strict=True):
         for place, (rows, total) in found.items():
-            for target in sides.targets if sides.broadcast else (place,):
+            for target in side.fed(sides.targets) if sides.broadcast else (place,):
                 known = expected.get(target, NOTHING)
                 expected[target] = (known[0] + rows, known[1] + total)
     own = {
@@ -290,8 +295,10 @@ def _search(
     own = dict(zip(sides.targets, (f.get(0, {}) for f in found[count:]), strict=True))
     for target, result in results.items():
         expected: dict[int, Totals] = {}
-        for side in found[:count]:
-            for bucket, (rows, total) in side.get(0 if sides.broadcast else target, {}).items():
+        for side, sums in zip(sides.sources, found[:count], strict=True):
+            if target not in side.fed(sides.targets):
+                continue
+            for bucket, (rows, total) in sums.get(0 if sides.broadcast else target, {}).items():
                 known = expected.get(bucket, NOTHING)
                 expected[bucket] = (known[0] + rows, known[1] + total)
         differing = []
@@ -333,7 +340,8 @@ def _compare_rows(
     def read(side: Side) -> list[tuple[Key, int]]:
         return side.rows(chunk, place if side.routing else 0, buckets)
 
-    *sources, own = pool.map(read, [*sides.sources, sides.targets[target]])
+    feeding = [side for side in sides.sources if target in side.fed(sides.targets)]
+    *sources, own = pool.map(read, [*feeding, sides.targets[target]])
     expected = Counter(row for rows in sources for row in rows)
     expected.subtract(own)
     surplus: dict[Key, int] = {}

@@ -22,6 +22,10 @@ commit together or not at all. So a killed worker leaves whole chunks, never par
 copies the others from newer snapshots, which only moves H. Targets commit one by one; one that
 lacks a chunk gets it from a later snapshot than its neighbour: the same argument, once a target.
 
+Where several source shards feed a target, a row that lies on the wrong one is refused. A row that
+an application moves between shards may be in a chunk of both: the one that comes second is kept out
+and its key entered in ``refetch``, as of a row whose value is missing; it is read again at H.
+
 A chunk's COMMIT does not wait for the target's disk: a crash there takes rows and mark together,
 and cuts our sessions, so that the next run reads the marks again. What follows from a complete
 table waits: "all chunks are done" is committed durably, and with it everything before it.
@@ -34,18 +38,20 @@ from __future__ import annotations
 import queue
 import threading
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from tidegate import steps
-from tidegate.dataplane import streams
+from tidegate.dataplane import source_tables, streams
 from tidegate.dataplane.chunks import Chunk, ChunkTask, agreed_plan, pending, tile
+from tidegate.dataplane.copy_work import CopyProgress, CopySummary, Run, TableWork
 from tidegate.dataplane.transfer import transfer
-from tidegate.engines.postgres import bounds, copy_state, distribute, split
+from tidegate.engines.postgres import bounds, copy_state, distribute, refetch, split
 from tidegate.engines.postgres import copy as wire
+from tidegate.engines.postgres.apply_tables import TargetTable
 from tidegate.engines.postgres.catalog import key_columns, require_tables
+from tidegate.engines.postgres.chunk_stage import ChunkStage
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import CancelledError, ConnectError, CopyError
 from tidegate.topology.connections import redacted
@@ -54,9 +60,7 @@ from tidegate.topology.names import TableName
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
+    from tidegate.dataplane.copy_work import Session
     from tidegate.dataplane.model import SpanSpec, TargetSpec
 
 PLANNED = steps.declare(
@@ -83,67 +87,6 @@ TABLE_DONE = steps.declare(
     plan="copy",
     description="one target has noted that all chunks of a table are there",
 )
-
-
-@dataclass(frozen=True)
-class CopyProgress:
-    """How far the copy of one table is, over all targets of the span."""
-
-    table: str
-    rows: int
-    bytes: int
-    chunks_done: int
-    chunks: int
-
-
-@dataclass(frozen=True)
-class CopySummary:
-    """What one run of the copy did; ``finished``: every target has every chunk."""
-
-    finished: bool
-    rows: int
-    bytes: int
-    chunks: int
-    snapshot_lsn: int | None  # the highest snapshot of this run's chunks
-
-
-type Session = Connection[TupleRow]
-
-
-@dataclass
-class _TableWork:
-    """One table while it is copied: how it travels, and what is left."""
-
-    table: str
-    space: bounds.KeySpace
-    plan: wire.CopyPlan
-    routing: split.Routing
-    chunks: int  # of the plan, times targets
-    left: dict[int, set[int]]  # target → chunk numbers
-    rows: int
-    bytes: int
-
-    @property
-    def done(self) -> int:
-        return self.chunks - sum(map(len, self.left.values()))
-
-
-@dataclass
-class _Run:
-    """What the threads of one run share; ``lock`` guards everything that changes."""
-
-    spec: SpanSpec
-    stop: threading.Event
-    on_progress: Callable[[CopyProgress], None]
-    tables: dict[str, _TableWork]
-    tasks: queue.SimpleQueue[ChunkTask]
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    halt: threading.Event = field(default_factory=threading.Event)
-    errors: list[BaseException] = field(default_factory=list)
-    rows: int = 0
-    bytes: int = 0
-    chunks: int = 0
-    snapshot_lsn: int | None = None
 
 
 def run_copy(
@@ -179,7 +122,7 @@ def run_copy(
     return CopySummary(finished, run.rows, run.bytes, run.chunks, run.snapshot_lsn)
 
 
-def _watch(run: _Run, threads: list[threading.Thread]) -> None:
+def _watch(run: Run, threads: list[threading.Thread]) -> None:
     """Pass the caller's wish to stop on to the threads."""
     while any(thread.is_alive() for thread in threads):
         if run.stop.wait(0.05):
@@ -192,39 +135,51 @@ def _watch(run: _Run, threads: list[threading.Thread]) -> None:
 
 def _prepare(
     spec: SpanSpec, stop: threading.Event, on_progress: Callable[[CopyProgress], None]
-) -> _Run:
-    run = _Run(spec, stop, on_progress, {}, queue.SimpleQueue())
+) -> Run:
+    run = Run(spec, stop, on_progress, {}, queue.SimpleQueue())
     with ExitStack() as stack, _translated():
         source = stack.enter_context(connect(spec.source, purpose="copy"))
         targets = {
             place: stack.enter_context(connect(target.endpoint, purpose="copy"))
             for place, target in enumerate(spec.targets)
         }
+        others = {
+            place: source_tables.other_sources(session, spec) for place, session in targets.items()
+        }
         rules = {str(TableName.parse(rule.table)): rule for rule in spec.tables}
         catalogue = require_tables(source, [TableName.parse(name) for name in rules])
         for name, table in sorted(catalogue.items(), key=lambda item: -item[1].bytes):
             rule = rules[str(name)]
+            fed = {place: targets[place] for place in spec.places(rule)}
             space = bounds.read_key_space(source, name, key_columns(table))
+            routing = source_tables.copy_routing(source, name, key_columns(table), spec)
             plan = wire.plan_copy(
                 name,
                 wire.column_forms(source, name),
-                [wire.column_forms(target, name) for target in targets.values()],
-                first=rule.shard_columns,
+                [wire.column_forms(target, name) for target in fed.values()],
+                first=tuple(column.name for column in routing.columns),
             )
             estimate = max(0, table.est_rows)
-            chunks, recorded = _planned(spec, source, targets, space, estimate)
-            routing = split.plan_routing(
-                source,
-                name,
-                key_columns(table),
-                {place: target.key_range for place, target in enumerate(spec.targets)},
-                shard_columns=rule.shard_columns,
-                vindex_type=rule.vindex_type,
-                vindex_params=rule.vindex_params,
+            chunks, recorded = _planned(spec, source, fed, space, estimate)
+            run.tables[str(name)] = TableWork(
+                rule=rule,
+                space=space,
+                key=source_tables.identity(table),
+                plan=plan,
+                routing=routing,
+                held=source_tables.copy_home(source, name, key_columns(table), spec),
+                shared=not rule.alone and any(others[place] for place in fed),
+                chunks=len(chunks) * len(recorded),
+                left={
+                    place: {chunk.number for chunk in chunks} - record.done
+                    for place, record in recorded.items()
+                },
+                rows=sum(record.rows for record in recorded.values()),
+                bytes=sum(record.bytes for record in recorded.values()),
             )
-            _add_table(run, space, plan=plan, routing=routing, chunks=chunks, recorded=recorded)
+            _queue(run, str(name), chunks, recorded)
             if all(not numbers for numbers in run.tables[str(name)].left.values()):
-                _finish_recorded(spec, targets, str(name), recorded)
+                _finish_recorded(spec, fed, str(name), recorded)
     return run
 
 
@@ -268,30 +223,16 @@ def _planned(
     return plan, recorded
 
 
-def _add_table(
-    run: _Run,
-    space: bounds.KeySpace,
-    *,
-    plan: wire.CopyPlan,
-    routing: split.Routing,
+def _queue(
+    run: Run,
+    table: str,
     chunks: tuple[Chunk, ...],
     recorded: Mapping[int, copy_state.RecordedTable],
 ) -> None:
-    table = str(space.table)
-    numbers = {chunk.number for chunk in chunks}
-    done = {place: record.done for place, record in recorded.items()}
-    run.tables[table] = _TableWork(
-        table=table,
-        space=space,
-        plan=plan,
-        routing=routing,
-        chunks=len(chunks) * len(recorded),
-        left={place: set(numbers - have) for place, have in done.items()},
-        rows=sum(record.rows for record in recorded.values()),
-        bytes=sum(record.bytes for record in recorded.values()),
-    )
-    for task in pending(table, chunks, done):
-        if routing.in_query:
+    """Queue the chunks that a target lacks."""
+    in_query = run.tables[table].routing.in_query
+    for task in pending(table, chunks, {place: record.done for place, record in recorded.items()}):
+        if in_query:
             for place in task.targets:
                 run.tasks.put(ChunkTask(table, task.chunk, (place,)))
         else:
@@ -322,25 +263,43 @@ def _finish(spec: SpanSpec, session: Session, stream_id: int, table: str) -> Non
 # ---- one thread ----------------------------------------------------------------------------
 
 
-def _copy_until_done(run: _Run) -> None:
+def _copy_until_done(run: Run) -> None:
     """Take chunks until there are none, or until any thread has failed."""
     try:
-        with _translated(), ExitStack() as stack:
-            source = stack.enter_context(connect(run.spec.source, purpose="copy"))
-            targets = {
-                place: stack.enter_context(_open_target(run.spec, target))
-                for place, target in enumerate(run.spec.targets)
-            }
-            while not run.halt.is_set():
-                try:
-                    task = run.tasks.get_nowait()
-                except queue.Empty:
-                    return
-                _copy_chunk(run, task, source, targets)
+        with _translated():
+            while not run.halt.is_set() and _copy_some(run):
+                pass
     except BaseException as error:  # noqa: BLE001 - handed to the caller of run_copy
         with run.lock:
             run.errors.append(error)
         run.halt.set()
+
+
+def _copy_some(run: Run) -> bool:
+    """Take chunks while the sessions last; says whether there may be more."""
+    with ExitStack() as stack:
+        source = stack.enter_context(connect(run.spec.source, purpose="copy"))
+        targets = {
+            place: stack.enter_context(_open_target(run.spec, target))
+            for place, target in enumerate(run.spec.targets)
+        }
+        stages: dict[tuple[str, int], ChunkStage] = {}
+        while not run.halt.is_set():
+            try:
+                task = run.tasks.get_nowait()
+            except queue.Empty:
+                return False
+            work = run.tables[task.table]
+            yielding = work.yielding
+            try:
+                _copy_chunk(run, task, source, targets, stages if yielding else None)
+            except psycopg.errors.UniqueViolation:
+                if not work.shared or yielding:
+                    raise
+                work.yielding = True
+                run.tasks.put(task)
+                return True
+    return False
 
 
 def _open_target(spec: SpanSpec, target: TargetSpec) -> Session:
@@ -355,13 +314,26 @@ def _open_target(spec: SpanSpec, target: TargetSpec) -> Session:
 
 
 def _copy_chunk(
-    run: _Run, task: ChunkTask, source: Session, targets: Mapping[int, Session]
+    run: Run,
+    task: ChunkTask,
+    source: Session,
+    targets: Mapping[int, Session],
+    stages: dict[tuple[str, int], ChunkStage] | None,
 ) -> None:
-    """One chunk from one snapshot to the streams of the task."""
+    """One chunk from one snapshot to the streams of the task; by way of stages, if they are given.
+
+    Raises:
+        psycopg.errors.UniqueViolation: a row finds its key taken; nothing of the chunk is kept.
+    """
     spec, work = run.spec, run.tables[task.table]
+    plan = work.plan
+    if stages is not None:
+        for place in task.targets:
+            plan = _stage(work, task.table, place, targets[place], stages).plan(work.plan)
     work.space.use(source)
     snapshot_lsn = wire.begin_snapshot(source)
-    condition = bounds.condition(work.space, task.chunk.lower, task.chunk.upper)
+    chunk = bounds.condition(work.space, task.chunk.lower, task.chunk.upper)
+    condition = chunk if work.held is None else work.held.condition(chunk, (0,))
     for place in task.targets:
         stream_id = spec.targets[place].stream_id
         wire.begin_target(
@@ -369,7 +341,7 @@ def _copy_chunk(
         )
     try:
         sent = transfer(
-            work.plan,
+            plan,
             work.routing,
             condition,
             source,
@@ -377,14 +349,16 @@ def _copy_chunk(
             stop=run.halt,
         )
     except psycopg.DataError as error:
-        raise split.unmapped(work.routing, error) or error from None
+        raise split.unmapped(work.held or work.routing, error) or error from None
     except distribute.RowRefusedError as error:
         with connect(spec.source, purpose="copy") as session:
             work.space.use(session)
-            raise split.locate(session, work.routing, condition, error.raw) from None
+            raise split.locate(session, work.routing, chunk, error.raw) from None
     source.execute("COMMIT")
     for place, (rows, byte_count) in sent.items():
         session, stream_id = targets[place], spec.targets[place].stream_id
+        if stages is not None and (kept_out := stages[task.table, place].put()):
+            refetch.enter(session, stream_id, work.rule.table, kept_out)
         copy_state.mark_done(
             session,
             stream_id,
@@ -409,8 +383,24 @@ def _copy_chunk(
             _finish(spec, session, stream_id, task.table)
 
 
+def _stage(
+    work: TableWork,
+    table: str,
+    place: int,
+    session: Session,
+    stages: dict[tuple[str, int], ChunkStage],
+) -> ChunkStage:
+    found = stages.get((table, place))
+    if found is None:
+        target = TargetTable.read(
+            session, TableName.parse(table), len(stages), columns=work.plan.columns, key=work.key
+        )
+        found = stages[table, place] = ChunkStage(session, target)
+    return found
+
+
 def _note(
-    run: _Run,
+    run: Run,
     task: ChunkTask,
     place: int,
     *,
@@ -428,7 +418,7 @@ def _note(
         run.bytes += byte_count
         run.chunks += 1
         run.snapshot_lsn = max(run.snapshot_lsn or 0, snapshot_lsn)
-        run.on_progress(CopyProgress(work.table, work.rows, work.bytes, work.done, work.chunks))
+        run.on_progress(CopyProgress(task.table, work.rows, work.bytes, work.done, work.chunks))
         return not work.left[place]
 
 

@@ -8,7 +8,10 @@ out). Keyspace ids are computed for many rows at a time.
   changes its shard is a delete there and an insert here; if the log leaves one of its values out
   it cannot be inserted and must be read again (datapath rule 4).
 * Otherwise the old shard is unknown and the table is *loose*, also after H: an update is an upsert
-  on the new value's shard and a delete-if-there on the others, a delete goes to all.
+  on the new value's shard and a delete-if-there on the others, a delete goes to all. Each target
+  deletes a row of the stream's own source shard only (rule 4).
+* Where several source shards feed a target, a new row must lie on its own: one that belongs to
+  another source shard would be nobody's to change, and stops the stream.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tidegate.dataplane.compaction import REFETCH
+from tidegate.dataplane.compaction import GONE, REFETCH
 from tidegate.engines.postgres.pgoutput import (
     DELETE,
     INSERT,
@@ -54,6 +57,14 @@ class Route:
     shard: tuple[int, ...] = ()  # places of the sharding columns; empty: to every target
     loose: bool = False
     locator: Locator | None = None
+    home: Locator | None = None  # finds new rows that lie on the wrong source shard
+    home_columns: tuple[int, ...] = ()
+    places: tuple[int, ...] | None = None  # the targets that it feeds; None: all
+
+    @cached_property
+    def unseen(self) -> bool:
+        """Every row goes to every target, unlooked at."""
+        return self.locator is None and self.home is None and self.places is None
 
     @cached_property
     def key_places(self) -> tuple[int, ...]:
@@ -70,12 +81,13 @@ class Locator:
     starts: list[bytes] = field(default_factory=list)
     ends: list[bytes] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+    held: str = ""  # the source shard whose rows all others are refused for
 
     @classmethod
     def of(cls, routing: Routing) -> Locator:
         """From what the copy decided for the same table."""
         assert routing.vindex is not None
-        locator = cls(routing.vindex, routing.columns)
+        locator = cls(routing.vindex, routing.columns, held=routing.held)
         for place, key_range in sorted(
             routing.ranges.items(), key=lambda item: normalize(item[1].start)
         ):
@@ -107,7 +119,9 @@ class Locator:
             at = bisect_right(starts, keyspace_id) - 1
             if at < 0 or (ends[at] and keyspace_id >= ends[at]):
                 raise ShardKeyError(
-                    "a row belongs to none of the target shards",
+                    f"a row does not belong to shard {self.held}, where it was found"
+                    if self.held
+                    else "a row belongs to none of the target shards",
                     next_step="correct the row at the source; then start the workflow again",
                     index=index,
                 )
@@ -156,6 +170,7 @@ def distribute(
     Raises:
         ShardKeyError: a row has no place; names its table.
     """
+    _check_homes(changes)
     placed = _places(changes)
     result: list[list[Change]] = [[] for _ in range(targets)]
     counts: list[list[int]] = [[] for _ in range(targets)]
@@ -163,8 +178,11 @@ def distribute(
     for cut in (*cuts, len(changes)):
         for index in range(begin, cut):
             change = changes[index]
-            if change[1].extra.locator is None or change[0] == TRUNCATE:
-                for own in result:
+            route: Route = change[1].extra
+            if route.locator is None or change[0] == TRUNCATE:
+                for own in (
+                    result if route.places is None else map(result.__getitem__, route.places)
+                ):
                     own.append(change)
             else:
                 _emit(change, placed[index], result)
@@ -182,7 +200,7 @@ def _emit(change: Change, places: _Places, result: list[list[Change]]) -> None:
         for own in result if before is None else (result[before],):
             own.append(change)
     elif relation.extra.loose:
-        gone: Change = (DELETE, relation, new if old is None else old, None)
+        gone: Change = (GONE, relation, new if old is None else old, None)
         for target, own in enumerate(result):
             if target == after:
                 own.append(change)
@@ -218,23 +236,35 @@ def _places(changes: Sequence[Change]) -> dict[int, _Places]:
         if change[1].extra.locator is not None
     }
     for relation, rows in wanted.items():
-        for (index, is_new, _), place in zip(rows, _located(relation.extra, rows), strict=True):
+        route = relation.extra
+        found = _located(route, route.locator, route.shard, [row for _, _, row in rows])
+        for (index, is_new, _), place in zip(rows, found, strict=True):
             before, after = placed[index]
             placed[index] = (before, place) if is_new else (place, after)
     return placed
 
 
-def _located(route: Route, rows: Sequence[tuple[int, bool, AnyRow]]) -> list[int]:
-    assert route.locator is not None
+def _check_homes(changes: Sequence[Change]) -> None:
+    """Refuse new rows that lie on the wrong source shard."""
+    arriving: dict[Relation, list[AnyRow]] = {}
+    for kind, relation, _, new in changes:
+        if new is not None and kind != TRUNCATE and relation.extra.home is not None:
+            arriving.setdefault(relation, []).append(new)
+    for relation, rows in arriving.items():
+        route: Route = relation.extra
+        _located(route, route.home, route.home_columns, rows)
+
+
+def _located(
+    route: Route, locator: Locator | None, columns: Sequence[int], rows: Sequence[AnyRow]
+) -> list[int]:
+    assert locator is not None
     try:
-        values = route.locator.values([r for _, _, r in rows], route.shard, binary=route.binary)
-        return route.locator.locate(values)
+        return locator.locate(locator.values(rows, columns, binary=route.binary))
     except ShardKeyError as error:
         index = error.details.get("index")
         key = (
-            ""
-            if index is None
-            else f", key {[field_of(rows[index][2], k) for k in route.key_places]}"
+            "" if index is None else f", key {[field_of(rows[index], k) for k in route.key_places]}"
         )
         raise ShardKeyError(
             f"table {route.table}: {error.message}{key}",

@@ -68,6 +68,7 @@ class TableRule:
     Attributes:
         home: needed where several source shards feed one target.
         alone: no other source feeds this table, although others feed the target.
+        targets: the target shards that it feeds; empty means all of the span's.
     """
 
     table: str
@@ -76,6 +77,16 @@ class TableRule:
     vindex_params: dict[str, str] = field(default_factory=dict)
     home: Home | None = None
     alone: bool = False
+    targets: tuple[str, ...] = ()
+
+    def feeds(self, shard: str) -> bool:
+        """Whether rows of the table go to a target shard of the span."""
+        return not self.targets or shard in self.targets
+
+    @property
+    def places_by_home(self) -> bool:
+        """The vindex that names a row's source shard names its target shard, too."""
+        return self.home == Home(self.shard_columns, self.vindex_type, self.vindex_params)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -88,6 +99,7 @@ class TableRule:
             vindex_params=dict(value["vindex_params"]),
             home=None if home is None else Home.from_json(home),
             alone=bool(value.get("alone", False)),
+            targets=tuple(value.get("targets", ())),
         )
 
 
@@ -140,6 +152,10 @@ class SpanSpec:
     targets: tuple[TargetSpec, ...]
     epoch: int
     options: SpanOptions = SpanOptions()
+
+    def places(self, rule: TableRule) -> tuple[int, ...]:
+        """The ordinals of the targets that a table feeds."""
+        return tuple(at for at, target in enumerate(self.targets) if rule.feeds(target.shard))
 
     @property
     def span_id(self) -> str:

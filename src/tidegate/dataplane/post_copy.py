@@ -47,8 +47,19 @@ _READY = {
     " OR NOT EXISTS (SELECT FROM _tidegate.table_copy AS t WHERE t.stream_id = s.id)))",
     "after_catchup": "NOT EXISTS (SELECT FROM _tidegate.stream AS s"
     " WHERE s.workflow_uuid = %(uuid)s AND s.direction = 'forward'"
-    " AND (s.h_lsn IS NULL OR s.lsn IS NULL OR s.lsn < s.h_lsn))",
+    " AND s.accounts IS NULL AND (s.h_lsn IS NULL OR s.lsn IS NULL OR s.lsn < s.h_lsn))",
 }
+
+#: Violations that pass by themselves while rows of several source shards are on their way.
+_PASSING = (psycopg.errors.UniqueViolation, psycopg.errors.ForeignKeyViolation)
+
+
+class NotYetError(Exception):
+    """A constraint does not hold at this moment; it may, once the streams have come further."""
+
+    def __init__(self, told: CopyError) -> None:
+        super().__init__(told.message)
+        self.told = told
 
 
 def run(conn: psycopg.Connection, spec: SpanSpec, phase: Phase) -> bool:
@@ -58,6 +69,7 @@ def run(conn: psycopg.Connection, spec: SpanSpec, phase: Phase) -> bool:
 
     Raises:
         CopyError: an action failed; what it was and why.
+        NotYetError: a constraint does not hold, and rows are on their way.
     """
     uuid = {"uuid": spec.workflow_uuid}
     conn.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [_ADVISORY, spec.workflow_uuid])
@@ -96,13 +108,26 @@ def _run_one(
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
-        raise CopyError(
+        told = CopyError(
             f"table {table}: {' '.join(str(error).split())}; the statement was: {ddl}",
             next_step="correct the rows at the source or drop the constraint there, then cancel"
             " the workflow and create it again",
             table=table,
-        ) from error
+        )
+        if isinstance(error, _PASSING) and _rows_are_on_their_way(conn, workflow_uuid):
+            raise NotYetError(told) from error
+        raise told from error
     steps.reached(DONE)
+
+
+def _rows_are_on_their_way(conn: psycopg.Connection, workflow_uuid: str) -> bool:
+    """A row may be missing, or be there twice, until the streams have come further."""
+    row = conn.execute(
+        "SELECT count(*) > 1 OR coalesce(bool_or(lsn < h_lsn), false) FROM _tidegate.stream"
+        " WHERE workflow_uuid = %s AND direction = 'forward'",
+        [workflow_uuid],
+    ).fetchone()
+    return row == (True,)
 
 
 def analyze(conn: psycopg.Connection, tables: Iterable[TableName]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from tidegate.dataplane.apply import TargetApplier
-    from tidegate.dataplane.copy import CopyProgress
+    from tidegate.dataplane.copy_work import CopyProgress
     from tidegate.dataplane.model import SpanSpec
     from tidegate.dataplane.reader import Counters
 

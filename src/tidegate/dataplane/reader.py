@@ -305,7 +305,7 @@ class Reader(threading.Thread):
     def _parts(self, batch: Batch) -> list[Batch]:
         """Each target's part."""
         count = len(self._inboxes)
-        if all(change[1].extra.locator is None for change in batch.changes):
+        if all(change[1].extra.unseen for change in batch.changes):
             return [batch] * count
         shares, counts = fanout.distribute(batch.changes, count, [e.upto for e in batch.ends])
         return [

@@ -9,31 +9,41 @@ After the first H only the rows read again are newer than the position. They are
 all others may be donors of values; without that memory (a new session) none is. So rounds end even
 under writers that move rows with large values all the time.
 
+Where several source shards feed the target, a row that another one's row keeps out waits here, too:
+:mod:`tidegate.dataplane.collisions` decides how long. Rounds that leave such rows follow each other
+at growing intervals.
+
 A round may take several target transactions. H stays unknown until the last one, so a worker killed
 between them does another round before anything is taken for exact.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from tidegate import steps
-from tidegate.dataplane import streams
+from tidegate.dataplane import collisions, streams
+from tidegate.dataplane.accounts import booked
 from tidegate.engines.postgres import refetch, stream_row
 from tidegate.engines.postgres.apply import apply_lenient
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.rowsets import Key, LenientSets, key_fields, key_getter
 from tidegate.engines.postgres.stream_row import H_UNKNOWN
+from tidegate.engines.postgres.table_applier import KEYS_NAMED_MAX
+from tidegate.errors import DivergenceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     import psycopg
 
+    from tidegate.dataplane.accounts import Accounts
     from tidegate.dataplane.fanout import Route
-    from tidegate.engines.postgres.apply import TableApplier
+    from tidegate.dataplane.model import SpanSpec
     from tidegate.engines.postgres.pgoutput import Row
-    from tidegate.topology.connections import Endpoint
+    from tidegate.engines.postgres.table_applier import TableApplier
 
 COMMITTED = steps.declare(
     "stream.refetch.committed",
@@ -46,20 +56,27 @@ COMMITTED = steps.declare(
 ROWS_MAX = 500
 
 
+class Round(NamedTuple):
+    """What a round leaves: the new H, and the accounts."""
+
+    h_lsn: int
+    accounts: Accounts | None
+
+
 class Refetcher:
     """The keys of one stream that wait, and the rounds that read them."""
 
     def __init__(
-        self,
-        source: Endpoint,
-        routes: Mapping[str, Route],
-        *,
-        stream_id: int,
-        place: int,
+        self, spec: SpanSpec, routes: Mapping[str, Route], *, stream_id: int, place: int
     ) -> None:
-        self._source, self._routes = source, routes
-        self._stream_id, self._place = stream_id, place
+        self._spec, self._source, self._routes = spec, spec.source, routes
+        self._stream_id, self.place = stream_id, place
         self._tables: dict[str, int] = {}
+        self._kept_out: list[str] = []  # some rows of the last round that found no place
+        self._kept_out_since: datetime | None = None
+        self._said = False
+        self._next_at = 0.0
+        self._pause_s = collisions.ROUND_WAIT_MIN_S
         #: keys whose row at the target is newer than the position; ``None``: any may be
         self._newer: dict[str, set[Key]] | None = None
 
@@ -67,6 +84,20 @@ class Refetcher:
     def pending(self) -> bool:
         """Some keys wait."""
         return bool(self._tables)
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """How many keys of each table wait; exact right after :meth:`reload`."""
+        return self._tables
+
+    def due(self) -> bool:
+        """Another round may help by now."""
+        return time.monotonic() >= self._next_at
+
+    def mark_source(self) -> int:
+        """Write a marker into the source's log: beyond everything it has committed."""
+        with connect(self._source, purpose="refetch") as writer:
+            return streams.emit_marker(writer, f"refetch:{self._stream_id}")
 
     def reload(self, conn: psycopg.Connection) -> None:
         """Look at what the target has recorded."""
@@ -94,6 +125,8 @@ class Refetcher:
         again: Sequence[list[str]],
     ) -> None:
         """Record what applying some changes of a table means for the keys that wait."""
+        if sets.truncate and self._tables.pop(table, 0):
+            refetch.forget_table(conn, self._stream_id, table)
         if table in self._tables:
             keys = [key_fields(key) for key in sets.deletes] + applier.keys_of(sets.upserts)
             if keys:
@@ -109,23 +142,68 @@ class Refetcher:
         *,
         origin: str,
         epoch: int,
-    ) -> int:
-        """Read all keys that wait; returns the new H.
+        accounts: Accounts | None,
+    ) -> Round:
+        """Read all keys that wait.
 
         Raises:
             EpochLostError: the stream has been taken over.
+            DivergenceError: a row of another source shard keeps one of ours out for good.
         """
+        self._kept_out = []
         with connect(self._source, purpose="refetch") as source:
             source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             source.execute("SELECT 1")  # takes the snapshot
-            with connect(self._source, purpose="refetch") as writer:
-                h_lsn = streams.emit_marker(writer, f"refetch:{self._stream_id}")
+            h_lsn = self.mark_source()
             for table in sorted(self._tables):
-                while self._part(conn, source, tables[table], table, origin=origin, epoch=epoch):
-                    pass
+                last: list[str] | None = []
+                while last is not None:
+                    last, accounts = self._part(
+                        conn,
+                        source,
+                        tables[table],
+                        table,
+                        after=last,
+                        accounts=accounts,
+                        origin=origin,
+                        epoch=epoch,
+                    )
         self._finish(conn, h_lsn, origin=origin, epoch=epoch)
         self.reload(conn)
-        return h_lsn
+        self._wait_for_others(conn, epoch)
+        return Round(h_lsn, accounts)
+
+    def _wait_for_others(self, conn: psycopg.Connection, epoch: int) -> None:
+        """Decide when rows that were kept out are tried again, and whether they are at all."""
+        if not self._kept_out:
+            if self._said:
+                streams.say(conn, self._stream_id, epoch, "")
+            self._kept_out_since, self._said = None, False
+            self._pause_s = collisions.ROUND_WAIT_MIN_S
+            return
+        row = conn.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None
+        now: datetime = row[0]
+        since = self._kept_out_since = self._kept_out_since or now
+        found = streams.read_streams(conn, self._spec.workflow_uuid, self._spec.direction)
+        others = [stream for stream in found if stream.id != self._stream_id]
+        wait = collisions.judge(others, since, now)
+        rows = "; ".join(self._kept_out)
+        if wait.over:
+            shards = ", ".join(sorted({stream.source_shard for stream in others}))
+            raise DivergenceError(
+                f"a row of source shard {self._spec.source_shard} finds its key, or a unique value,"
+                f" taken by one of shard {shards}: {rows}; {wait.reason}",
+                next_step="make key and unique values differ between the source shards, or delete"
+                " one of the rows; then start the workflow again",
+                rows=self._kept_out,
+            )
+        if not self._said and self._pause_s > collisions.ROUND_WAIT_MIN_S:
+            self._said = True
+            message = f"waiting: {rows} finds its place taken; {wait.reason}"
+            streams.say(conn, self._stream_id, epoch, message)
+        self._next_at = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, collisions.ROUND_WAIT_MAX_S)
 
     def _begin(self, conn: psycopg.Connection, origin: str, epoch: int) -> None:
         control = stream_row.begin(conn, self._stream_id, origin)
@@ -139,26 +217,34 @@ class Refetcher:
         applier: TableApplier,
         table: str,
         *,
+        after: list[str],
+        accounts: Accounts | None,
         origin: str,
         epoch: int,
-    ) -> bool:
-        """One target transaction of a round; says whether there was anything to do."""
-        keys = refetch.entries(conn, self._stream_id, table, ROWS_MAX)
+    ) -> tuple[list[str] | None, Accounts | None]:
+        """One target transaction of a round; its last key, None if there was none."""
+        keys = refetch.entries(conn, self._stream_id, table, ROWS_MAX, after=after)
         if not keys:
-            return False
+            return None, accounts
         route = self._routes[table]
         found = refetch.read_rows(source, applier.table, keys, binary=route.binary)
         own = self._own(route, found)
         if self._newer is not None:
             self._newer.setdefault(table, set()).update(map(key_getter(route.key_places), own))
         self._begin(conn, origin, epoch)
-        apply_lenient(applier, LenientSets(upserts=list(own)), None)
-        refetch.forget(conn, self._stream_id, table, keys)
-        stream_row.set_h(conn, self._stream_id, H_UNKNOWN)
+        done = apply_lenient(applier, LenientSets(upserts=list(own)), None)
+        refetch.forget(conn, self._stream_id, table, [k for k in keys if k not in done.again])
+        if done.again:
+            refetch.enter(conn, self._stream_id, table, done.again)
+        if accounts is not None:
+            accounts = booked(accounts, table, done.net, 0, anew=False)
+        stream_row.set_h(conn, self._stream_id, H_UNKNOWN, accounts)
         conn.execute("COMMIT")
         applier.committed()
         steps.reached(COMMITTED)
-        return True
+        room = KEYS_NAMED_MAX - len(self._kept_out)
+        self._kept_out += [f"{table} ({', '.join(key)})" for key in done.again[:room]]
+        return keys[-1], accounts
 
     def _finish(self, conn: psycopg.Connection, h_lsn: int, *, origin: str, epoch: int) -> None:
         self._begin(conn, origin, epoch)
@@ -173,4 +259,4 @@ class Refetcher:
             return list(found)
         values = locator.values(found, route.shard, binary=route.binary)
         places = locator.locate(values)
-        return [row for row, at in zip(found, places, strict=True) if at == self._place]
+        return [row for row, at in zip(found, places, strict=True) if at == self.place]

@@ -19,17 +19,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from tidegate.dataplane import post_copy, source_tables, streams
+from tidegate.dataplane import accounts, post_copy, source_tables, streams
 from tidegate.dataplane.apply import Source, StreamStoppedError, TargetApplier
 from tidegate.dataplane.reader import Inbox, Reader
 from tidegate.dataplane.refetch import Refetcher
 from tidegate.engines.postgres import copy as wire
 from tidegate.engines.postgres import slots, stream_row
-from tidegate.engines.postgres.apply import SESSION_SETTINGS, TableApplier
+from tidegate.engines.postgres.apply import SESSION_SETTINGS
 from tidegate.engines.postgres.apply_tables import TargetTable
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.position import format_lsn, parse_lsn
 from tidegate.engines.postgres.replication import LogStream
+from tidegate.engines.postgres.table_applier import TableApplier
 from tidegate.errors import SchemaChangedError, SlotPassedError
 from tidegate.topology.names import TableName
 
@@ -51,6 +52,8 @@ OBSERVE_INTERVAL_S = 5.0
 #: The source's log position counts as known for so long.
 PROBE_AGE_MAX_S = 3.0
 DRAIN_TIMEOUT_S = 300.0
+#: A constraint that has not held for so long does not hold at all.
+SETTLE_MAX_S = 120.0
 JOIN_TIMEOUT_S = 30.0
 NEVER = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -93,6 +96,8 @@ class Session:
         self._watched: dict[int, psycopg.Connection] = {}
         self._altered: tuple[int, str] | None = None
         self._probed_at = self._observed_at = 0.0
+        #: target shard → since when a constraint has not held while rows are on their way
+        self._unsettled_since: dict[str, float] = {}
 
     def run(self) -> Outcome:
         """Stream until something changes.
@@ -165,28 +170,32 @@ class Session:
         wire.prepare_target(conn)
         for setting in SESSION_SETTINGS:
             conn.execute("SET " + setting)
+        neighbours = source_tables.other_sources(conn, self._spec)
         control = stream_row.read(conn, row.id)
         assert control is not None, "the row was read a moment ago"
-        refetcher = Refetcher(self._spec.source, self._routes, stream_id=row.id, place=place)
+        refetcher = Refetcher(self._spec, self._routes, stream_id=row.id, place=place)
         refetcher.reload(conn)
         return TargetApplier(
             conn,
             inbox,
             Source(lambda: self._reader.delivered, self._probe.reached_by),
-            self._tables(conn),
+            self._tables(conn, others=bool(neighbours)),
             refetcher,
             stream_id=row.id,
             epoch=self._spec.epoch,
             origin=self._spec.own_origin,
             control=control,
-            emptying=self._emptying(conn),
+            routes=list(self._routes.values()),
+            emptying=self._emptying(conn, others=bool(neighbours)),
             on_exact=lambda conn: self._exact(conn, target),
             on_end=self._event.set,
         )
 
-    def _tables(self, conn: psycopg.Connection) -> dict[str, TableApplier]:
+    def _tables(self, conn: psycopg.Connection, *, others: bool) -> dict[str, TableApplier]:
         found = {}
+        rules = {rule.table: rule for rule in self._spec.tables}
         for route in self._routes.values():
+            rule = rules[route.table]
             table = TargetTable.read(
                 conn,
                 TableName.parse(route.table),
@@ -195,17 +204,28 @@ class Session:
                 key=route.key,
                 unique_at_source=route.unique,
             )
-            found[route.table] = TableApplier(conn, table, binary=route.binary)
+            shared = others and not rule.alone
+            own = source_tables.own_of(route, rule, self._spec, conn) if shared else None
+            found[route.table] = TableApplier(
+                conn, table, binary=route.binary, shared=shared, own=own
+            )
             found[route.table].prepare()
         return found
 
-    def _emptying(self, conn: psycopg.Connection) -> Callable[[Route], OwnRows | None]:
-        count = len(streams.read_streams(conn, self._spec.workflow_uuid, self._spec.direction))
-        return lambda route: source_tables.emptying(route, self._spec, conn, streams=count)
+    def _emptying(
+        self, conn: psycopg.Connection, *, others: bool
+    ) -> Callable[[Route], OwnRows | None]:
+        return lambda route: source_tables.emptying(route, self._spec, conn, shared=others)
 
     def _exact(self, conn: psycopg.Connection, target: TargetSpec) -> bool:
         """In the applier's thread, between transactions: the stream has passed H."""
-        done = post_copy.run(conn, self._spec, "after_catchup")
+        try:
+            done = post_copy.run(conn, self._spec, "after_catchup")
+        except post_copy.NotYetError as error:
+            now = time.monotonic()
+            if now - self._unsettled_since.setdefault(target.shard, now) > SETTLE_MAX_S:
+                raise error.told from error
+            return False
         if done:
             self._progress.event("exact", shard=target.shard)
         return done
@@ -244,15 +264,18 @@ class Session:
 
     def _look(self) -> bool:
         """Read every row and tell the appliers; says whether a session no longer fits the rows."""
+        controls = []
         for place, conn in self._watched.items():
             for _ in conn.notifies(timeout=0):
                 pass
             control = stream_row.read(conn, self._rows[place].id)
+            controls.append(control)
             applier = self._appliers.get(place)
             if applier is not None and control is not None:
                 applier.seen(control)
             elif applier is None and control is not None and control.state in streams.ACTIVE:
                 return True
+        accounts.require_even_at(controls)
         return False
 
     def _look_at_source(self) -> None:

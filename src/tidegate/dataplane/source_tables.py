@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.types.json import Jsonb
 
+from tidegate.dataplane import streams
 from tidegate.dataplane.fanout import Locator, Route
 from tidegate.engines.postgres import copy as wire
 from tidegate.engines.postgres import split
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from tidegate.dataplane.model import SpanSpec
+    from tidegate.dataplane.model import Home, SpanSpec, TableRule
     from tidegate.engines.postgres.catalog import Column, Table
     from tidegate.engines.postgres.emptying import OwnRows
 
@@ -109,7 +110,7 @@ def routes(
     for number, (name, table) in enumerate(sorted(tables.items())):
         columns = tuple(c.name for c in table.copied_columns)
         rule = rules[name]
-        key = _identity(table)
+        key = identity(table)
         route = Route(
             table=rule.table,
             number=number,
@@ -119,18 +120,22 @@ def routes(
             unique=unique_columns(source, name),
             binary=binary,
             plain_key=all(_plain(table.column(name)) for name in key),
+            places=spec.places(rule) if rule.targets else None,
         )
         if rule.shard_columns:
             route.shard = tuple(columns.index(c) for c in rule.shard_columns)
             route.loose = table.replica_identity != "full" and not set(rule.shard_columns) <= set(
                 _logged(table)
             )
-            route.locator = Locator.of(_routing(source, name, key, spec))
+            route.locator = Locator.of(routing(source, name, key, spec))
+        if rule.home is not None and not rule.places_by_home:
+            route.home = Locator.of(home_routing(source, name, key, rule.home, spec.source_shard))
+            route.home_columns = tuple(columns.index(c) for c in rule.home.columns)
         found.append(route)
     return found
 
 
-def _identity(table: Table) -> tuple[str, ...]:
+def identity(table: Table) -> tuple[str, ...]:
     """The columns by which old rows are known: what the log carries of them, if it can be a key."""
     logged = _logged(table)
     key = logged if table.replica_identity == "index" else key_columns(table)
@@ -157,34 +162,134 @@ def _logged(table: Table) -> tuple[str, ...]:
     return table.primary_key
 
 
-def _routing(
+def routing(
     source: psycopg.Connection, name: TableName, key: tuple[str, ...], spec: SpanSpec
 ) -> split.Routing:
+    """How the rows of a table find their targets.
+
+    Where other source shards feed them as well, a row that lies on the wrong source shard has none.
+
+    Raises:
+        ShardKeyError: the table lacks a sharding column.
+    """
     rule = next(r for r in spec.tables if TableName.parse(r.table) == name)
     return split.plan_routing(
         source,
         name,
         key,
-        {place: target.key_range for place, target in enumerate(spec.targets)},
+        {place: spec.targets[place].key_range for place in spec.places(rule)},
         shard_columns=rule.shard_columns,
         vindex_type=rule.vindex_type,
         vindex_params=rule.vindex_params,
+        held=spec.source_shard if rule.places_by_home else "",
+    )
+
+
+def copy_routing(
+    source: psycopg.Connection, name: TableName, key: tuple[str, ...], spec: SpanSpec
+) -> split.Routing:
+    """As :func:`routing`; into one target of several sources, the rows that belong to this one.
+
+    Raises:
+        ShardKeyError: the table lacks a sharding column.
+    """
+    rule = next(r for r in spec.tables if TableName.parse(r.table) == name)
+    if rule.shard_columns or rule.home is None or len(spec.targets) > 1:
+        return routing(source, name, key, spec)
+    return home_routing(source, name, key, rule.home, spec.source_shard)
+
+
+def copy_home(
+    source: psycopg.Connection, name: TableName, key: tuple[str, ...], spec: SpanSpec
+) -> split.Routing | None:
+    """What refuses rows of other source shards where the routing of the copy does not.
+
+    None also where the database cannot compute the vindex: such a row is found when it changes.
+
+    Raises:
+        ShardKeyError: the table lacks a sharding column.
+    """
+    rule = next(r for r in spec.tables if TableName.parse(r.table) == name)
+    if rule.home is None or rule.places_by_home or not rule.shard_columns:
+        return None
+    found = home_routing(source, name, key, rule.home, spec.source_shard)
+    return found if found.in_query else None
+
+
+def home_routing(
+    source: psycopg.Connection, name: TableName, key: tuple[str, ...], home: Home, shard: str
+) -> split.Routing:
+    """Which rows of a table belong to a source shard; all others have no place.
+
+    Raises:
+        ShardKeyError: the table lacks a sharding column.
+    """
+    return split.plan_routing(
+        source,
+        name,
+        key,
+        {0: shard},
+        shard_columns=home.columns,
+        vindex_type=home.vindex_type,
+        vindex_params=home.vindex_params,
+        held=shard,
+    )
+
+
+def other_sources(target: psycopg.Connection, spec: SpanSpec) -> tuple[str, ...]:
+    """The other source shards that feed a target of the span, sorted."""
+    rows = streams.read_streams(target, spec.workflow_uuid, spec.direction)
+    return tuple(sorted({row.source_shard for row in rows} - {spec.source_shard}))
+
+
+def own_of(
+    route: Route, rule: TableRule, spec: SpanSpec, target: psycopg.Connection
+) -> OwnRows | None:
+    """What tells the rows of this source shard from others at a shared target.
+
+    None where the key does that by itself: rows of different homes then have different keys.
+
+    Raises:
+        FailedPreconditionError: nothing does.
+    """
+    if rule.home is None:
+        raise FailedPreconditionError(
+            f"table {route.table} is fed by several source shards, and the vschema of"
+            f" {spec.source_keyspace} does not say which of them a row belongs to",
+            next_step="give the table a primary vindex in that vschema, or make it a reference"
+            " table, then start the workflow",
+            table=route.table,
+        )
+    if route.plain_key and set(rule.home.columns) <= set(route.key):
+        return None
+    return _own(route, rule.home, spec, target)
+
+
+def _own(route: Route, home: Home, spec: SpanSpec, target: psycopg.Connection) -> OwnRows:
+    return own_rows(
+        target,
+        TableName.parse(route.table),
+        route.key,
+        spec.source_shard,
+        shard_columns=home.columns,
+        vindex_type=home.vindex_type,
+        vindex_params=home.vindex_params,
     )
 
 
 def emptying(
-    route: Route, spec: SpanSpec, target: psycopg.Connection, *, streams: int
+    route: Route, spec: SpanSpec, target: psycopg.Connection, *, shared: bool
 ) -> OwnRows | None:
     """What a TRUNCATE at the source means at a target: the rows of this source, or everything.
 
-    With more than one stream only the rows of this source shard are meant (rule 13), which the
-    vindex of the source's keyspace tells.
+    Where other streams feed the table only the rows of this source shard are meant (rule 13), which
+    the vindex of the source's keyspace tells.
 
     Raises:
         FailedPreconditionError: they cannot be told from the others.
     """
     rule = next(rule for rule in spec.tables if rule.table == route.table)
-    if streams <= 1 or rule.alone:
+    if not shared or rule.alone:
         return None
     if rule.home is None:
         raise FailedPreconditionError(
@@ -194,12 +299,4 @@ def emptying(
             next_step="give the table a primary vindex in that vschema, then start the workflow",
             table=route.table,
         )
-    return own_rows(
-        target,
-        TableName.parse(route.table),
-        route.key,
-        spec.source_shard,
-        shard_columns=rule.home.columns,
-        vindex_type=rule.home.vindex_type,
-        vindex_params=rule.home.vindex_params,
-    )
+    return _own(route, rule.home, spec, target)

@@ -25,7 +25,7 @@ COLUMNS = (
     "id, workflow_uuid::text, workflow, direction, source_keyspace, source_shard, target_keyspace,"
     " target_shard, spec, state, message, epoch, system_identifier, timeline, lsn::text,"
     " h_lsn::text, stop_lsn::text, hold_until, source_commit_at, heartbeat_at, updated_at,"
-    " rows_copied, bytes_copied, rows_applied, backends"
+    " rows_copied, bytes_copied, rows_applied, backends, accounts"
 )
 
 
@@ -58,6 +58,7 @@ class StreamRow:
     bytes_copied: int
     rows_applied: int
     backends: tuple[int, ...]
+    accounts: dict[str, list[int]] | None = None
 
     @property
     def active(self) -> bool:
@@ -73,6 +74,11 @@ class StreamRow:
     def exact(self) -> bool:
         """The rows are exactly the source's at ``lsn``; before H some are newer or missing."""
         return self.lsn is not None and self.h_lsn is not None and self.lsn >= self.h_lsn
+
+    @property
+    def copied(self) -> bool:
+        """The stream has passed its first H; a few rows may wait to be read again since."""
+        return self.exact or self.accounts is not None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 import psycopg
 
 from tidegate.engines.postgres import predecessors
-from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.connection import LOCK_TIMEOUT_S, connect
 from tidegate.errors import ConnectError, TidegateError, WaitTimeoutError
 from tidegate.topology.connections import Endpoint, redacted
 
@@ -183,3 +183,15 @@ class Sessions:
         _traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@contextmanager
+def hurried(session: Connection[TupleRow], left_s: float) -> Iterator[None]:
+    """Locks are waited for no longer than ``left_s``, seconds."""
+    query = "SELECT set_config('lock_timeout', %s, false)"
+    session.execute(query, [str(max(1, round(left_s * 1000)))])
+    try:
+        yield
+    finally:
+        if not session.broken:
+            session.execute(query, [str(round(LOCK_TIMEOUT_S * 1000))])

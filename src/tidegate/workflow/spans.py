@@ -8,8 +8,8 @@ whether a worker makes progress is for the supervisor to see.
   move between keyspaces, those of intersecting key range when a keyspace is resharded.
 * A table that the target spreads by a vindex carries that vindex; a table of an unsharded target
   and a reference table go whole to every target.
-* A reference table is the same at all sources: it is read from the first source of its targets
-  only, so that one row is never fed twice.
+* A reference table is the same at all sources: each target reads it from the first source that
+  feeds it, so that one row is never fed twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.dataplane.model import Direction, Home, SpanOptions, SpanSpec, TableRule, TargetSpec
-from tidegate.errors import FailedPreconditionError
 from tidegate.topology.vschema import TableKind
 from tidegate.workflow.model import Phase, replication_name
 from tidegate.workflow.sessions import endpoint_of
@@ -47,12 +46,7 @@ def fed_shards(
 def table_rules(
     snapshot: Snapshot, workflow: Workflow, direction: Direction, source_shard: str
 ) -> tuple[TableRule, ...]:
-    """What the span of a source shard carries, by table name.
-
-    Raises:
-        FailedPreconditionError: a reference table would reach some targets of the span from this
-            source and others from another one.
-    """
+    """What the span of a source shard carries, by table name."""
     vschema = snapshot.vschema(workflow.keyspaces(direction)[1])
     targets = workflow.shards(direction)[1]
     rules = []
@@ -61,8 +55,10 @@ def table_rules(
         whole = not vschema.sharded or len(targets) == 1
         reference = spec is not None and spec.kind is TableKind.REFERENCE
         if reference or (whole and _is_reference(snapshot, workflow, direction, table)):
-            if _reads_reference(snapshot, workflow, direction, source_shard, table):
-                rules.append(TableRule(table, alone=True))
+            fed = _fed_first(snapshot, workflow, direction, source_shard)
+            if fed:
+                everywhere = fed == fed_shards(snapshot, workflow, direction, source_shard)
+                rules.append(TableRule(table, alone=True, targets=() if everywhere else fed))
             continue
         home = _home(snapshot, workflow, direction, table)
         if whole or spec is None or spec.primary_vindex is None:
@@ -93,24 +89,14 @@ def _is_reference(snapshot: Snapshot, workflow: Workflow, direction: Direction, 
     return spec is not None and spec.kind is TableKind.REFERENCE
 
 
-def _reads_reference(
-    snapshot: Snapshot, workflow: Workflow, direction: Direction, source_shard: str, table: str
-) -> bool:
-    """Whether this source is the first one of all the targets it feeds."""
-    sources = sorted(workflow.shards(direction)[0])
-    first = {
-        target: next(s for s in sources if target in fed_shards(snapshot, workflow, direction, s))
-        for target in fed_shards(snapshot, workflow, direction, source_shard)
-    }
-    mine = {target for target, source in first.items() if source == source_shard}
-    if mine and mine != set(first):
-        raise FailedPreconditionError(
-            f"reference table {table} would reach {', '.join(sorted(mine))} from {source_shard} and"
-            f" {', '.join(sorted(set(first) - mine))} from another shard",
-            next_step="reshard in two steps whose target ranges do not overlap two sources",
-            table=table,
-        )
-    return bool(mine)
+def _fed_first(
+    snapshot: Snapshot, workflow: Workflow, direction: Direction, source_shard: str
+) -> tuple[str, ...]:
+    """The target shards whose first source this one is, sorted."""
+    earlier = [s for s in sorted(workflow.shards(direction)[0]) if s < source_shard]
+    taken = {t for s in earlier for t in fed_shards(snapshot, workflow, direction, s)}
+    fed = fed_shards(snapshot, workflow, direction, source_shard)
+    return tuple(target for target in fed if target not in taken)
 
 
 def stream_pairs(
@@ -120,8 +106,9 @@ def stream_pairs(
     return tuple(
         (source, target)
         for source in sorted(workflow.shards(direction)[0])
-        if table_rules(snapshot, workflow, direction, source)
+        for rules in (table_rules(snapshot, workflow, direction, source),)
         for target in fed_shards(snapshot, workflow, direction, source)
+        if any(rule.feeds(target) for rule in rules)
     )
 
 

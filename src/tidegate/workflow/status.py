@@ -230,7 +230,7 @@ def _stream_status(row: StreamRow, now: datetime, pending: int) -> StreamStatus:
         rows_copied=row.rows_copied,
         rows_applied=row.rows_applied,
         heartbeat_at=None if row.heartbeat_at is None else row.heartbeat_at.isoformat(),
-        pending=pending + (0 if row.exact else 1),
+        pending=pending + (0 if row.copied else 1),
     )
 
 
@@ -247,9 +247,14 @@ def _clock(session: Connection[TupleRow]) -> datetime:
 
 
 def _pending(session: Connection[TupleRow], workflow: Workflow) -> dict[int, int]:
-    """What each stream still has to do before its rows are all there, beyond applying the log."""
+    """What each stream still has to do before its copy is complete, beyond applying the log.
+
+    Rows that wait to be read again count until the first H only: under writers that move rows some
+    always do.
+    """
     rows = session.execute(
-        "SELECT s.id, (SELECT count(*) FROM _tidegate.refetch AS r WHERE r.stream_id = s.id)"
+        "SELECT s.id, (SELECT count(*) FROM _tidegate.refetch AS r WHERE r.stream_id = s.id"
+        "     AND s.accounts IS NULL)"
         " + (SELECT count(*) FROM _tidegate.post_copy_action AS a"
         "     WHERE a.workflow_uuid = s.workflow_uuid AND a.done_at IS NULL)"
         " FROM _tidegate.stream AS s WHERE s.workflow_uuid = %s",

@@ -9,28 +9,37 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tidegate.dataplane import streams
+from tidegate.dataplane import accounts, streams
 from tidegate.dataplane.model import Direction, StreamState
-from tidegate.engines.postgres import fence, holders, journal, publication, sequences, slots
-from tidegate.engines.postgres.connection import LOCK_TIMEOUT_S, server_facts
+from tidegate.engines.postgres import fence, holders, journal, publication, slots
+from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.position import Position, format_lsn
-from tidegate.errors import FailedPreconditionError, NotFoundError, WaitTimeoutError
+from tidegate.errors import NotFoundError, WaitTimeoutError
 from tidegate.topology.names import TableName
-from tidegate.workflow import routers, spans, switch, switch_journal, traffic
+from tidegate.workflow import (
+    routers,
+    spans,
+    switch,
+    switch_journal,
+    switch_sequences,
+    traffic,
+)
 from tidegate.workflow.model import StreamRef, opposite, replication_name
 from tidegate.workflow.pause import REMEMBERED, Pause, reserve_s
 from tidegate.workflow.plan import PlanStep, Zone
+from tidegate.workflow.sessions import hurried
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
+    from tidegate.dataplane.streams import StreamRow
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.requests import SwitchRequest
@@ -56,6 +65,7 @@ class SwitchActions:
     positions: dict[str, Position] = field(default_factory=dict)
     facts: dict[str, tuple[str, int]] = field(default_factory=dict)
     decided: bool = False
+    staying: switch_sequences.Staying | None = None
 
     def __post_init__(self) -> None:
         workflow = self.work.workflow
@@ -179,10 +189,11 @@ class SwitchActions:
         """Let the streams reach a marker, and learn what the pause will need."""
         deadline = time.monotonic() + self.request.timeout_s
         self._mark("before")
-        self._wait_streams(lambda: deadline - time.monotonic())
+        self._wait_streams(lambda: deadline - time.monotonic(), exact=False)
         self._at_closing(lambda s, session: self._wait_holders(s, session, deadline))
         found = self._at_opening(lambda _s, session: server_facts(session))
         self.facts = {s: (f.system_identifier, f.timeline) for s, f in found.items()}
+        self._read_staying()
         if self.request.enable_reverse_replication:
             self._at_closing(self._delete_way_back_at)
         if not self.request.ignore_routers:
@@ -237,29 +248,22 @@ class SwitchActions:
             time.sleep(HOLDER_POLL_S)
 
     def _hold(self) -> None:
-        """A worker that stands still inside a transaction must not make writers wait with it."""
+        """Bring the streams to where the fence stands, and keep them there.
+
+        Nothing but markers is written behind the fence: a row that waits is read as it is at S, and
+        a stream that is exact beyond S is exact at S. A worker that stands still inside a
+        transaction must not make writers wait with it.
+        """
         self._mark("fence")
-        refs = self._streams_by_target()
-
-        def hold(shard: str, session: Connection[TupleRow]) -> None:
-            with self._hurried(session):
-                for ref in refs[shard]:
-                    bound = self.markers[ref.source_shard]
-                    streams.hold_at(session, [ref.stream_id], bound, HOLD_S)
-
-        self.work.sessions.each(self.opening_keyspace, refs, hold)
         self._wait_streams(lambda: min(self._left_s(), self.request.timeout_s))
+        held = self._at_opening(self._hold_at)
+        accounts.require_even_spans(row for found in held.values() for row in found)
 
-    @contextmanager
-    def _hurried(self, session: Connection[TupleRow]) -> Iterator[None]:
-        """Locks are waited for as long as the pause may last."""
-        query = "SELECT set_config('lock_timeout', %s, false)"
-        session.execute(query, [str(max(1, round(self._left_s() * 1000)))])
-        try:
-            yield
-        finally:
-            if not session.broken:
-                session.execute(query, [str(round(LOCK_TIMEOUT_S * 1000))])
+    def _hold_at(self, _shard: str, session: Connection[TupleRow]) -> list[StreamRow]:
+        with hurried(session, self._left_s()):
+            rows = streams.read_streams(session, self.uuid, self.direction)
+            streams.hold(session, [row.id for row in rows], HOLD_S)
+        return rows
 
     def _raise_sequences(self) -> None:
         """T comes after the last row of the streams and before the first of the application."""
@@ -270,22 +274,22 @@ class SwitchActions:
         self._sequences()
 
     def _sequences(self) -> None:
-        """Raised before the opening side takes a write; the order of its shards gives the offsets.
-
-        A switch that is taken back leaves them raised: numbers are skipped, none is used twice.
-        """
-        found = sequences.raise_past(
-            [self.work.sessions.get(self.closing_keyspace, s) for s in sorted(self.closing)],
-            [self.work.sessions.get(self.opening_keyspace, s) for s in sorted(self.opening)],
-            self.tables,
+        """Raised before the opening side takes a write."""
+        if self.staying is None:
+            self._read_staying()
+        switch_sequences.raise_opening(
+            self.work,
+            closing=(self.closing_keyspace, self.closing),
+            opening=(self.opening_keyspace, self.opening),
+            tables=self.tables,
+            staying=self.staying or (),
         )
-        exhausted = sorted({str(raised.name) for raised in found if raised.exhausted})
-        if exhausted:
-            raise FailedPreconditionError(
-                f"sequences have no numbers left for the opening side: {', '.join(exhausted)}",
-                next_step="widen them: ALTER SEQUENCE … AS bigint MAXVALUE …, on both sides",
-                sequences=exhausted,
-            )
+
+    def _read_staying(self) -> None:
+        moving = {*self.closing, *self.opening}
+        self.staying = switch_sequences.read_staying(
+            self.work, self.opening_keyspace, moving, self.tables
+        )
 
     def _prepare_way_back(self) -> None:
         self._at_closing(self._insert_way_back)
@@ -428,11 +432,12 @@ class SwitchActions:
             )
         )
 
-    def _wait_streams(self, left_s: Callable[[], float]) -> None:
+    def _wait_streams(self, left_s: Callable[[], float], *, exact: bool = True) -> None:
         def wait(shard: str, session: Connection[TupleRow]) -> None:
             for ref in self._streams_by_target()[shard]:
                 bound = self.markers[ref.source_shard]
-                streams.wait_position(session, ref.stream_id, bound, max(0.0, left_s()))
+                timeout_s = max(0.0, left_s())
+                streams.wait_position(session, ref.stream_id, bound, timeout_s, exact=exact)
 
         self.work.sessions.each(self.opening_keyspace, self._streams_by_target(), wait)
 

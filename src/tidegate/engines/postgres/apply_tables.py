@@ -79,6 +79,12 @@ SELECT DISTINCT a.attname::text
 """
 
 
+_ALL_IMMEDIATE = """
+SELECT coalesce(bool_and(i.indimmediate), true) FROM pg_index i
+ WHERE i.indrelid = %s AND (i.indisunique OR i.indisexclusion)
+"""
+
+
 @dataclass(frozen=True)
 class TargetColumn:
     """A column of the target; ``type_name`` is the base type's."""
@@ -126,6 +132,7 @@ class TargetTable:
     key: tuple[int, ...]
     operators: tuple[tuple[str, str], ...]  # schema and name of each key column's equality
     swap: frozenset[int]
+    immediate: bool = True  # no unique or exclusion constraint is deferrable
 
     @classmethod
     def read(
@@ -167,6 +174,7 @@ class TargetTable:
             tuple(columns.index(column) for column in key),
             tuple(operators[column] for column in key),
             frozenset(i for i, c in enumerate(columns) if c in unique and c not in key),
+            all(immediate for (immediate,) in conn.execute(_ALL_IMMEDIATE, [oid])),
         )
 
     @cached_property
@@ -250,6 +258,15 @@ class TargetTable:
                 for n in range(len(self.key))
             )
         )
+
+    def unless_taken(self) -> sql.Composable:
+        """The clause that passes over rows whose key or unique values another row has.
+
+        A deferrable constraint cannot decide that; with one only the key does.
+        """
+        if self.immediate:
+            return sql.SQL("ON CONFLICT DO NOTHING")
+        return sql.SQL("ON CONFLICT ({}) DO NOTHING").format(self.names(self.key))
 
     def swapped(self, present: Iterable[int]) -> sql.Composed | None:
         """Whether a present swap column changes; ``None`` when none is present."""

@@ -107,6 +107,8 @@ class CopyPlan:
     columns: tuple[str, ...]
     as_text: frozenset[str]
     format: Format
+    into: sql.Identifier | None = None  # another table of the target, with columns of other names
+    into_columns: tuple[str, ...] = ()
 
     def options(self) -> sql.Composable:
         """The options both COPY statements share."""
@@ -127,8 +129,9 @@ class CopyPlan:
 
     def copy_in(self) -> sql.Composed:
         """The statement for the target."""
+        columns = sql.SQL(", ").join(map(sql.Identifier, self.into_columns or self.columns))
         return sql.SQL("COPY {} ({}) FROM STDIN {}").format(
-            table_identifier(self.table), self.names(), self.options()
+            self.into or table_identifier(self.table), columns, self.options()
         )
 
     def copy_out(

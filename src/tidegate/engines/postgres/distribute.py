@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from tidegate.topology.vindexes import Value
 
 type Message = memoryview | bytes
+
+#: In a table of places by first byte: the ids have no place.
+_NOWHERE = 255
 type Blocks = Iterator[tuple[int, bytes]]
 
 
@@ -102,31 +105,46 @@ class RowDistributor(Distributor):
         places: Sequence[int]
         if self._by_first_byte is not None:
             places = self._ids(rows)[::8].translate(self._by_first_byte)
+            refused = places.find(_NOWHERE) if self._checked is not None else -1
+            if refused >= 0:
+                raise RowRefusedError(self._raw(rows[refused]))
         else:
             bodies, values = self._keys(rows)
             places = self._places(rows, values)
-        if len(self.slots) == 2:
-            sent = [list(compress(bodies, map(not_, places))), list(compress(bodies, places))]
-        else:
-            sent = [[] for _ in self.slots]
-            appends = [own.append for own in sent]
-            for place, body in zip(places, bodies, strict=True):
-                appends[place](body)
-        for target, own in zip(self.slots, sent, strict=True):
+        for target, own in zip(self.slots, self._sorted(bodies, places), strict=True):
             if own and target in self.targets:
                 yield target, b"".join(own)
+
+    def _sorted(self, bodies: list[Message], places: Sequence[int]) -> list[list[Message]]:
+        """The rows of each slot."""
+        if len(self.slots) == 1:
+            return [bodies]
+        if len(self.slots) == 2:
+            return [list(compress(bodies, map(not_, places))), list(compress(bodies, places))]
+        sent: list[list[Message]] = [[] for _ in self.slots]
+        appends = [own.append for own in sent]
+        for place, body in zip(places, bodies, strict=True):
+            appends[place](body)
+        return sent
 
     def _table(self) -> bytes | None:
         """Places by the first byte of a keyspace id, where that decides and ids come in bulk."""
         routing = self._routing
         assert routing.vindex is not None
-        decides = self._checked is None and all(len(start) <= 1 for start in self._starts)
+        limits = [*self._starts, *(self._checked or ())]
+        decides = all(len(limit) <= 1 for limit in limits) and len(self._starts) < _NOWHERE
         simple = len(routing.columns) == 1 and routing.columns[0].not_null
         if not (decides and simple and routing.columns[0].width in {4, 8}):
             return None
         if routing.vindex.map_int64s(b"") is None:
             return None
-        return bytes(bisect_right(self._starts, bytes([byte])) - 1 for byte in range(256))
+        return bytes(self._place_of_first(byte) for byte in range(256))
+
+    def _place_of_first(self, byte: int) -> int:
+        """The place of the ids that begin with a byte, :data:`_NOWHERE` where they have none."""
+        place = bisect_right(self._starts, bytes([byte])) - 1
+        end = self._checked[place] if self._checked is not None and place >= 0 else b""
+        return _NOWHERE if place < 0 or (end and bytes([byte]) >= end) else place
 
     def _ids(self, rows: Sequence[Message]) -> bytes:
         """Keyspace ids of rows whose first field is an integer that is not null, joined."""

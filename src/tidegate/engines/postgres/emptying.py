@@ -1,8 +1,9 @@
-"""Removes the rows of one source shard from a table that several shards feed.
+"""Tells the rows of one source shard from those of others in a table that several shards feed.
 
-Decides how the rows are told apart: by a condition where the database can compute the vindex, else
-by reading the sharding columns of the whole table, some blocks at a time, and mapping them here.
-All of it happens in the caller's transaction, so it commits with the position of the TRUNCATE it
+A row's *home* is the source shard whose range holds its keyspace id by the source's vindex. Decides
+how homes are found: by a condition where the database can compute the vindex, else by reading the
+sharding columns and mapping them here. :func:`delete_own` removes all rows of one home, some blocks
+at a time, in the caller's transaction, so that it commits with the position of the TRUNCATE it
 stands for (datapath rule 13). Memory is bounded by the rows of :data:`BLOCKS` blocks.
 
 Rows are deleted by ``ctid``. That is safe although others write to the table: nobody else changes
@@ -51,6 +52,25 @@ class OwnRows:
             return None
         return sql.SQL(sql_in_key_range(f"({self.routing.keyspace_id})", self.key_range))
 
+    def are_own(self, raws: Sequence[Sequence[bytes | None]]) -> list[bool]:
+        """Which rows are this source's, by their :meth:`Routing.sent_values`.
+
+        Raises:
+            ShardKeyError: a row cannot be mapped, so its home is unknown.
+        """
+        assert self.routing.vindex is not None
+        values = RowDistributor(self.routing, "binary", (0,)).decoded(raws)
+        try:
+            ids = self.routing.vindex.map_many(values)
+        except ShardKeyError as error:
+            raise refusal(self.routing, str(raws[int(error.details["index"])])) from None
+        contains = self.key_range.contains
+        return [contains(keyspace_id) for keyspace_id in ids]
+
+
+#: What the statements of the applier call the table.
+ALIAS: Final = "t"
+
 
 def own_rows(
     target: psycopg.Connection,
@@ -76,6 +96,7 @@ def own_rows(
             shard_columns=shard_columns,
             vindex_type=vindex_type,
             vindex_params=vindex_params,
+            alias=ALIAS,
         )
     )
 
@@ -107,7 +128,7 @@ def _delete_between(
 ) -> int:
     found = conn.execute(
         sql.SQL(
-            "SELECT ctid::text, {} FROM ONLY {} WHERE ctid >= {}::tid AND ctid < {}::tid"
+            "SELECT t.ctid::text, {} FROM ONLY {} AS t WHERE t.ctid >= {}::tid AND t.ctid < {}::tid"
         ).format(
             own.routing.sent_values(),
             relation,
@@ -115,7 +136,8 @@ def _delete_between(
             sql.Literal(f"({end},0)"),
         )
     ).fetchall()
-    mine = [ctid for ctid, is_own in zip(found, _are_own(own, found), strict=True) if is_own]
+    owned = own.are_own([row[1] for row in found])
+    mine = [row for row, is_own in zip(found, owned, strict=True) if is_own]
     if not mine:
         return 0
     deleted = conn.execute(
@@ -130,15 +152,3 @@ def _delete_between(
             table=str(own.routing.table),
         )
     return deleted
-
-
-def _are_own(own: OwnRows, found: Sequence[tuple[str, list[bytes | None]]]) -> list[bool]:
-    raws = [row[1] for row in found]
-    assert own.routing.vindex is not None
-    values = RowDistributor(own.routing, "binary", (0,)).decoded(raws)
-    try:
-        ids = own.routing.vindex.map_many(values)
-    except ShardKeyError as error:
-        raise refusal(own.routing, str(raws[int(error.details["index"])])) from None
-    contains = own.key_range.contains
-    return [contains(keyspace_id) for keyspace_id in ids]

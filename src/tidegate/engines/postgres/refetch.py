@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from tidegate.engines.postgres.apply import KeyFields, TableApplier
     from tidegate.engines.postgres.apply_tables import TargetTable
     from tidegate.engines.postgres.pgoutput import Row
+    from tidegate.engines.postgres.table_applier import KeyFields, TableApplier
 
 type KeyText = list[str]
 
@@ -75,11 +75,21 @@ def forget(conn: psycopg.Connection, stream_id: int, table: str, keys: Sequence[
         )
 
 
-def entries(conn: psycopg.Connection, stream_id: int, table: str, limit: int) -> list[KeyText]:
-    """Some keys that wait."""
+def forget_table(conn: psycopg.Connection, stream_id: int, table: str) -> None:
+    """The table was truncated: no key of it waits any more."""
+    conn.execute(
+        "DELETE FROM _tidegate.refetch WHERE stream_id = %s AND table_name = %s", [stream_id, table]
+    )
+
+
+def entries(
+    conn: psycopg.Connection, stream_id: int, table: str, limit: int, *, after: KeyText
+) -> list[KeyText]:
+    """Some keys that wait, in order, beyond ``after``; the empty key comes before all."""
     rows = conn.execute(
-        "SELECT key FROM _tidegate.refetch WHERE stream_id = %s AND table_name = %s LIMIT %s",
-        [stream_id, table, limit],
+        "SELECT key FROM _tidegate.refetch WHERE stream_id = %s AND table_name = %s"
+        " AND key > %s::text[] ORDER BY key LIMIT %s",
+        [stream_id, table, after, limit],
     )
     return [key for (key,) in rows]
 

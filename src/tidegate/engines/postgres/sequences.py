@@ -6,17 +6,21 @@ side starts past everything the closing side has reached, past the largest value
 past a margin of ``cache x increment``; always in the sequence's own direction, and only ever
 forward.
 
-With several opening shards each takes every n-th number, from an offset of its own: the increment
-becomes ``n x`` the original one. Which increment is the original one is read from the closing
-side: n sequences whose numbers can never meet carry a stride of n already. With one opening shard
-the original increment comes back.
+Each shard gives out the numbers of a *class* of its own: every m-th number, from a residue. The
+opening shards share what the closing ones gave out, less what shards that stay give out: of the
+free classes the widest is divided among them, so the increment becomes ``n x`` its modulus. One
+sequence that gave out every number, split over n shards, leaves each every n-th; put together again
+they leave one that gives out every number. No two shards give out the same, whatever splits and
+merges went before, as long as they did not before the first.
 
 The decision (:func:`plan`) is pure; the rest reads and sets.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -24,13 +28,18 @@ from psycopg import sql
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
+#: The numbers that leave a residue when divided by a modulus: (modulus, residue).
+type Class = tuple[int, int]
+
 #: Numbers, in units of the sequence's cache, that are skipped.
 MARGIN = 100
+#: Classes whose numbers repeat after more than so many are not put together, only divided.
+PERIOD_MAX = 2_000
 
 
 @dataclass(frozen=True)
@@ -68,53 +77,85 @@ class Raise:
     exhausted: bool = False
 
 
-def plan(closing: Sequence[SequenceState], opening: Sequence[SequenceState]) -> list[Raise]:
+def plan(
+    closing: Sequence[SequenceState],
+    opening: Sequence[SequenceState],
+    staying: Sequence[SequenceState] = (),
+) -> list[Raise]:
     """What each opening sequence of one name must be set to; empty when all are right already.
 
     Args:
         closing: the sequence at each shard that closes.
         opening: the sequence at each shard that opens, in the order that gives the offsets.
+        staying: the sequence at each other shard that goes on serving.
     """
-    base, count = original_increment(closing), len(opening)
-    sign = 1 if base > 0 else -1
+    sign = 1 if closing[0].increment > 0 else -1
 
     def furthest(values: Iterable[int]) -> int:
         return max(values) if sign > 0 else min(values)
 
     limits = [s.column_limit for s in (*closing, *opening) if s.column_limit is not None]
     taken = furthest([s.next_value - s.increment for s in closing] + limits)
-    past = taken + base * max(s.cache for s in (*closing, *opening)) * MARGIN
-    if _are_right(opening, base, past, sign):
+    modulus, residue = free_class(closing, staying)
+    past = taken + sign * modulus * max(s.cache for s in (*closing, *opening)) * MARGIN
+    stride = modulus * len(opening)
+    own = [(residue + shard * modulus) % stride for shard in range(len(opening))]
+    right = [
+        state.increment == sign * stride
+        and state.next_value % stride == mine
+        and (state.next_value - past) * sign >= 0
+        for state, mine in zip(opening, own, strict=True)
+    ]
+    if all(right):
         return []
     start = furthest([past, *(s.next_value for s in opening)])
     return [
-        _within_bounds(state, taken, Raise(state.name, shard, start + shard * base, base * count))
-        for shard, state in enumerate(opening)
+        _within_bounds(
+            state,
+            taken,
+            Raise(state.name, shard, start + (mine - start) * sign % stride * sign, sign * stride),
+        )
+        for shard, (state, mine) in enumerate(zip(opening, own, strict=True))
     ]
 
 
-def original_increment(states: Sequence[SequenceState]) -> int:
-    """The increment before strides: divided by their number when they can never meet."""
-    increment, count = states[0].increment, len(states)
-    offsets = {state.next_value % abs(increment) for state in states}
-    strided = (
-        count > 1
-        and increment % count == 0
-        and all(state.increment == increment for state in states)
-        and len(offsets) == count
-    )
-    return increment // count if strided else increment
+def free_class(closing: Sequence[SequenceState], staying: Sequence[SequenceState]) -> Class:
+    """The widest class of numbers that only closing shards give out.
+
+    Where there is none, because shards that stay give out everything anyway, the closing shards'
+    own is taken: what was not kept apart before is not now.
+    """
+    return _widest(tuple(map(_class_of, closing)), tuple(map(_class_of, staying)))
 
 
-def _are_right(opening: Sequence[SequenceState], base: int, past: int, sign: int) -> bool:
-    """All are past the mark and keep apart, as after an earlier call."""
-    count = len(opening)
-    offsets = {state.next_value % abs(base * count) for state in opening}
-    return (
-        all(state.increment == base * count for state in opening)
-        and len(offsets) == count
-        and all((state.next_value - past) * sign >= 0 for state in opening)
-    )
+@lru_cache(maxsize=1024)
+def _widest(given: tuple[Class, ...], kept: tuple[Class, ...]) -> Class:
+    period = math.lcm(*(modulus for modulus, _ in (*given, *kept)))
+    if period > PERIOD_MAX:
+        apart = [each for each in given if not any(_meet(each, other) for other in kept)]
+        return min(apart or given)
+    free = {
+        number
+        for modulus, residue in given
+        for number in range(residue, period, modulus)
+        if not any(number % m == r for m, r in kept)
+    }
+    for modulus in range(1, period + 1):
+        if period % modulus == 0:
+            for residue in range(modulus):
+                if all(number in free for number in range(residue, period, modulus)):
+                    return modulus, residue
+    return min(given)
+
+
+def _class_of(state: SequenceState) -> Class:
+    modulus = abs(state.increment)
+    return modulus, state.next_value % modulus
+
+
+def _meet(one: Class, other: Class) -> bool:
+    """Some number is in both classes."""
+    return (one[1] - other[1]) % math.gcd(one[0], other[0]) == 0
 
 
 def _within_bounds(state: SequenceState, taken: int, wanted: Raise) -> Raise:
@@ -214,6 +255,8 @@ def raise_past(
     closing: Sequence[Connection[TupleRow]],
     opening: Sequence[Connection[TupleRow]],
     tables: Sequence[TableName],
+    *,
+    staying: Sequence[Mapping[TableName, SequenceState]] = (),
 ) -> list[Raise]:
     """Set the opening side's sequences; may be repeated, and then changes nothing more.
 
@@ -222,6 +265,7 @@ def raise_past(
         opening: one session for each shard that opens; their order gives the offsets, so it must
             be the same at every call of one switch.
         tables: whose sequences.
+        staying: the sequences of each other shard that goes on serving, read at any time before.
 
     Returns:
         What was set. A sequence that the opening side lacks is left out.
@@ -239,6 +283,7 @@ def raise_past(
             raises += plan(
                 [states[name] for states in before if name in states],
                 [states[name] for states in after],
+                [states[name] for states in staying if name in states],
             )
     for shard, session in enumerate(opening):
         own = [r for r in raises if r.shard == shard]

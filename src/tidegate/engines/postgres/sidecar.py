@@ -44,7 +44,7 @@ class Part:
 
 def _streams_part() -> Part:
     file = resources.files(__package__).joinpath("sidecar.sql")
-    return Part("streams", 1, file.read_text(encoding="utf-8"))
+    return Part("streams", 2, file.read_text(encoding="utf-8"))
 
 
 def parts() -> list[Part]:

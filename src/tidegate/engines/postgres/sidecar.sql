@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS _tidegate.stream (
     bytes_copied bigint NOT NULL DEFAULT 0,
     rows_applied bigint NOT NULL DEFAULT 0,
     backends int[] NOT NULL DEFAULT '{}', -- sessions of the worker, for a take-over to end
+    accounts jsonb,                     -- table -> [net, expected] rows since the first H
     UNIQUE (workflow_uuid, direction, source_shard)
 );
 

@@ -30,7 +30,10 @@ class Release:
     change: str
 
 
-RELEASES: Final = (Release("1.0.0", ""),)
+RELEASES: Final = (
+    Release("1.0.0", ""),
+    Release("1.1.0", "ALTER TABLE _tidegate.stream ADD COLUMN IF NOT EXISTS accounts jsonb"),
+)
 """All releases, oldest first; the list only grows at its end."""
 
 FOUNDING: Final = RELEASES[0].version

@@ -71,6 +71,8 @@ class Routing:
     vindex: Vindex | None = None
     keyspace_id: str | None = None  # SQL
     key: tuple[str, ...] = ()  # for messages
+    held: str = ""  # the source shard whose rows all others are refused for
+    alias: str = ""  # of the table, where its columns must be told from others of the same name
 
     @property
     def in_query(self) -> bool:
@@ -95,7 +97,9 @@ class Routing:
         :func:`unmapped` reads that failure.
         """
         assert self.keyspace_id is not None
-        own = self.ranges[target]
+        own = self.ranges.get(target)
+        if own is None:  # it shares nothing with the source shard
+            return sql.SQL("false")
         found = sql.SQL("({})").format(sql.SQL(self.keyspace_id))
         checked = sql.SQL("coalesce({}, {})").format(found, self._refusal())
         if self.tiles:
@@ -147,10 +151,15 @@ class Routing:
     def sent_values(self) -> sql.Composable:
         """The sharding columns in binary, as an array of bytea; ``places_of`` reads it."""
         sent = [
-            sql.SQL("{}({})").format(sql.SQL(column.send), sql.Identifier(column.name))
+            sql.SQL("{}({})").format(sql.SQL(column.send), column_of(column.name, self.alias))
             for column in self.columns
         ]
         return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sent))
+
+
+def column_of(name: str, alias: str) -> sql.Identifier:
+    """A column by its name, qualified where the table has an alias."""
+    return sql.Identifier(alias, name) if alias else sql.Identifier(name)
 
 
 def _within(value: sql.Composable, key_range: KeyRange, again: sql.Composable) -> sql.Composable:
@@ -195,6 +204,8 @@ def plan_routing(
     shard_columns: Sequence[str] = (),
     vindex_type: str = "",
     vindex_params: Mapping[str, str] | None = None,
+    held: str = "",
+    alias: str = "",
 ) -> Routing:
     """Choose how the rows of a table find their targets.
 
@@ -206,11 +217,14 @@ def plan_routing(
         shard_columns: none: every row goes to every target.
         vindex_type: of the table's primary vindex, with ``vindex_params``.
         vindex_params: see ``vindex_type``.
+        held: the key range of the source shard, where others feed the same targets: a row
+            outside it lies on the wrong shard and has no place.
+        alias: what the table is called in the queries that use the routing.
 
     Raises:
         ShardKeyError: the table lacks a sharding column.
     """
-    parsed = {target: shard_key_range(text or "-") for target, text in ranges.items()}
+    parsed = held_ranges(ranges, held)
     if not shard_columns:
         return Routing(table, "all", parsed, key=tuple(key))
     found = connection.execute(
@@ -227,11 +241,25 @@ def plan_routing(
     )
     vindex = vindexes.create(vindex_type, str(table), dict(vindex_params or {}))
     expressions = [
-        (sql.Identifier(column.name).as_string(connection), column.type_name) for column in columns
+        (column_of(column.name, alias).as_string(connection), column.type_name)
+        for column in columns
     ]
     in_sql = vindex.sql_keyspace_id(expressions)
     mode: Mode = "query" if in_sql and len(parsed) <= QUERY_TARGETS_MAX else "rows"
-    return Routing(table, mode, parsed, columns, vindex, in_sql, tuple(key))
+    return Routing(table, mode, parsed, columns, vindex, in_sql, tuple(key), held, alias)
+
+
+def held_ranges(ranges: Mapping[int, str], held: str) -> dict[int, KeyRange]:
+    """What each target takes of the rows that a source shard may hold; all of it without ``held``.
+
+    A target that shares nothing with the source shard takes no row and is left out.
+    """
+    parsed = {target: shard_key_range(text or "-") for target, text in ranges.items()}
+    if not held:
+        return parsed
+    own = shard_key_range(held)
+    common = {target: own.intersection(r) for target, r in parsed.items()}
+    return {target: found for target, found in common.items() if found is not None}
 
 
 def unmapped(routing: Routing, error: psycopg.Error) -> ShardKeyError | None:
@@ -245,8 +273,13 @@ def unmapped(routing: Routing, error: psycopg.Error) -> ShardKeyError | None:
 def refusal(routing: Routing, row: str) -> ShardKeyError:
     """The error of a row without a place."""
     names = ", ".join(column.name for column in routing.columns)
+    where = (
+        f"does not belong to shard {routing.held}, where it was found"
+        if routing.held
+        else "belongs to none of the target shards"
+    )
     return ShardKeyError(
-        f"a row of table {routing.table} belongs to none of the target shards: its sharding"
+        f"a row of table {routing.table} {where}: its sharding"
         f" columns ({names}) are NULL, cannot be mapped, or lie outside; row {row}",
         next_step=f"correct the row at the source, then start the workflow again; its key is"
         f" ({', '.join(routing.key)})",

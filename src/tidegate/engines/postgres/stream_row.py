@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from psycopg.types.json import Jsonb
+
 from tidegate.engines.postgres.position import format_lsn, parse_lsn
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ H_UNKNOWN = 0xFFFF_FFFF_FFFF_FFFF
 
 _CONTROL = (
     "epoch, state, message, lsn::text, h_lsn::text, stop_lsn::text, hold_until IS NOT NULL,"
-    " coalesce(hold_until > clock_timestamp(), false)"
+    " coalesce(hold_until > clock_timestamp(), false), accounts"
 )
 
 
@@ -38,14 +40,21 @@ class Control:
     h_lsn: int | None
     stop_lsn: int | None
     holding: bool  # the stop position, or the present one without it, is to be held for now
+    accounts: dict[str, list[int]] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """The rows are exactly the source's at ``lsn``."""
+        return self.lsn is not None and self.h_lsn is not None and self.lsn >= self.h_lsn
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Control:
         """From the columns of ``_CONTROL``; a hold that has run out is no stop any more."""
-        epoch, state, message, lsn, h_lsn, stop_lsn, was_held, holding = row
+        epoch, state, message, lsn, h_lsn, stop_lsn, was_held, holding, accounts = row
         if was_held and not holding:
             stop_lsn = None
-        return cls(epoch, state, message, _int(lsn), _int(h_lsn), _int(stop_lsn), holding)
+        lsns = (_int(lsn), _int(h_lsn), _int(stop_lsn))
+        return cls(epoch, state, message, *lsns, holding, accounts)
 
 
 def _int(lsn: str | None) -> int | None:
@@ -77,11 +86,13 @@ def applied(
     rows: int,
     h_lsn: int,
     source_commit_at: datetime | None,
+    accounts: dict[str, tuple[int, int]] | None,
 ) -> None:
-    """Move the position, in the transaction that brought the rows."""
+    """Move the position, in the transaction that brought the rows; None: accounts stay."""
     conn.execute(
         "UPDATE _tidegate.stream SET lsn = greatest(lsn, %s), rows_applied = rows_applied + %s,"
         " source_commit_at = coalesce(%s, source_commit_at), h_lsn = %s,"
+        " accounts = coalesce(%s, accounts),"
         " message = CASE WHEN message LIKE 'retrying:%%' THEN '' ELSE message END,"
         " updated_at = now(), heartbeat_at = now() WHERE id = %s",
         [
@@ -89,15 +100,27 @@ def applied(
             rows,
             source_commit_at,
             format_lsn(h_lsn),
+            _json(accounts),
             stream_id,
         ],
     )
 
 
+def _json(accounts: dict[str, tuple[int, int]] | None) -> Jsonb | None:
+    return None if accounts is None else Jsonb(accounts)
+
+
 def advance(
-    conn: psycopg.Connection, stream_id: int, epoch: int, *, lsn: int, h_lsn: int, heard: bool
+    conn: psycopg.Connection,
+    stream_id: int,
+    epoch: int,
+    *,
+    lsn: int,
+    h_lsn: int,
+    heard: bool,
+    accounts: dict[str, tuple[int, int]] | None,
 ) -> Control | None:
-    """Move the position of a stream that had nothing to apply up to ``lsn``.
+    """Move the position of a stream that had nothing to apply up to ``lsn``; None: accounts stay.
 
     ``heard``: the stream has caught up with its source as it was a moment ago; the heartbeat says
     so. Returns the row as it is then, or ``None`` when it is not this worker's any more.
@@ -105,15 +128,22 @@ def advance(
     row = conn.execute(
         "UPDATE _tidegate.stream SET lsn = greatest(lsn, %s), h_lsn = %s,"  # noqa: S608 - constant columns
         " heartbeat_at = CASE WHEN %s THEN clock_timestamp() ELSE heartbeat_at END,"
+        " accounts = coalesce(%s, accounts),"
         " message = CASE WHEN message LIKE 'retrying:%%' THEN '' ELSE message END"
         f" WHERE id = %s AND epoch = %s RETURNING {_CONTROL}",
-        [format_lsn(lsn), format_lsn(h_lsn), heard, stream_id, epoch],
+        [format_lsn(lsn), format_lsn(h_lsn), heard, _json(accounts), stream_id, epoch],
     ).fetchone()
     return None if row is None else Control.of(row)
 
 
-def set_h(conn: psycopg.Connection, stream_id: int, h_lsn: int) -> None:
-    """Set H, in a transaction that holds the row."""
+def set_h(
+    conn: psycopg.Connection,
+    stream_id: int,
+    h_lsn: int,
+    accounts: dict[str, tuple[int, int]] | None = None,
+) -> None:
+    """Set H, in a transaction that holds the row; None: accounts stay."""
     conn.execute(
-        "UPDATE _tidegate.stream SET h_lsn = %s WHERE id = %s", [format_lsn(h_lsn), stream_id]
+        "UPDATE _tidegate.stream SET h_lsn = %s, accounts = coalesce(%s, accounts) WHERE id = %s",
+        [format_lsn(h_lsn), _json(accounts), stream_id],
     )

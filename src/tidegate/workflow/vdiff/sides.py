@@ -78,7 +78,7 @@ def table_at(moment: Moment, spans: Sequence[SpanSpec], table: str) -> TableAtMo
     """
     name = TableName.parse(table)
     names = tuple(targets_of(spans))
-    rule = next(r for r in spans[0].tables if canonical(r) == table)
+    rules = [next(r for r in span.tables if canonical(r) == table) for span in spans]
     sessions = [*moment.sources, *(moment.targets[shard] for shard in names)]
     found = list(moment.links.pool.map(lambda session: compared.read(session, name), sessions))
     if len({each.key for each in found}) != 1:
@@ -92,12 +92,16 @@ def table_at(moment: Moment, spans: Sequence[SpanSpec], table: str) -> TableAtMo
         for session, each in zip(sessions, found, strict=True)
     ]
     sources = sides[: len(spans)]
-    for span, side in zip(spans, sources, strict=True):
+    for span, rule, side in zip(spans, rules, sources, strict=True):
         side.routing = split.plan_routing(
             side.connection,
             name,
             columns.key,
-            {names.index(target.shard): target.key_range for target in span.targets},
+            {
+                names.index(target.shard): target.key_range
+                for target in span.targets
+                if rule.feeds(target.shard)
+            },
             shard_columns=rule.shard_columns,
             vindex_type=rule.vindex_type,
             vindex_params=rule.vindex_params,
@@ -106,7 +110,7 @@ def table_at(moment: Moment, spans: Sequence[SpanSpec], table: str) -> TableAtMo
     return TableAtMoment(
         table,
         compare.TableSides(
-            sources, dict(enumerate(sides[len(spans) :])), broadcast=not rule.shard_columns
+            sources, dict(enumerate(sides[len(spans) :])), broadcast=not rules[0].shard_columns
         ),
         names,
         sum(each.est_rows for each in found[: len(spans)]),
