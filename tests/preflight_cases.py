@@ -46,9 +46,13 @@ from tidegate.workflow.preflight.facts import (
     Facts,
     PreflightRequest,
 )
+from tidegate.workflow.preflight.overlaps import Astray, Meeting, Overlaps
 
 MOOD = TypeFacts("public.mood", "e", None, ("sad", "happy"))
 TRIGGER = Trigger("audit", "A", "public.log", own=False, ddl="")
+
+ASTRAY = Astray(T, "-80", 3, whole=True, rows=(("7",),))
+MEETING = Meeting(T, ("id",), ("-80", "80-"), 2, whole=False, rows=(("7",), ("8",)))
 
 type Case = tuple[str, PreflightRequest, Facts, str]
 
@@ -256,6 +260,33 @@ TABLE_CASES: list[Case] = [
     ),
     ("TG-PF-225", request(), source(table(), survey=known(views={T: ("public.w",)})), "public.w"),
     ("TG-PF-226", request(), source(table(), survey=known(publications={T: ("cdc",)})), "cdc"),
+    (
+        "TG-PF-228",
+        request(),
+        replace(facts(table()), overlaps=Overlaps(astray=(ASTRAY,))),
+        "3 rows of t (of all rows) do not belong to shard -80: (7)",
+    ),
+    (
+        "TG-PF-229",
+        request(),
+        replace(facts(table()), overlaps=Overlaps(meetings=(MEETING,))),
+        "2 values of (id) of t (in a sample) are on both source shards -80 and 80-",
+    ),
+    (
+        "TG-PF-230",
+        request(source_shards=("-80", "80-")),
+        replace(
+            facts(table()),
+            snapshot=snapshot().with_shard(Shard("commerce", "-80"), Shard("commerce", "80-")),
+        ),
+        "does not say which of them a row belongs to",
+    ),
+    (
+        "TG-PF-231",
+        request(),
+        replace(facts(table()), overlaps=Overlaps(sampled=(T,))),
+        "only a sample of the rows of t",
+    ),
     ("TG-PF-227", request(), facts(replace(table(), name=TableName("public", "a.b"))), '"a.b"'),
     ("TG-PF-227", request(), facts(replace(table(), name=TableName("a@b", "t"))), '"a@b"'),
 ]

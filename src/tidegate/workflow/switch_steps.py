@@ -65,7 +65,7 @@ class SwitchActions:
     positions: dict[str, Position] = field(default_factory=dict)
     facts: dict[str, tuple[str, int]] = field(default_factory=dict)
     decided: bool = False
-    staying: switch_sequences.Staying | None = None
+    staying: switch_sequences.Staying = ()
 
     def __post_init__(self) -> None:
         workflow = self.work.workflow
@@ -271,18 +271,12 @@ class SwitchActions:
             lambda _s, session: streams.emit_marker(session, f"{self.uuid}:{self.key.ordinal}:T")
         )
         self.positions = {s: Position(*self.facts[s], lsn) for s, lsn in found.items()}
-        self._sequences()
-
-    def _sequences(self) -> None:
-        """Raised before the opening side takes a write."""
-        if self.staying is None:
-            self._read_staying()
         switch_sequences.raise_opening(
             self.work,
             closing=(self.closing_keyspace, self.closing),
             opening=(self.opening_keyspace, self.opening),
             tables=self.tables,
-            staying=self.staying or (),
+            staying=self.staying,
         )
 
     def _read_staying(self) -> None:

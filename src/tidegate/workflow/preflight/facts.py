@@ -14,6 +14,7 @@ from tidegate.engines.postgres.abilities import Abilities
 from tidegate.engines.postgres.capacity import Capacity
 from tidegate.engines.postgres.survey import Survey
 from tidegate.topology.vschema import TableKind
+from tidegate.workflow.preflight.overlaps import Overlaps
 from tidegate.workflow.state import AutoIncrementHandling, WorkflowType
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Facts:
         wanted: the tables the request means; those that do not exist are in ``unknown``.
         unknown: tables that were named, to be moved or left out, and do not exist at the source.
         workflows: those that exist and touch either keyspace.
+        overlaps: rows of several source shards that would meet, or lie on the wrong one.
     """
 
     snapshot: Snapshot
@@ -118,6 +120,7 @@ class Facts:
     wanted: tuple[TableName, ...] = ()
     unknown: tuple[TableName, ...] = ()
     workflows: tuple[ActiveWorkflow, ...] = ()
+    overlaps: Overlaps = field(default_factory=Overlaps)
 
     def source_tables(self) -> Iterator[tuple[DatabaseFacts, Table]]:
         """Each wanted table at each source where it exists."""

@@ -15,6 +15,7 @@ from tidegate.engines.postgres.capacity import read_capacity
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.survey import survey
+from tidegate.workflow.preflight import overlaps
 from tidegate.workflow.preflight.facts import (
     LONG_TRANSACTION_S,
     ActiveWorkflow,
@@ -96,6 +97,7 @@ def gather(
         wanted=wanted,
         unknown=unknown,
         workflows=tuple(workflows),
+        overlaps=overlaps.look(request, snapshot, sessions, tables, wanted),
     )
 
 

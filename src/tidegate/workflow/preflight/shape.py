@@ -13,6 +13,8 @@ from psycopg import sql
 from tidegate.engines.postgres.catalog import key_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tidegate.engines.postgres.catalog import Column, Table
     from tidegate.topology.names import TableName
 
@@ -59,3 +61,8 @@ def quoted(*names: str) -> str:
 def quoted_table(name: TableName) -> str:
     """A table as SQL takes it."""
     return quoted(name.schema, name.name)
+
+
+def rows_text(rows: Iterable[tuple[str, ...]]) -> str:
+    """Some keys of rows, for a message."""
+    return "; ".join(f"({', '.join(row)})" for row in rows)
