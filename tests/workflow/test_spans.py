@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import pytest
-
 from make_workflow import SHARDED, UUID, split, streams, topology, workflow
 from tidegate.dataplane.model import Direction, Home, SpanSpec, TableRule
-from tidegate.errors import FailedPreconditionError
 from tidegate.topology.vschema import VSchema
 from tidegate.workflow import spans
 from tidegate.workflow.model import Phase, Workflow, replication_name
@@ -84,12 +81,20 @@ def test_a_reference_table_is_read_from_one_source_only() -> None:
     assert spans.source_shards(found, alone, FORWARD) == ("-80",)
 
 
-def test_a_reference_table_that_needs_two_sources_in_one_span_is_refused() -> None:
+def test_each_target_reads_a_reference_table_from_its_first_source_whatever_the_shape() -> None:
+    """Situation 44."""
     names = ["-80", "80-", "-40", "40-c0", "c0-"]
     found = topology({"commerce": names}).with_vschema("commerce", SHARDED)
     flow = split(("-80", "80-"), ("-40", "40-c0", "c0-"), tables=("rates",))
-    with pytest.raises(FailedPreconditionError, match="reference table rates"):
-        spans.table_rules(found, flow, FORWARD, "80-")
+    assert spans.table_rules(found, flow, FORWARD, "-80") == (TableRule("rates", alone=True),)
+    (rule,) = spans.table_rules(found, flow, FORWARD, "80-")
+    assert (rule.alone, rule.targets) == (True, ("c0-",))
+    assert (rule.feeds("c0-"), rule.feeds("40-c0")) == (True, False)
+    assert spans.stream_pairs(found, flow, FORWARD) == (
+        ("-80", "-40"),
+        ("-80", "40-c0"),
+        ("80-", "c0-"),
+    )
 
 
 def test_slots_of_several_shards_have_different_names() -> None:
