@@ -39,6 +39,7 @@ def create(
     also_search: str | None = None,
     version_table: str = "tidegate_migration",
     url_variable: str = "",
+    single_transaction: bool = False,
     recursive: bool = False,
     variables: Annotated[
         list[str] | None,
@@ -64,6 +65,7 @@ def create(
         role: that runs the migrations and owns what they make; the tablet's own if not given.
         also_search: schemas in the search path behind the tenant's own, with commas.
         version_table: where tenants of sql and python sources keep their version.
+        single_transaction: run all versions that a tenant lacks in one transaction, not one each.
         url_variable: variable of the environment in which env.py of Alembic expects the URL.
         recursive: read SQL files in folders below the source's, too.
     """
@@ -76,6 +78,7 @@ def create(
         also_search=names(also_search),
         version_table=version_table,
         url_variable=url_variable,
+        single_transaction=single_transaction,
         recursive=recursive,
         variables=_pairs(variables or []),
         dry_run=dry_run,

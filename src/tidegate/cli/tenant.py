@@ -245,6 +245,7 @@ def upgrade(
     recycle_after: int = 100,
     verify: bool = False,
     downgrade: bool = False,
+    single_transaction: bool = False,
     sql: bool = False,
     discover_schemas: str = "",
     discover_databases: str = "",
@@ -276,6 +277,7 @@ def upgrade(
         recycle_after: a worker process is replaced after so many tenants.
         verify: look into tenants that are there by their stored version, too.
         downgrade: take tenants that are past --to back to it, by x.down.sql or Alembic's downgrade.
+        single_transaction: run all files that a tenant lacks in one transaction, not one each.
         sql: with --dry-run, show the SQL that would be sent, as it is for one tenant of each group.
         discover_schemas: pattern of LIKE: first register schemas of --keyspace that are new.
         discover_databases: the same for databases.
@@ -303,6 +305,7 @@ def upgrade(
         recycle_after=recycle_after,
         verify=verify,
         downgrade=downgrade,
+        single_transaction=single_transaction,
         sql=sql,
         discover_schemas=discover_schemas,
         discover_databases=discover_databases,

@@ -186,7 +186,7 @@ class Tenants(Noun):
             dry_run: answer the waves and what would be run.
             **options: source, to, tenants, without, keyspace, where, wave, then, jobs,
                 max_failures, lock_timeout_s, statement_timeout_s, retries, pause_s, verify,
-                downgrade,
+                downgrade, single_transaction,
                 sql (with dry_run: answer the SQL as well), discover_schemas, discover_databases
                 (patterns of LIKE: register what is new in the keyspace first).
         """
@@ -245,7 +245,7 @@ class Migrations(Noun):
                 ``django:settings.module``; paths are the node's.
             dry_run: read it only.
             **how: python, folder, role, also_search, version_table, url_variable, recursive,
-                variables (a dictionary).
+                single_transaction, variables (a dictionary).
         """
         body = {"name": name, "source": source, **how}
         return self._call(

@@ -120,15 +120,18 @@ def test_a_tenant_on_another_branch_is_not_ahead() -> None:
     assert ahead == {("b1", "a"), ("b2", "a"), ("c", "a"), ("c", "b1"), ("c", "b2")}
 
 
-@given(st.lists(st.booleans(), max_size=12))
-def test_versions_without_a_transaction_stand_alone(kinds: list[bool]) -> None:
+@given(st.lists(st.booleans(), max_size=12), st.booleans())
+def test_each_version_stands_alone_unless_one_transaction_is_wanted(
+    kinds: list[bool], single: bool
+) -> None:
+    """Situation tenants 02: one transaction a file, all in one by choice."""
     pending = [Version(str(n), is_transactional=kind) for n, kind in enumerate(kinds)]
-    found = groups(pending)
+    found = groups(pending, single=single)
     assert [v for group in found for v in group] == pending
     for group in found:
-        assert len(group) == 1 or all(v.is_transactional for v in group)
+        assert len(group) == 1 or (single and all(v.is_transactional for v in group))
     for before, after in itertools.pairwise(found):
-        assert not (before[0].is_transactional and after[0].is_transactional)
+        assert not (single and before[0].is_transactional and after[0].is_transactional)
 
 
 @pytest.mark.parametrize(

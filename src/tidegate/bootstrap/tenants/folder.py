@@ -6,8 +6,9 @@ they run in, or that were edited after a tenant got them. All findings are told 
 is left aside is named.
 
 A file with the comment ``-- tidegate: no-transaction`` before its first statement runs statement
-by statement outside a transaction, as ``CREATE INDEX CONCURRENTLY`` needs. It is run again from
-its beginning after an interruption, so it has to be written so that this does no harm.
+by statement outside a transaction; so does one that holds nothing but statements that cannot run
+in one, such as ``CREATE INDEX CONCURRENTLY``. After an interruption it goes on with the statement
+it was interrupted in.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tidegate.bootstrap.tenants.faults import MigrationSourceError
 from tidegate.bootstrap.tenants.filenames import FileName, Way
 from tidegate.bootstrap.tenants.versions import Chain, Version
 from tidegate.engines.postgres import script as sql
+from tidegate.engines.postgres.alone_statements import runs_alone
 from tidegate.engines.postgres.placeholders import PlaceholderError, bind, slots
 
 if TYPE_CHECKING:
@@ -223,11 +225,13 @@ def _script(
     wrong += [reason for statement in cut.statements for reason in _refused(statement)]
     if "\0" in text:
         wrong.append("it holds a zero byte")
+    is_alone, mixed = _alone(cut.statements, is_told=NO_TRANSACTION in directives)
+    wrong += mixed
     version = Version(
         id=meaning.version,
         name=meaning.name,
         sha256=hashlib.sha256(text.encode()).hexdigest(),
-        is_transactional=NO_TRANSACTION not in directives,
+        is_transactional=not is_alone,
     )
     pieces = sql.pieces(text, cut, one_by_one=not version.is_transactional)
     used: set[str] = set()
@@ -257,6 +261,22 @@ def _variables(
             if known is not None and slot.name not in known
         ]
     return used, wrong
+
+
+def _alone(statements: Sequence[sql.Statement], *, is_told: bool) -> tuple[bool, list[str]]:
+    """Whether a file runs outside a transaction, and what keeps it from running inside one.
+
+    It does if it says so, or if it holds nothing but statements that cannot run in one.
+    """
+    found = [(each.line, runs_alone(each)) for each in statements]
+    if is_told or (found and all(words for _, words in found)):
+        return True, []
+    return False, [
+        f"line {line}: {words} cannot run in a transaction; put it into a file of its own, or"
+        f" begin the file with -- tidegate: {NO_TRANSACTION}"
+        for line, words in found
+        if words
+    ]
 
 
 def _directives(comments: Iterable[sql.Comment]) -> tuple[set[str], list[str]]:

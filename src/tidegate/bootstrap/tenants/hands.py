@@ -3,7 +3,7 @@
 A *hand* belongs to one thread. It gets a job, brings the tenant to the target or finds out why not,
 and answers with an outcome; it never raises for the sake of a tenant. This one sends SQL files over
 connections that it keeps from tenant to tenant: schemas of one database share a connection, which
-is made like a new one in between.
+is made like a new one after each file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tidegate import steps
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result, cause_of, refusal
 from tidegate.bootstrap.tenants.versions import Standing, groups, look_at
 from tidegate.bootstrap.tenants.worker.tidegate_records import Asker, Row, own
-from tidegate.engines.postgres import holders, tenants
+from tidegate.engines.postgres import holders, tenant_alone, tenants
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.placeholders import PlaceholderError
 from tidegate.engines.postgres.tenant_records import Recorded
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 CONNECTIONS_MAX: Final = 4
 """Of one hand; the one unused for longest is closed for another."""
 PURPOSE: Final = "tenants"
+_UNSAFE_LABEL: Final = "55P04"
+"""A label of an enum was used in the transaction that adds it."""
 
 COMMITTED = steps.declare(
     "tenant.committed",
@@ -103,6 +105,9 @@ class SqlHand:
         self._others = tuple(others)
         self._source = source
         self._options = options
+        self._is_single = options.single_transaction or source.single_transaction
+        self._is_traced = False
+        """Whether the session has what only its end takes away."""
         self._open: OrderedDict[tuple[Endpoint, str], Connection[TupleRow]] = OrderedDict()
 
     def close(self) -> None:
@@ -129,7 +134,7 @@ class SqlHand:
         first: str | None = None
         try:
             while True:
-                look, refused = self._look(connection, job)
+                look, refused, marked = self._look(connection, job)
                 first = look.current if first is None else first
                 if refused:
                     tenants.rollback(connection)
@@ -137,35 +142,50 @@ class SqlHand:
                 if look.standing is Standing.AT_TARGET:
                     tenants.commit(connection)
                     break
-                group = groups(look.pending)[0]
-                self._run(connection, job, group)
-                steps.reached(COMMITTED)
-                applied += [version.id for version in group]
+                group = groups(look.pending, single=self._is_single)[0]
+                if self._run(connection, job, group, marked):
+                    steps.reached(COMMITTED)
+                    applied += [version.id for version in group]
                 if len(group) == len(look.pending):
                     break
+                self._clean(job, connection)
+                connection = self._connection(job)
             return Outcome(Result.DONE, first, job.target, tuple(applied))
         except tenants.TenantMissingError:
             return Outcome(Result.MISSING, message=f"{job.place} is not there")
         except (psycopg.Error, tenants.ScriptError) as error:
             failed = self._failed(connection, job, error)
+            if failed.result is Result.MISSING:
+                return failed
             now = applied[-1] if applied else first or ""
             return replace(failed, from_version=first or "", to_version=now, applied=tuple(applied))
         finally:
             self._clean(job, connection)
 
-    def _look(self, connection: Connection[TupleRow], job: Job) -> tuple[Look, str]:
-        """How the tenant stands, in its transaction, and why it must not be upgraded."""
+    def _look(self, connection: Connection[TupleRow], job: Job) -> tuple[Look, str, frozenset[str]]:
+        """How the tenant stands, in its transaction, why it must not be upgraded, and its marks.
+
+        Marks are on versions that were begun outside a transaction and are not complete.
+        """
         settings = self._settings(job)
         rows = tenants.begin(connection, settings)
         asker = Asker(self._source.name, self._hashes, self._names, self._others, job.stored)
         found = own([Row(*row) for row in rows], asker)
-        look = look_at(self._chain, [(row.version, row.sha256) for row in found.rows], job.target)
+        complete = [row for row in found.rows if row.begun is None]
+        look = look_at(self._chain, [(row.version, row.sha256) for row in complete], job.target)
         refused = found.refusal or refusal(look, job.target) or ""
         if found.adopted and not refused:
             tenants.adopt(connection, settings, found.adopted)
-        return look, refused
+        return look, refused, frozenset(r.version for r in found.rows if r.begun is not None)
 
-    def _run(self, connection: Connection[TupleRow], job: Job, group: tuple[Version, ...]) -> None:
+    def _run(
+        self,
+        connection: Connection[TupleRow],
+        job: Job,
+        group: tuple[Version, ...],
+        marked: frozenset[str],
+    ) -> bool:
+        """Run versions and record them; false when another session was quicker."""
         settings = self._settings(job)
         recorded = [Recorded(v.id, v.name, v.sha256) for v in group]
         values = values_of(self._source, job)
@@ -174,22 +194,41 @@ class SqlHand:
         except PlaceholderError as error:
             tenants.rollback(connection)
             raise tenants.ScriptError("22023", str(error), None) from None
-        if group[0].is_transactional and any(script.has_rows for script in scripts):
+        self._is_traced |= any(tenants.leaves_traces(script.text) for script in scripts)
+        if not group[0].is_transactional:
+            return self._run_alone(connection, job, scripts[0], recorded[0])
+        begun = [version.id for version in group if version.id in marked]
+        if begun:  # it ran without a transaction before it was edited
+            tenants.forget_marks(connection, settings, begun)
+        if any(script.has_rows for script in scripts):
             self._run_with_rows(connection, settings, scripts, recorded)
-            return
+            return True
         try:
-            if not group[0].is_transactional:
-                tenants.run_alone(connection, settings, scripts[0].pieces, recorded[0])
-            else:
-                text = "\n;\n".join(script.text for script in scripts)
-                tenants.commit_script(connection, settings, text, recorded)
+            tenants.commit_script(connection, settings, [s.text for s in scripts], recorded)
         except tenants.ScriptError as error:
             where = scripts[0].file
-            if group[0].is_transactional and error.line is not None:
+            if error.line is not None:
                 where = _where([(s.file, s.text.count("\n") + 2) for s in scripts], error.line)
             elif len(scripts) > 1:
                 where = f"{scripts[0].file} to {scripts[-1].file}"
-            raise tenants.ScriptError(error.sqlstate, f"{where}: {error.message}", None) from None
+            raise _in_file(error, where) from None
+        return True
+
+    def _run_alone(
+        self, connection: Connection[TupleRow], job: Job, script: Script, recorded: Recorded
+    ) -> bool:
+        """Run a file outside a transaction, under the tenant's lock in a session of its own."""
+        tenants.commit(connection)
+        tenants.clean(connection)
+        with contextlib.closing(
+            connect(job.endpoint, purpose=PURPOSE, dbname=job.place.database or None)
+        ) as keeper:
+            work = tenant_alone.Alone(self._settings(job), script.pieces, recorded)
+            try:
+                return tenant_alone.run(connection, keeper, work)
+            except tenants.ScriptError as error:
+                line = "" if error.line is None else f" line {error.line}"
+                raise _in_file(error, f"{script.file}{line}") from None
 
     def _run_with_rows(
         self,
@@ -199,13 +238,14 @@ class SqlHand:
         recorded: Sequence[Recorded],
     ) -> None:
         for script in scripts:
+            if script is not scripts[0]:
+                tenants.make_as_new(connection, settings)
             try:
                 tenants.run_pieces(connection, script.pieces)
             except tenants.ScriptError as error:
                 line = "" if error.line is None else f" line {error.line}"
-                message = f"{script.file}{line}: {error.message}"
-                raise tenants.ScriptError(error.sqlstate, message, None) from None
-        tenants.commit_script(connection, settings, "", recorded)
+                raise _in_file(error, f"{script.file}{line}") from None
+        tenants.commit_script(connection, settings, [""], recorded)
 
     def _settings(self, job: Job) -> tenants.TenantSettings:
         return tenants.TenantSettings(
@@ -232,11 +272,12 @@ class SqlHand:
     def _clean(self, job: Job, connection: Connection[TupleRow]) -> None:
         """Make the session like a new one, or give it up."""
         try:
-            if not (connection.closed or connection.broken):
+            if not (connection.closed or connection.broken or self._is_traced):
                 tenants.clean(connection)
                 return
         except psycopg.Error:
             pass
+        self._is_traced = False
         connection.close()
         self._open.pop((job.endpoint, job.place.database), None)
 
@@ -253,6 +294,8 @@ class SqlHand:
         cause = cause_of(error.sqlstate)
         with contextlib.suppress(psycopg.Error):
             tenants.rollback(connection)
+            if not tenants.has_schema(connection, self._settings(job).version_schema):
+                return Outcome(Result.MISSING, message=f"{job.place} is not there")
             if cause is Cause.LOCK:
                 found = tenants.lock_holders(connection, self._settings(job))
                 message += f"; locks are held by {holders.describe(found)}"
@@ -270,6 +313,14 @@ class SqlHand:
                 ):
                     return Outcome(Result.MISSING, message=f"{job.place} is not there")
         return Outcome.failed(Cause.CONNECTION, error.message)
+
+
+def _in_file(error: tenants.ScriptError, where: str) -> tenants.ScriptError:
+    """The same error, its place said in words."""
+    message = f"{where}: {error.message}"
+    if error.sqlstate == _UNSAFE_LABEL:
+        message += "; use a new label of an enum in a later file than the one that adds it"
+    return tenants.ScriptError(error.sqlstate, message, None)
 
 
 def _text(error: psycopg.Error) -> str:

@@ -139,6 +139,8 @@ class Source:
     """A variable of the environment in which Alembic's env.py expects the database's URL."""
     variables: tuple[tuple[str, str], ...] = ()
     """Name and value of what SQL files may use as ``${name}``, besides schema, tenant and role."""
+    single_transaction: bool = False
+    """Run all versions that a tenant lacks in one transaction; for sql and python sources."""
     recursive: bool = False
     """Whether SQL files in folders below the source's are read, too."""
 
@@ -156,6 +158,7 @@ class Source:
             "also_search": list(self.also_search),
             "version_table": self.version_table,
             "url_variable": self.url_variable,
+            "single_transaction": self.single_transaction,
             "recursive": self.recursive,
             "variables": dict(self.variables),
         }
@@ -298,6 +301,8 @@ class RunOptions:
     """Look into tenants that are at the target according to their stored version, too."""
     downgrade: bool = False
     """Take tenants that are ahead of the target back to it."""
+    single_transaction: bool = False
+    """Run all files that a tenant lacks in one transaction, instead of one each."""
     recycle_after: int = 100
     """A worker process ends after so many tenants, and another takes its place."""
 

@@ -171,11 +171,17 @@ def look_at(chain: Chain, applied: Sequence[tuple[str, str]], target: str) -> Lo
     return Look(Standing.BEHIND if pending else Standing.AT_TARGET, current, pending)
 
 
-def groups(pending: Sequence[Version]) -> list[tuple[Version, ...]]:
-    """What runs in one transaction: neighbouring versions, but those without one stand alone."""
+def groups(pending: Sequence[Version], *, single: bool = False) -> list[tuple[Version, ...]]:
+    """What runs in one transaction: each version by itself, or neighbours together.
+
+    Args:
+        pending: versions in order.
+        single: put neighbours that can run in a transaction into one.
+    """
     found: list[list[Version]] = []
     for version in pending:
-        if found and version.is_transactional and found[-1][-1].is_transactional:
+        joins = single and version.is_transactional
+        if found and joins and found[-1][-1].is_transactional:
             found[-1].append(version)
         else:
             found.append([version])

@@ -3,7 +3,8 @@
 A row says that a source made a version in this tenant: source, version, and the hash of what was
 run. Several sources may share the table; the rows of one are never taken for another's. ``begun``
 is null once the version is complete. For a file that runs outside a transaction it is the number
-of the statement that was begun last, so that an interruption can be told from success.
+of the statement that was begun last, or the negative of it when that failed, so that an
+interruption can be told from success.
 
 Tables made before versions carried their source are brought up to date in place, inside the
 tenant's transaction. Their rows have the source ``''`` until their owner takes them over. It must
@@ -13,12 +14,15 @@ not decide whose rows they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from psycopg import sql
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+UNFINISHED: Final = "begun "
+"""Before the hash of a version that is not complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,10 @@ def statements(schema: str, name: str) -> Statements:
 
 
 def recording(schema: str, name: str, source: str, versions: Sequence[Recorded]) -> str:
-    """The statement that records versions of a source as complete."""
+    """The statement that records versions of a source as complete.
+
+    It fails if one of them is recorded already: nothing runs twice.
+    """
     rows = [
         sql.SQL("({})").format(
             sql.SQL(", ").join(map(sql.Literal, (source, v.id, v.name, v.sha256)))
@@ -117,6 +124,19 @@ def amending(
             .as_string()
         )
     return "; ".join(found)
+
+
+def forgetting(schema: str, name: str, source: str, versions: Sequence[str]) -> str:
+    """The statement that takes away the marks of versions that are not complete."""
+    return (
+        sql.SQL("DELETE FROM {} WHERE source = {} AND version IN ({}) AND begun IS NOT NULL")
+        .format(
+            table_of(schema, name),
+            sql.Literal(source),
+            sql.SQL(", ").join(map(sql.Literal, versions)),
+        )
+        .as_string()
+    )
 
 
 def adopting(schema: str, name: str, source: str, former: Sequence[str], sha256: str = "") -> str:

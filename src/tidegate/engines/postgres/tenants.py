@@ -11,11 +11,14 @@ and the transaction is rolled back between two attempts.
 
 A script is sent whole, through the simple protocol: the server cuts it. It runs under the role's
 own settings, as it would in psql, but for the search path, which is the tenant's, and the bounds.
+What it sets, holds or becomes ends with it: between two scripts the session is made like a new one,
+and a version is recorded under our settings, not under those the script left.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -44,12 +47,6 @@ LONGEST_PAUSE_S: Final = 0.25
 """Between two attempts at the tenant's lock."""
 COPY_CHARACTERS: Final = 65_536
 """Of the rows of a COPY, sent at once."""
-#: A version is stored elsewhere after the COMMIT, so that has to survive a crash of the server.
-_DURABLE: Final = (
-    "pg_catalog.set_config('synchronous_commit',"
-    " CASE pg_catalog.current_setting('synchronous_commit')"
-    " WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)"
-)
 _OWN_SCHEMAS: Final = "^(pg_|information_schema$|_tidegate)"
 
 
@@ -115,8 +112,7 @@ def begin(connection: Connection[TupleRow], settings: TenantSettings) -> tuple[F
         ScriptError: the tenant's lock was not free within the bound of locks.
         psycopg.Error: the server failed.
     """
-    deadline = time.monotonic() + settings.lock_timeout_s
-    pause_s = FIRST_PAUSE_S
+    turn = _Turn(settings.lock_timeout_s)
     while True:
         try:
             found = _attempt(connection, settings)
@@ -126,14 +122,31 @@ def begin(connection: Connection[TupleRow], settings: TenantSettings) -> tuple[F
         if found is not None:
             return found
         connection.execute("ROLLBACK")
-        if time.monotonic() >= deadline:
+        turn.wait()
+
+
+class _Turn:
+    """Pauses between attempts at a tenant's lock, and the end of them."""
+
+    def __init__(self, bound_s: float) -> None:
+        self._bound_s = bound_s
+        self._deadline = time.monotonic() + bound_s
+        self._pause_s = FIRST_PAUSE_S
+
+    def wait(self) -> None:
+        """Pause before the next attempt.
+
+        Raises:
+            ScriptError: the bound is reached.
+        """
+        if time.monotonic() >= self._deadline:
             raise ScriptError(
                 errors.LockNotAvailable.sqlstate,
-                f"another session has been upgrading the tenant for {settings.lock_timeout_s:g} s",
+                f"another session has been upgrading the tenant for {self._bound_s:g} s",
                 None,
             )
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        time.sleep(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
 
 def _attempt(
@@ -181,19 +194,29 @@ def has_schema(connection: Connection[TupleRow], schema: str) -> bool:
 
 def _opening(settings: TenantSettings) -> str:
     """BEGIN, the settings of this transaction, an attempt at the tenant's lock."""
-    calls = [_bounds(settings.lock_timeout_s, settings.statement_timeout_s, settings.role)]
-    if settings.schema:
-        path = sql.Literal(search_path(settings)).as_string()
-        calls.append(f"pg_catalog.set_config('search_path', {path}, true)")
     key = sql.Literal(settings.lock_key).as_string()
     return (
-        f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT {', '.join(calls)};"
+        f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT {_calls(settings)};"
         f" SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({key}, 0))"
     )
 
 
+def _calls(settings: TenantSettings, *, is_local: bool = True) -> str:
+    """The calls that set the settings, for a transaction or for the session."""
+    bounds = (settings.lock_timeout_s, settings.statement_timeout_s)
+    calls = _bounds(*bounds, settings.role, is_local=is_local)
+    if not settings.schema:
+        return calls
+    path = sql.Literal(search_path(settings)).as_string()
+    return f"{calls}, pg_catalog.set_config('search_path', {path}, {_word(is_local)})"
+
+
+def _word(is_local: bool) -> str:
+    return "true" if is_local else "false"
+
+
 @functools.cache
-def _bounds(lock_timeout_s: float, statement_timeout_s: float, role: str) -> str:
+def _bounds(lock_timeout_s: float, statement_timeout_s: float, role: str, *, is_local: bool) -> str:
     """The settings that are the same for all tenants of a run, as text: it is sent for each."""
     values = {
         "lock_timeout": _milliseconds(lock_timeout_s),
@@ -206,10 +229,21 @@ def _bounds(lock_timeout_s: float, statement_timeout_s: float, role: str) -> str
     if role:
         values["role"] = role
     calls = [
-        sql.SQL("pg_catalog.set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
+        sql.SQL("pg_catalog.set_config({}, {}, {})").format(
+            sql.Literal(name), sql.Literal(value), sql.SQL(_word(is_local))
+        )
         for name, value in values.items()
     ]
-    return ", ".join([*(call.as_string() for call in calls), _DURABLE])
+    return ", ".join([*(call.as_string() for call in calls), _durable(is_local=is_local)])
+
+
+def _durable(*, is_local: bool = True) -> str:
+    """A version is stored elsewhere after the COMMIT, so that has to survive the server's crash."""
+    return (
+        "pg_catalog.set_config('synchronous_commit',"
+        " CASE pg_catalog.current_setting('synchronous_commit')"
+        f" WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, {_word(is_local)})"
+    )
 
 
 def search_path(settings: TenantSettings) -> str:
@@ -229,24 +263,49 @@ def _milliseconds(seconds: float) -> str:
 def commit_script(
     connection: Connection[TupleRow],
     settings: TenantSettings,
-    script: str,
+    scripts: Sequence[str],
     versions: Sequence[Recorded],
 ) -> None:
-    """Run a script in the open transaction, record its versions and commit; in one round trip.
+    """Run scripts in the open transaction, record their versions and commit; in one round trip.
 
     Raises:
-        ScriptError: it failed and was rolled back.
+        ScriptError: one failed, and all was rolled back. Its line counts from the first line of
+            the first script; each script has two lines more than line feeds.
         psycopg.OperationalError: the connection broke; whether it was committed is unknown.
     """
-    # The line feed ends a comment, the semicolon a statement, that the script may end with.
-    whole = f"{script}\n;{_recording(settings, versions)}; COMMIT"
+    # The line feed ends a comment, the semicolon a statement, that a script may end with.
+    script = f"\n;{as_new(settings)};\n".join(scripts) if len(scripts) > 1 else scripts[0]
+    whole = f"{script}\n;{_regain(settings)};{_recording(settings, versions)}; COMMIT"
     try:
         connection.execute(whole.encode())
     except errors.Error as error:
         if connection.closed or connection.broken:
             raise
         connection.execute("ROLLBACK")
-        raise _script_error(error, script) from None
+        raise script_error(error, script) from None
+
+
+def _regain(settings: TenantSettings) -> str:
+    """What makes the session ours again after a script: its role, and a commit that lasts."""
+    role = f", pg_catalog.set_config('role', {sql.Literal(settings.role).as_string()}, true)"
+    return (
+        "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE;"
+        f" SELECT {_durable()}{role if settings.role else ''}"
+    )
+
+
+def as_new(settings: TenantSettings) -> str:
+    """What makes a session like a new one inside a transaction, as DISCARD ALL does outside."""
+    return (
+        "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; DEALLOCATE ALL;"
+        " UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD SEQUENCES; DISCARD TEMP;"
+        f" SELECT {_calls(settings)}"
+    )
+
+
+def make_as_new(connection: Connection[TupleRow], settings: TenantSettings) -> None:
+    """Make the session like a new one inside the open transaction."""
+    connection.execute(as_new(settings).encode())
 
 
 def run_pieces(connection: Connection[TupleRow], pieces: Sequence[Piece]) -> None:
@@ -258,15 +317,16 @@ def run_pieces(connection: Connection[TupleRow], pieces: Sequence[Piece]) -> Non
     """
     for piece in pieces:
         try:
-            _run_piece(connection, piece)
+            run_piece(connection, piece)
         except errors.Error as error:
             if connection.closed or connection.broken:
                 raise
             connection.execute("ROLLBACK")
-            raise _script_error(error, piece.text, piece.line) from None
+            raise script_error(error, piece.text, piece.line) from None
 
 
-def _run_piece(connection: Connection[TupleRow], piece: Piece) -> None:
+def run_piece(connection: Connection[TupleRow], piece: Piece) -> None:
+    """Run one piece of a script."""
     cursor = connection.cursor()
     if piece.rows is None:
         cursor.execute(piece.text.encode())
@@ -276,83 +336,39 @@ def _run_piece(connection: Connection[TupleRow], piece: Piece) -> None:
             copy.write(piece.rows[at : at + COPY_CHARACTERS])
 
 
-def run_alone(
-    connection: Connection[TupleRow],
-    settings: TenantSettings,
-    pieces: Sequence[Piece],
-    version: Recorded,
-) -> None:
-    """Run statements one by one outside of a transaction, then record their version.
-
-    The transaction that :func:`begin` opened is ended; the tenant's lock is held by the session
-    meanwhile.
+def take_session_lock(connection: Connection[TupleRow], settings: TenantSettings) -> None:
+    """Take the tenant's lock for the session, which is in autocommit.
 
     Raises:
-        ScriptError: a statement failed; those before it stay.
-        psycopg.OperationalError: the connection broke.
+        ScriptError: the lock was not free within the bound of locks.
     """
-    key = sql.SQL("pg_catalog.hashtextextended({}, 0)").format(sql.Literal(settings.lock_key))
-    connection.execute(sql.SQL("SELECT pg_catalog.pg_advisory_lock({})").format(key))
-    connection.execute("COMMIT")
-    piece: Piece | None = None
-    try:
-        connection.execute(_session(settings))
-        for piece in pieces:
-            _run_piece(connection, piece)
-        _refuse_invalid_indexes(connection, settings)
-        connection.execute(_recording(settings, [version]).encode())
-    except errors.Error as error:
-        if connection.closed or connection.broken:
-            raise
-        text, line = (piece.text, piece.line) if piece is not None else ("", 1)
-        raise _script_error(error, text, line) from None
-    finally:
-        if not (connection.closed or connection.broken):
-            clean(connection)
+    attempt = sql.SQL(
+        "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended({}, 0))"
+    ).format(sql.Literal(settings.lock_key))
+    turn = _Turn(settings.lock_timeout_s)
+    while connection.execute(attempt).fetchone() != (True,):
+        turn.wait()
 
 
-def _session(settings: TenantSettings) -> sql.Composed:
-    """The settings of a session, for statements outside of a transaction."""
-    values = {
-        "lock_timeout": _milliseconds(settings.lock_timeout_s),
-        "statement_timeout": _milliseconds(settings.statement_timeout_s),
-        "standard_conforming_strings": "on",
-    }
-    if settings.schema:
-        values["search_path"] = search_path(settings)
-    if settings.role:
-        values["role"] = settings.role
-    calls = [
-        sql.SQL("pg_catalog.set_config({}, {}, false)").format(
-            sql.Literal(name), sql.Literal(value)
-        )
-        for name, value in values.items()
-    ]
-    return sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls))
-
-
-def _refuse_invalid_indexes(connection: Connection[TupleRow], settings: TenantSettings) -> None:
-    """An index whose concurrent creation was interrupted is there, is kept up, and is not used."""
-    rows = connection.execute(
-        "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_index i"
-        " JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE NOT i.indisvalid AND n.nspname = %s ORDER BY 2",
-        [settings.version_schema],
-    ).fetchall()
-    if rows:
-        named = ", ".join(f"{schema}.{name}" for schema, name in rows)
-        raise ScriptError(
-            "XX002",
-            f"an interrupted CREATE INDEX CONCURRENTLY left invalid: {named};"
-            " drop it (DROP INDEX CONCURRENTLY), then try again",
-            None,
-        )
+def session_settings(settings: TenantSettings) -> bytes:
+    """The statement that sets the settings for statements outside a transaction."""
+    return f"SELECT {_calls(settings, is_local=False)}".encode()
 
 
 def _recording(settings: TenantSettings, versions: Sequence[Recorded]) -> str:
     return tenant_records.recording(
         settings.version_schema, settings.version_table, settings.source, versions
+    )
+
+
+def forget_marks(
+    connection: Connection[TupleRow], settings: TenantSettings, versions: Sequence[str]
+) -> None:
+    """Take away the marks of versions that are not complete, in the open transaction."""
+    connection.execute(
+        tenant_records.forgetting(
+            settings.version_schema, settings.version_table, settings.source, versions
+        ).encode()
     )
 
 
@@ -367,7 +383,8 @@ def adopt(
     )
 
 
-def _script_error(error: errors.Error, script: str, first_line: int = 1) -> ScriptError:
+def script_error(error: errors.Error, script: str, first_line: int = 1) -> ScriptError:
+    """The server's words about a script, with the line if it said where."""
     position = error.diag.statement_position
     line = None
     if position is not None and position.isdigit() and int(position) <= len(script):
@@ -376,6 +393,20 @@ def _script_error(error: errors.Error, script: str, first_line: int = 1) -> Scri
     parts = (error.diag.message_primary or str(error), error.diag.context)
     text = "; ".join(" ".join(part.split()) for part in parts if part)
     return ScriptError(error.sqlstate, text, line)
+
+
+_TRACES: Final = re.compile(
+    r"\bset_config\s*\(|\bset\s+(?:session\s+|local\s+)?[a-z_][\w$]*\s*\.|\bload\s+'", re.IGNORECASE
+)
+
+
+@functools.lru_cache(maxsize=1024)
+def leaves_traces(script: str) -> bool:
+    """Whether a script may leave what DISCARD ALL does not take away: settings of its own making.
+
+    Once set, such a setting is there, empty, until the session ends.
+    """
+    return _TRACES.search(script) is not None
 
 
 def rollback(connection: Connection[TupleRow]) -> None:

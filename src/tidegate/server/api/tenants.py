@@ -108,6 +108,7 @@ class SourceBody(Body):
     also_search: tuple[str, ...] = ()
     version_table: str = DEFAULT_VERSION_TABLE
     url_variable: str = ""
+    single_transaction: bool = False
     recursive: bool = False
     variables: dict[str, str] = Field(default_factory=dict)
 
@@ -132,6 +133,7 @@ class UpgradeBody(Body):
     pause_s: float = 0.0
     verify: bool = False
     downgrade: bool = False
+    single_transaction: bool = False
     recycle_after: int = 100
     sql: bool = False
     discover_schemas: str = ""

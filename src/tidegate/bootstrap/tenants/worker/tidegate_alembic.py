@@ -233,8 +233,11 @@ class _Run:
         self._refuse_version(have, target)
         if have == (target,):
             return
+        raw = context.connection.connection.driver_connection
+        standing = session.standing(raw)
         for step in self.script._upgrade_revs(target, heads):  # noqa: SLF001 - as alembic.command
             yield step
+            session.restore(raw, standing)
             self.applied.append(step.revision.revision)
 
     def _refuse_elsewhere(self, connection: Connection) -> None:

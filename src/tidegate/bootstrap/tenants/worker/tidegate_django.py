@@ -8,6 +8,7 @@ installed apps, because Django's have no order of their own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tidegate.bootstrap.tenants.worker import tidegate_session as session
 else:
     session = importlib.import_module("tidegate_session")
@@ -147,14 +150,33 @@ def _upgrade(connection: Any, request: dict[str, Any]) -> dict[str, Any]:
     management = importlib.import_module("django.core.management")
     # By class: of that name, a project may have a command that migrates all tenants by itself.
     command = importlib.import_module("django.core.management.commands.migrate").Command()
-    management.call_command(
-        command, database=ALIAS, interactive=False, verbosity=0, fake=is_record_only
-    )
+    with _each_alone(connection):
+        management.call_command(
+            command, database=ALIAS, interactive=False, verbosity=0, fake=is_record_only
+        )
     after = loader_of(connection)
     left = sorted(set(after.graph.nodes) - set(after.applied_migrations))
     if left:
         raise RuntimeError(f"migrate left out {', '.join('.'.join(each) for each in left[:5])}")
     return session.done(current, head, [".".join(each) for each in missing])
+
+
+@contextlib.contextmanager
+def _each_alone(connection: Any) -> Iterator[None]:
+    """Take back what a migration changes of its session, before it is recorded."""
+    executor = importlib.import_module("django.db.migrations.executor").MigrationExecutor
+    original = executor.record_migration
+    standing = session.standing(connection.connection)
+
+    def record_migration(*given: Any, **named: Any) -> None:
+        session.restore(connection.connection, standing)
+        original(*given, **named)
+
+    executor.record_migration = record_migration
+    try:
+        yield
+    finally:
+        executor.record_migration = original
 
 
 def _current(loader: Any, have: set[tuple[str, str]]) -> str:

@@ -3,7 +3,9 @@
 The module says its versions in order: ``VERSIONS = ("1", "2")``, or the function does as its
 attribute ``versions``. ``function(connection, tenant)`` gets a connection of the driver inside the
 tenant's transaction, and ``tenant`` with ``name``, ``schema``, ``database`` and the ``version`` to
-make. All versions that a tenant lacks run in one transaction, which the function must not end.
+make. Each version runs in a transaction of its own, which the function must not end, together with
+its record; all that a tenant lacks in one, if that was asked for. Between two the session is made
+like a new one.
 """
 
 from __future__ import annotations
@@ -75,38 +77,53 @@ def upgrade(request: dict[str, Any]) -> dict[str, Any]:
 def _upgrade(
     connection: Any, request: dict[str, Any], function: Any, versions: list[str]
 ) -> dict[str, Any]:
-    tenant, target = request["tenant"], request["target"]
-    try:
-        session.prepare(connection, request)
-    except session.TenantMissingError:
-        return session.missing()
-    connection.autocommit = False
-    table = _Table(connection, request)
-    found = table.own(versions)
-    if found.refusal:
-        return session.refused(found.refusal)
+    target = request["target"]
+    first = None
+    applied: list[str] = []
+    while True:
+        try:
+            session.prepare(connection, request)
+        except session.TenantMissingError:
+            return session.missing()
+        connection.autocommit = False
+        table = _Table(connection, request)
+        current, missing, refusal = _missing(table.own(versions), versions, target)
+        first = current if first is None else first
+        if refusal:
+            return session.refused(refusal, current)
+        batch = missing if request["single"] else missing[:1]
+        if batch:
+            _call(connection, function, request["tenant"], batch, table)
+        connection.commit()
+        applied += batch
+        if len(batch) == len(missing):
+            return session.done(first, target, applied)
+        connection.autocommit = True
+        session.release(connection)
+
+
+def _missing(found: Any, versions: list[str], target: str) -> tuple[str, list[str], str]:
+    """The version a tenant has, those it lacks up to the target, and why they must not be made."""
     have = {row.version for row in found.rows}
     current = next((each for each in reversed(versions) if each in have), "")
-    strangers = sorted(have - set(versions))
-    if strangers:
-        return session.refused(
-            f"the tenant has version {strangers[-1]}, which the function does not know", current
-        )
     wanted = versions[: versions.index(target) + 1]
-    if current and current not in wanted:
-        return session.refused(
-            f"the tenant is at version {current}, ahead of {target}; it is never taken back",
-            current,
-        )
     missing = [each for each in wanted if each not in have]
-    if missing and current and versions.index(missing[0]) < versions.index(current):
-        return session.refused(
-            f"the tenant is at version {current} but lacks {missing[0]} before it", current
-        )
-    if missing:
-        _call(connection, function, tenant, missing, table)
-    connection.commit()
-    return session.done(current, target, missing)
+    strangers = sorted(have - set(versions))
+    refusal = found.refusal
+    if not refusal and strangers:
+        refusal = f"the tenant has version {strangers[-1]}, which the function does not know"
+    elif not refusal and current and current not in wanted:
+        refusal = f"the tenant is at version {current}, ahead of {target}; it is never taken back"
+    elif not refusal and (late := _late(current, missing, versions)):
+        refusal = f"the tenant is at version {current} but lacks {late} before it"
+    return current, missing, refusal
+
+
+def _late(current: str, missing: list[str], versions: list[str]) -> str:
+    """The first missing version if it comes before one the tenant has."""
+    if not current or not missing or versions.index(missing[0]) > versions.index(current):
+        return ""
+    return missing[0]
 
 
 class _Table:

@@ -110,6 +110,26 @@ def execute(connection: Any, statement: str, values: Any = None) -> list[Any]:
         cursor.close()
 
 
+def standing(connection: Any) -> tuple[str, str, str]:
+    """What a migration may change of its session and the next one must not find: path and role."""
+    path, role, user = execute(
+        connection,
+        "SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('role'),"
+        " session_user::text",
+    )[0]
+    return path, role, user
+
+
+def restore(connection: Any, wanted: tuple[str, str, str]) -> None:
+    """Give a session its search path and its role back, if a migration changed them."""
+    if standing(connection) == wanted:
+        return
+    path, role, _ = wanted
+    execute(connection, "SET SESSION AUTHORIZATION DEFAULT")
+    for name, value in (("role", role), ("search_path", path)):
+        execute(connection, "SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+
+
 def prepare(connection: Any, request: dict[str, Any]) -> None:
     """Apply the settings to a session, take the tenant's lock, and see that its schema is there.
 
