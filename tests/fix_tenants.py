@@ -34,7 +34,13 @@ if TYPE_CHECKING:
     from tidegate.bootstrap.tenants.model import Item, Run
     from tidegate.engines.postgres.local import LocalServer
 
-UPDATES = (*updates.UPDATES, *topology_store.UPDATES, *store.UPDATES, *runs.UPDATES)
+UPDATES = (
+    *updates.UPDATES,
+    *topology_store.UPDATES,
+    *store.UPDATES,
+    *runs.UPDATES,
+    *store.SETS_UPDATES,
+)
 ORDERS = "CREATE TABLE orders (id bigint PRIMARY KEY, note text);"
 RUNNER = Path(__file__).with_name("run_tenants.py")
 

@@ -196,6 +196,9 @@ def status(
     answer = common.client().tenant.status(source=source, keyspace=keyspace)
     rows: list[tuple[str, Any]] = [("source", answer["source"]), ("head", answer["head"])]
     more = "\n" + table_text(answer["items"], STATUS_COLUMNS) if answer["items"] else ""
+    for each in answer["late"]:
+        more += f"\n{each['version']} sorts before versions that {each['tenants']} tenants have"
+    more += "\nrun it there with tidegate tenant upgrade --out-of-order" if answer["late"] else ""
     common.one(answer, rows, answer["head"], more=more)
 
 
@@ -245,6 +248,7 @@ def upgrade(
     recycle_after: int = 100,
     verify: bool = False,
     downgrade: bool = False,
+    out_of_order: bool = False,
     single_transaction: bool = False,
     sql: bool = False,
     discover_schemas: str = "",
@@ -277,6 +281,7 @@ def upgrade(
         recycle_after: a worker process is replaced after so many tenants.
         verify: look into tenants that are there by their stored version, too.
         downgrade: take tenants that are past --to back to it, by x.down.sql or Alembic's downgrade.
+        out_of_order: run versions that sort before ones a tenant has, instead of refusing them.
         single_transaction: run all files that a tenant lacks in one transaction, not one each.
         sql: with --dry-run, show the SQL that would be sent, as it is for one tenant of each group.
         discover_schemas: pattern of LIKE: first register schemas of --keyspace that are new.
@@ -305,6 +310,7 @@ def upgrade(
         recycle_after=recycle_after,
         verify=verify,
         downgrade=downgrade,
+        out_of_order=out_of_order,
         single_transaction=single_transaction,
         sql=sql,
         discover_schemas=discover_schemas,
@@ -330,6 +336,10 @@ def _show_plan(common: Common, plan: Json) -> None:
             f"wave {wave['wave']}: {len(wave['tenants'])} tenants: {shown}"
             + (f" and {more} more" if more > 0 else "")
         )
+    parts += [
+        f"{each['tenants']} lack {each['version']}: would run it out of order"
+        for each in plan["late"]
+    ]
     what = "undo" if plan["downgrade"] else "run"
     for each in plan["steps"]:
         origin = each["from"] or "(no version stored)"

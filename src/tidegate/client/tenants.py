@@ -186,7 +186,7 @@ class Tenants(Noun):
             dry_run: answer the waves and what would be run.
             **options: source, to, tenants, without, keyspace, where, wave, then, jobs,
                 max_failures, lock_timeout_s, statement_timeout_s, retries, pause_s, verify,
-                downgrade, single_transaction,
+                downgrade, out_of_order, single_transaction,
                 sql (with dry_run: answer the SQL as well), discover_schemas, discover_databases
                 (patterns of LIKE: register what is new in the keyspace first).
         """

@@ -89,6 +89,7 @@ UPDATES = (
     *upgrade_tables.UPDATES,
     *upgrade_directory.UPDATES,
     *answers.UPDATES,
+    *tenant_store.SETS_UPDATES,
 )
 """Every schema update of the cluster database, in the order they were written."""
 

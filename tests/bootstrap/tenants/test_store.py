@@ -131,8 +131,8 @@ def test_a_run_that_is_over_claims_its_tenants_again_when_they_are_retried(
     other = runs.create(*run_of("a"))
     again = replace(run, state=RunState.RUNNING)
     with pytest.raises(ConflictError, match="upgraded by run 2"):
-        runs.swap(run, again, reclaim=["id-a"])
+        runs.swap(run, again)
     runs.swap(other, replace(other, state=RunState.CANCELLED))
-    runs.swap(run, again, reclaim=["id-a"])
+    runs.swap(run, again)
     with pytest.raises(ConflictError, match="upgraded by run 1"):
         runs.create(*run_of("a"))

@@ -14,11 +14,12 @@ from tidegate.bootstrap.tenants.hands import Job
 from tidegate.bootstrap.tenants.model import Item
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result
 from tidegate.bootstrap.tenants.selection import Selection, select
+from tidegate.bootstrap.tenants.store import Complete
 from tidegate.errors import TidegateError
 from tidegate.topology.connections import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from tidegate.bootstrap.tenants.hands import Hand
     from tidegate.bootstrap.tenants.model import Place, Run, Tenant
@@ -38,6 +39,7 @@ class RunGround:
         self._topology = topology
         self._run = run
         self._opened = opened
+        self._digest = opened.chain.digest_at(run.target)
         self._hashes = {version.id: version.sha256 for version in opened.chain.versions}
         self._snapshot = topology.read()
         self.backlog = opened.backlog
@@ -71,8 +73,13 @@ class RunGround:
         return [
             Item(tenant.id, tenant.name, 0, 0, from_version=tenant.versions.get(name, ""))
             for tenant in chosen
-            if tenant.id not in known and tenant.versions.get(name) != target
+            if tenant.id not in known and not tenant.is_at(name, target, self._digest)
         ]
+
+    def complete(self, tenants: Iterable[str]) -> Complete:
+        """Tenants that have everything up to the target."""
+        versions = self._opened.chain.upto(self._run.target)
+        return Complete(self._digest, versions, frozenset(tenants))
 
     def hash_of(self, version: str) -> str:
         """The hash of a version's text."""

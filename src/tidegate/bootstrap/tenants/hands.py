@@ -172,7 +172,12 @@ class SqlHand:
         asker = Asker(self._source.name, self._hashes, self._names, self._others, job.stored)
         found = own([Row(*row) for row in rows], asker)
         complete = [row for row in found.rows if row.begun is None]
-        look = look_at(self._chain, [(row.version, row.sha256) for row in complete], job.target)
+        look = look_at(
+            self._chain,
+            [(row.version, row.sha256) for row in complete],
+            job.target,
+            out_of_order=self._options.out_of_order,
+        )
         refused = found.refusal or refusal(look, job.target) or ""
         if found.adopted and not refused:
             tenants.adopt(connection, settings, found.adopted)

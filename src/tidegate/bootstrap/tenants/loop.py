@@ -26,11 +26,12 @@ from tidegate.cluster.keeper import LeaseKeeper
 from tidegate.errors import ClusterDatabaseBusyError, ConflictError, LeaseLostError, TidegateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from tidegate.bootstrap.tenants.hands import Hand, Job
     from tidegate.bootstrap.tenants.runs import RunStore
+    from tidegate.bootstrap.tenants.store import Complete
     from tidegate.cluster.leases import Leases
 
 LEASE_TTL_S: Final = 10.0
@@ -88,6 +89,9 @@ class Ground(Protocol):
 
     def late(self, known: set[str]) -> list[Item]:
         """Tenants that belong to the run by now, are behind, and are not known to it."""
+
+    def complete(self, tenants: Iterable[str]) -> Complete:
+        """Tenants that have everything up to the target."""
 
     def hash_of(self, version: str) -> str:
         """The hash of a version's text; empty when its source has none."""
@@ -287,8 +291,10 @@ class RunLoop:
             if outcome.to_version:
                 versions[item.tenant_id] = outcome.to_version
             hashes |= {each: self._ground.hash_of(each) for each in outcome.applied}
+        done = [item.tenant_id for item, outcome in ended if outcome.result is Result.DONE]
+        complete = self._ground.complete(done)
         known = {version: sha256 for version, sha256 in hashes.items() if sha256}
-        if not self._write(changes, versions, known):
+        if not self._write(changes, versions, known, complete):
             # Nobody but the lease's holder changes what is being worked on. Begin again from rows.
             raise ConflictError(
                 f"outcomes of run {self._run_id} could not be written",
@@ -322,9 +328,12 @@ class RunLoop:
         changes: Sequence[tuple[Item, Item]],
         versions: dict[str, str] | None = None,
         hashes: dict[str, str] | None = None,
+        complete: Complete | None = None,
     ) -> bool:
         """Write changed items; False when somebody changed one of them, and all were read again."""
-        step = Progress(tuple((before.state, after) for before, after in changes), versions, hashes)
+        step = Progress(
+            tuple((before.state, after) for before, after in changes), versions, hashes, complete
+        )
         for attempt in range(WRITE_ATTEMPTS):
             try:
                 self._now = self._runs.progress(self._run, self._keeper.lease, step)

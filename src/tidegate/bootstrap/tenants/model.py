@@ -90,6 +90,12 @@ class Tenant:
     version: int = 1
     versions: Mapping[str, str] = field(default_factory=dict)
     """By source: the version that was stored after the tenant's last commit."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """By source: what stands for exactly the versions it had then; empty when that is not known."""
+
+    def is_at(self, source: str, version: str, digest: str) -> bool:
+        """Whether, by what is stored, it has exactly the versions that the digest stands for."""
+        return self.versions.get(source) == version and self.digests.get(source) == digest
 
 
 class SourceKind(StrEnum):
@@ -301,6 +307,8 @@ class RunOptions:
     """Look into tenants that are at the target according to their stored version, too."""
     downgrade: bool = False
     """Take tenants that are ahead of the target back to it."""
+    out_of_order: bool = False
+    """Run versions that sort before ones a tenant has, instead of refusing them."""
     single_transaction: bool = False
     """Run all files that a tenant lacks in one transaction, instead of one each."""
     recycle_after: int = 100

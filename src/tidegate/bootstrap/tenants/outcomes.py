@@ -155,4 +155,7 @@ def refusal(look: Look, target: str) -> str | None:
         case Standing.EDITED:
             return f"the tenant has version {what} in another wording: it was edited afterwards"
         case Standing.GAP:
-            return f"the tenant is at version {look.current} but lacks {what} before it"
+            return (
+                f"the tenant is at version {look.current} but lacks {what} before it; give that a"
+                " later number, or run it with --out-of-order"
+            )

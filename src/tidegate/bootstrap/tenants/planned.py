@@ -6,7 +6,7 @@ without having been told to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.bootstrap.tenants.undoing import refuse_irreversible, undone
@@ -33,6 +33,8 @@ class Planned:
     chain: Chain
     sql: Mapping[str, Preview] | None = None
     """By the version that tenants are at; only when asked for."""
+    late: Mapping[str, int] = field(default_factory=dict)
+    """Versions that sort before ones which tenants have, and how many tenants lack each."""
 
     def to_json(self) -> dict[str, Any]:
         """The waves by name, and for each version that tenants are at, what would be run."""
@@ -59,6 +61,7 @@ class Planned:
             "at_target": self.run.at_target,
             "downgrade": self.run.options.downgrade,
             "waves": [{"wave": n + 1, "tenants": names} for n, names in enumerate(cut)],
+            "late": [{"version": each, "tenants": count} for each, count in self.late.items()],
             "steps": [{"from": version, **found} for version, found in sorted(steps_of.items())],
         }
 
@@ -76,7 +79,8 @@ def to_be_run(
     verify = request.options.verify
     if not request.options.downgrade:
         _refuse_ahead(chosen, source, chain, target)
-        return [t for t in chosen if verify or t.versions.get(source) != target]
+        digest = chain.digest_at(target)
+        return [t for t in chosen if verify or not t.is_at(source, target, digest)]
     if verify or request.shows_sql:
         raise InvalidArgumentError(
             "a downgrade takes back the tenants that are ahead by their stored version",

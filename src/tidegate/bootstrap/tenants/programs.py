@@ -295,6 +295,7 @@ class ProgramHand:
             "folder": folder_of(self._source),
             "source": self._source.to_json(),
             "target": job.target,
+            "out_of_order": self._options.out_of_order,
             "single": self._options.single_transaction or self._source.single_transaction,
             "tenant": {
                 "name": job.name,

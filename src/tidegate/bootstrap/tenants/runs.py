@@ -3,7 +3,7 @@
 Decides nothing about what comes next. A run's row is changed by compare-and-swap on ``version``; an
 item by compare-and-swap on its state, under the run's lease, or by a person's verb for items that
 nobody works on. A *claim* says which run a tenant belongs to: it is the reason why two runs never
-work on one tenant, and it lasts until the run is over.
+work on one tenant; :mod:`.holds` decides about it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from tidegate.bootstrap.tenants import holds
 from tidegate.bootstrap.tenants.model import (
     Item,
     ItemState,
@@ -37,7 +38,6 @@ from tidegate.bootstrap.tenants.model import (
 )
 from tidegate.bootstrap.tenants.store import (
     milliseconds,
-    slices,
     time_of,
     write_recorded,
     write_versions,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
+    from tidegate.bootstrap.tenants.store import Complete
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.cluster.leases import Lease
 
@@ -138,11 +139,6 @@ _ITEM: Final = Table(
     Column("message", Text),
     Column("took_ms", Float),
 )
-_CLAIM: Final = Table(
-    "tenant_claim", _META, Column("tenant_id", Text), Column("run_id", BigInteger)
-)
-
-
 #: One item, by compare-and-swap on its state; written once, because it runs for every tenant.
 _SWAP_ITEM: Final = (
     _ITEM.update()
@@ -171,6 +167,8 @@ class Progress:
     """By tenant: its version after its commit."""
     hashes: Mapping[str, str] | None = None
     """By version: the text that a tenant got."""
+    complete: Complete | None = None
+    """Those of the tenants that have everything up to the target."""
 
 
 class RunStore:
@@ -190,7 +188,6 @@ class RunStore:
         for _ in range(10):
             try:
                 with self._database.transaction() as connection:
-                    self._refuse_claimed(connection, claimed)
                     return self._insert(connection, run, items, claimed)
             except IntegrityError:
                 continue  # another run got the id, or a tenant, at the same time
@@ -218,8 +215,7 @@ class RunStore:
         connection.execute(_RUN.insert().values(id=made.id, **_run_values(made), **created_at))
         self.add_items(connection, made.id, items)
         if claimed and not made.state.is_over:
-            rows = [{"tenant_id": tenant, "run_id": made.id} for tenant in claimed]
-            connection.execute(_CLAIM.insert(), rows)
+            holds.take(connection, made.id, made.source.name, claimed)
         return made
 
     def add_items(self, connection: Connection, run_id: int, items: Sequence[Item]) -> None:
@@ -227,26 +223,6 @@ class RunStore:
         rows = [{"run_id": run_id, **_item_values(item)} for item in items]
         if rows:
             connection.execute(_ITEM.insert(), rows)
-
-    def _refuse_claimed(self, connection: Connection, tenants: Sequence[str]) -> None:
-        taken = self.claims(connection, tenants)
-        if taken:
-            runs = sorted(set(taken.values()))
-            names = ", ".join(str(each) for each in runs)
-            raise ConflictError(
-                f"{len(taken)} of the tenants are being upgraded by run {names}",
-                next_step=f"wait for it, or cancel it: tidegate tenant cancel {runs[0]}",
-                runs=runs,
-                tenants=sorted(taken)[:20],
-            )
-
-    def claims(self, connection: Connection, tenants: Sequence[str]) -> dict[str, int]:
-        """Which of the tenants belong to which run."""
-        found: dict[str, int] = {}
-        for ids in slices(tenants):
-            query = select(_CLAIM.c.tenant_id, _CLAIM.c.run_id).where(_CLAIM.c.tenant_id.in_(ids))
-            found |= dict(connection.execute(query).all())
-        return found
 
     def get(self, run_id: int | None) -> Run:
         """A run by its id, or the last one.
@@ -324,17 +300,17 @@ class RunStore:
         lease: Lease | None = None,
         items: Sequence[tuple[ItemState, Item]] = (),
         added: Sequence[Item] = (),
-        reclaim: Sequence[str] = (),
     ) -> Run:
-        """Replace a run that was read, with some of its items; claims end when it is over.
+        """Replace a run that was read, with some of its items.
+
+        While it is running it has claims on what it is going to touch; otherwise none.
 
         Args:
             before: as read.
             after: what it shall be.
             lease: that the writer works under; None for a person's verb.
             items: changed ones, each with the state it must have.
-            added: new ones, which are claimed.
-            reclaim: tenants to claim again.
+            added: new ones.
 
         Raises:
             ConflictError: somebody changed the run or an item meanwhile, or has a tenant.
@@ -344,19 +320,17 @@ class RunStore:
             with self._database.transaction() as connection:
                 if lease is not None:
                     self._leases.check(connection, lease)
-                claimed = [*(item.tenant_id for item in added), *reclaim]
-                self._refuse_claimed(connection, claimed)
                 now = self._database.now(connection)
                 ended_at = (before.ended_at or now) if after.state.is_over else None
                 made = replace(after, version=before.version + 1, ended_at=ended_at)
                 self._swap_run(connection, before, made)
                 self._swap_items(connection, before.id, items)
                 self.add_items(connection, before.id, added)
-                if claimed:
-                    rows = [{"tenant_id": tenant, "run_id": before.id} for tenant in claimed]
-                    connection.execute(_CLAIM.insert(), rows)
-                if made.state.is_over:
-                    connection.execute(_CLAIM.delete().where(_CLAIM.c.run_id == before.id))
+                if made.state is not RunState.RUNNING:
+                    holds.release_run(connection, made.id)
+                elif items or added or before.state is not RunState.RUNNING:
+                    holds.release(connection, holds.finished(item for _, item in items))
+                    holds.take_unfinished(connection, made.id, made.source.name)
         except IntegrityError:
             raise _overtaken(before.id) from None
         return made
@@ -404,7 +378,14 @@ class RunStore:
                 self._leases.check(connection, lease)
                 now = self._database.now(connection)
                 self._swap_items(connection, run.id, step.items)
-                write_versions(connection, run.source.name, step.versions or {}, milliseconds(now))
+                holds.release(connection, holds.finished(item for _, item in step.items))
+                write_versions(
+                    connection,
+                    run.source.name,
+                    step.versions or {},
+                    milliseconds(now),
+                    step.complete,
+                )
                 if step.hashes:
                     write_recorded(connection, run.source.name, step.hashes)
         except IntegrityError:

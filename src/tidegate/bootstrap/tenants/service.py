@@ -17,6 +17,7 @@ from tidegate.bootstrap.tenants.amending import Amended, Amender, AmendRequest
 from tidegate.bootstrap.tenants.amendments import Verb
 from tidegate.bootstrap.tenants.faults import TenantBusyError
 from tidegate.bootstrap.tenants.ground import RunGround, job_of
+from tidegate.bootstrap.tenants.late import late_versions, out_of_order
 from tidegate.bootstrap.tenants.model import (
     Item,
     ItemState,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
     from tidegate.bootstrap.tenants.hands import Hand, Job
     from tidegate.bootstrap.tenants.model import Place, Tenant
+    from tidegate.bootstrap.tenants.sources import Opened
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.topology.store import TopologyStore
 
@@ -139,6 +141,13 @@ class TenantService:
             )
         chosen = select(known, request.selection, source, opened.chain, target)
         behind = to_be_run(chosen, opened, target, request)
+        late = (
+            {}
+            if request.options.downgrade
+            else late_versions(chosen, source, opened.chain, self.tenants.sets(source))
+        )
+        if late and not request.options.out_of_order:
+            raise out_of_order(late, opened.chain)
         cut = waves.plan_waves([tenant.name for tenant in behind], spec)
         by_name = {tenant.name: tenant for tenant in behind}
         items = tuple(
@@ -167,7 +176,7 @@ class TenantService:
             by_id = {tenant.id: tenant for tenant in behind}
             snapshot = self._topology.read()
             sql = previews(opened, items, by_id, snapshot, target=target, options=request.options)
-        return Planned(run, items, opened.chain, sql)
+        return Planned(run, items, opened.chain, sql, late)
 
     def upgrade(self, request: UpgradeRequest) -> Run:
         """Create a run; the work on it begins at once, in the node.
@@ -189,6 +198,13 @@ class TenantService:
         if not run.state.is_over:
             self.wake()
         return run
+
+    def late(self, opened: Opened, keyspace: str | None = None) -> list[dict[str, Any]]:
+        """Versions that sort before ones which tenants have, and how many tenants lack each."""
+        source = opened.source.name
+        tenants = [t for t in self.tenants.all() if keyspace in {None, t.place.keyspace}]
+        found = late_versions(tenants, source, opened.chain, self.tenants.sets(source))
+        return [{"version": each, "tenants": count} for each, count in found.items()]
 
     def pause(self, run_id: int | None) -> Run:
         """Begin with no more tenants; those that are being worked on end as they do.
@@ -257,8 +273,7 @@ class TenantService:
             wave_opens_at=None,
             forgiven=len(left) - sum(1 for i in failed if i.wave == wave),
         )
-        reclaim = [item.tenant_id for item in failed] if run.state.is_over else []
-        return self._swap(run, after, items=again, reclaim=reclaim)
+        return self._swap(run, after, items=again)
 
     def skip(self, run_id: int | None, tenants: Sequence[str]) -> Run:
         """Leave tenants out of a run: such that nobody works on, or that failed.
@@ -286,9 +301,8 @@ class TenantService:
         after: Run,
         *,
         items: Sequence[tuple[ItemState, Item]] = (),
-        reclaim: Sequence[str] = (),
     ) -> Run:
-        made = self.runs.swap(before, after, items=items, reclaim=reclaim)
+        made = self.runs.swap(before, after, items=items)
         self.wake()
         return made
 
@@ -353,18 +367,19 @@ class TenantService:
             TenantUpgradeError: the migration failed; the tenant is as it was.
         """
         tenant = self.tenants.get(name)
-        opened = self.sources.open(self.sources.find(source))
+        found = self.sources.find(source)
+        if (head := self.sources.head_of(tenant, found)) is not None:
+            return False, head
+        opened = self.sources.open(found)
         target = opened.target("head")
-        stored = tenant.versions.get(opened.source.name)
-        if stored == target:
-            return False, target
         job = job_of(self._topology.read(), tenant, target)
         if isinstance(job, Outcome):
             outcome = job
         else:
             outcome = self._upgrade_now(opened.hand(options or RunOptions()), job)
         if outcome.to_version:
-            self.tenants.store_version(tenant.id, opened.source.name, outcome.to_version)
+            chain = opened.chain if outcome.result is Result.DONE else None
+            self.tenants.store_version(tenant.id, found.name, outcome.to_version, chain)
         if outcome.result is not Result.DONE:
             raise _refusal(name, outcome)
         return bool(outcome.applied), target

@@ -12,8 +12,9 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from tidegate.bootstrap.tenants import freshness
 from tidegate.bootstrap.tenants.folder import Folder, check_unedited, read_folder
 from tidegate.bootstrap.tenants.hands import SqlHand
 from tidegate.bootstrap.tenants.model import (
@@ -25,17 +26,18 @@ from tidegate.bootstrap.tenants.model import (
 )
 from tidegate.bootstrap.tenants.programs import ProgramHand, describe
 from tidegate.bootstrap.tenants.undoing import UndoingHand
-from tidegate.bootstrap.tenants.versions import target_of
+from tidegate.bootstrap.tenants.versions import HEAD, target_of
 from tidegate.errors import (
     InvalidArgumentError,
     NotFoundError,
+    TidegateError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tidegate.bootstrap.tenants.hands import Hand
-    from tidegate.bootstrap.tenants.model import RunOptions
+    from tidegate.bootstrap.tenants.model import RunOptions, Tenant
     from tidegate.bootstrap.tenants.store import TenantStore
     from tidegate.bootstrap.tenants.versions import Chain
 
@@ -83,6 +85,22 @@ class _Described:
     chain: Chain
     files: tuple[str, ...]
     marks: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The head of a source when it was read last."""
+
+    version: str
+    digest: str
+    marks: freshness.Marks | None
+    """Of its folder; None for programs."""
+
+
+def _bound(known: dict[Source, Any]) -> None:
+    """Make room for one more."""
+    while len(known) >= DESCRIBED_MAX:
+        known.pop(next(iter(known)))
 
 
 def sharing(source: Source, registered: Sequence[Source]) -> list[Source]:
@@ -158,6 +176,8 @@ class Sources:
         self._allowed = tuple(map(_plain, allowed))
         self._lock = threading.Lock()
         self._described: dict[Source, _Described] = {}
+        self._folders: dict[Source, tuple[freshness.Marks, Folder]] = {}
+        self._heads: dict[Source, _Head] = {}
 
     def add(self, name: str, text: str, **more: object) -> Opened:
         """Register a source, after reading it once.
@@ -227,12 +247,65 @@ class Sources:
         others = tuple(each.name for each in sharing(source, self._store.sources()))
         if source.kind is not SourceKind.SQL:
             return Opened(source, self._describe(source), others=others)
-        folder = read_folder(
-            source.address, recursive=source.recursive, variables=known_variables(source)
-        )
+        folder = self._read(source)[1]
         if not even_edited:
             check_unedited(source.address, folder.chain, self._store.recorded(source.name))
         return Opened(source, folder.chain, folder, others)
+
+    def head_of(self, tenant: Tenant, source: Source) -> str | None:
+        """The head of a source if a tenant is there, by what is stored; else None.
+
+        Looks at no file: at the times of the folders only. While the source cannot be read, the
+        head it had last counts, so that a folder that is wrong for a moment concerns nobody who
+        needs nothing of it.
+
+        Raises:
+            MigrationSourceError: the source cannot be read, and the tenant is not at its last head.
+        """
+        with self._lock:
+            known = self._heads.get(source)
+        if known is None or not (known.marks is not None and freshness.is_untouched(known.marks)):
+            try:
+                known = self._find_head(source)
+            except TidegateError:
+                if known is None or not tenant.is_at(source.name, known.version, known.digest):
+                    raise
+        return known.version if tenant.is_at(source.name, known.version, known.digest) else None
+
+    def _find_head(self, source: Source) -> _Head:
+        """The head as the source is now."""
+        self._refuse_place(source)
+        marks = None
+        if source.kind is SourceKind.SQL:
+            marks, folder = self._read(source)
+            chain = folder.chain
+        else:
+            chain = self._describe(source)
+        version = target_of(chain, HEAD)
+        head = _Head(version, chain.digest_at(version), marks)
+        with self._lock:
+            _bound(self._heads)
+            self._heads[source] = head
+        return head
+
+    def _read(self, source: Source) -> tuple[freshness.Marks | None, Folder]:
+        """A folder of SQL files, and how it was; read again when one of its files has changed."""
+        try:
+            marks = freshness.look(source.address, recursive=source.recursive)
+        except OSError:
+            marks = None  # reading it says what is wrong
+        with self._lock:
+            known = self._folders.get(source)
+        if known is not None and marks is not None and freshness.is_same(known[0], marks):
+            return known
+        folder = read_folder(
+            source.address, recursive=source.recursive, variables=known_variables(source)
+        )
+        if marks is not None:
+            with self._lock:
+                _bound(self._folders)
+                self._folders[source] = (marks, folder)
+        return marks, folder
 
     def _describe(self, source: Source) -> Chain:
         """The versions of programs; a worker is asked again when one of their files has changed."""
@@ -242,8 +315,7 @@ class Sources:
             return known.chain
         chain, files = describe(source)
         with self._lock:
-            while len(self._described) >= DESCRIBED_MAX:
-                self._described.pop(next(iter(self._described)))
+            _bound(self._described)
             self._described[source] = _Described(chain, files, _marks(files))
         return chain
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text, select
 from sqlalchemy.exc import IntegrityError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
+    from tidegate.bootstrap.tenants.versions import Chain
     from tidegate.cluster.database import ClusterDatabase
 
 PARAMETERS_MAX: Final = 200
@@ -78,6 +79,25 @@ UPDATES: Final = (
 )
 """What the registry of tenants adds to the ledger of the cluster database."""
 
+SETS_UPDATES: Final = (
+    Update(
+        "tenants.sets",
+        (
+            "ALTER TABLE tenant_version ADD COLUMN digest text NOT NULL DEFAULT ''",
+            """
+            CREATE TABLE migration_set (
+                source text NOT NULL,
+                digest text NOT NULL,
+                versions text NOT NULL,
+                PRIMARY KEY (source, digest)
+            )
+            """,
+        ),
+        older_works=True,
+    ),
+)
+"""What says exactly which versions a tenant has, for those that sort before its last one."""
+
 META: Final = MetaData()
 TENANT: Final = Table(
     "tenant",
@@ -99,6 +119,14 @@ VERSION: Final = Table(
     Column("source", Text),
     Column("version", Text),
     Column("at_ms", BigInteger),
+    Column("digest", Text),
+)
+SET: Final = Table(
+    "migration_set",
+    META,
+    Column("source", Text),
+    Column("digest", Text),
+    Column("versions", Text),
 )
 SOURCE: Final = Table(
     "migration_source",
@@ -245,11 +273,28 @@ class TenantStore:
             connection.execute(TENANT.delete().where(TENANT.c.id == tenant.id))
             connection.execute(VERSION.delete().where(VERSION.c.tenant_id == tenant.id))
 
-    def store_version(self, tenant_id: str, source: str, version: str) -> None:
-        """Remember what a tenant has after its commit."""
+    def store_version(
+        self, tenant_id: str, source: str, version: str, chain: Chain | None = None
+    ) -> None:
+        """Remember what a tenant has after its commit.
+
+        Args:
+            tenant_id: of the tenant.
+            source: whose version.
+            version: its last one.
+            chain: if it has all versions of it up to that one.
+        """
         with self._database.transaction() as connection:
             now_ms = milliseconds(self._database.now(connection))
-            write_versions(connection, source, {tenant_id: version}, now_ms)
+            complete = None if chain is None else Complete.of(chain, version, [tenant_id])
+            write_versions(connection, source, {tenant_id: version}, now_ms, complete)
+
+    def sets(self, source: str) -> dict[str, frozenset[str]]:
+        """By digest, the versions it stands for."""
+        query = select(SET.c.digest, SET.c.versions).where(SET.c.source == source)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return {row.digest: frozenset(json.loads(row.versions)) for row in rows}
 
     def histogram(self, source: str, keyspace: str | None = None) -> dict[str, int]:
         """How many tenants have each stored version; ``''`` counts those without one."""
@@ -295,6 +340,7 @@ class TenantStore:
             if gone:
                 connection.execute(VERSION.delete().where(VERSION.c.source == name))
                 connection.execute(RECORDED.delete().where(RECORDED.c.source == name))
+                connection.execute(SET.delete().where(SET.c.source == name))
         if not gone:
             raise NotFoundError(
                 f"migration source {name!r} does not exist", next_step="tidegate migrations list"
@@ -346,8 +392,10 @@ def _with_versions(connection: Connection, rows: Sequence[Row[Any]]) -> list[Ten
 
 def _joined(rows: Iterable[Row[Any]], versions: Iterable[Row[Any]]) -> list[Tenant]:
     by_tenant: dict[str, dict[str, str]] = {}
+    digests: dict[str, dict[str, str]] = {}
     for row in versions:
         by_tenant.setdefault(row.tenant_id, {})[row.source] = row.version
+        digests.setdefault(row.tenant_id, {})[row.source] = row.digest
     return [
         Tenant(
             id=row.id,
@@ -356,24 +404,60 @@ def _joined(rows: Iterable[Row[Any]], versions: Iterable[Row[Any]]) -> list[Tena
             created_at=time_of(row.created_at_ms),
             version=row.version,
             versions=by_tenant.get(row.id, {}),
+            digests=digests.get(row.id, {}),
         )
         for row in rows
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Tenants that have exactly the versions which a digest stands for."""
+
+    digest: str
+    versions: tuple[str, ...]
+    tenants: frozenset[str]
+
+    @classmethod
+    def of(cls, chain: Chain, version: str, tenants: Iterable[str]) -> Self:
+        """Tenants that have all versions of a chain up to one."""
+        return cls(chain.digest_at(version), chain.upto(version), frozenset(tenants))
+
+
 def write_versions(
-    connection: Connection, source: str, versions: Mapping[str, str], now_ms: int
+    connection: Connection,
+    source: str,
+    versions: Mapping[str, str],
+    now_ms: int,
+    complete: Complete | None = None,
 ) -> None:
     """Store versions by tenant, inside a transaction."""
     for ids in slices(list(versions)):
         old = (VERSION.c.source == source) & VERSION.c.tenant_id.in_(ids)
         connection.execute(VERSION.delete().where(old))
     rows = [
-        {"tenant_id": tenant_id, "source": source, "version": version, "at_ms": now_ms}
+        {
+            "tenant_id": tenant_id,
+            "source": source,
+            "version": version,
+            "at_ms": now_ms,
+            "digest": complete.digest if complete and tenant_id in complete.tenants else "",
+        }
         for tenant_id, version in versions.items()
     ]
     if rows:
         connection.execute(VERSION.insert(), rows)
+    if complete is not None and complete.tenants:
+        _write_set(connection, source, complete)
+
+
+def _write_set(connection: Connection, source: str, complete: Complete) -> None:
+    known = (SET.c.source == source) & (SET.c.digest == complete.digest)
+    if connection.execute(select(SET.c.digest).where(known)).first() is None:
+        values = json.dumps(complete.versions)
+        connection.execute(
+            SET.insert().values(source=source, digest=complete.digest, versions=values)
+        )
 
 
 def write_recorded(connection: Connection, source: str, hashes: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ between.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -45,6 +46,22 @@ class Chain:
     def ids(self) -> tuple[str, ...]:
         """The ids in order."""
         return tuple(version.id for version in self.versions)
+
+    def upto(self, version: str) -> tuple[str, ...]:
+        """What a tenant at a version has, if nothing is missing: all ids up to it.
+
+        Of versions whose order is no line, the version stands for all before it.
+        """
+        place = self.position(version)
+        if self.heads or place is None:
+            return (version,)
+        return self.ids[: place + 1]
+
+    def digest_at(self, version: str) -> str:
+        """What stands for exactly the versions that a tenant at a version has, and their texts."""
+        hashes = {each.id: each.sha256 for each in self.versions}
+        lines = [f"{each} {hashes.get(each, '')}\n" for each in self.upto(version)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def position(self, version: str) -> int | None:
         """The place of a version in the order, or None."""
@@ -138,13 +155,16 @@ def standing_of(chain: Chain, current: str, target: str) -> Standing:
     return Standing.BEHIND if have < want else Standing.AHEAD
 
 
-def look_at(chain: Chain, applied: Sequence[tuple[str, str]], target: str) -> Look:
+def look_at(
+    chain: Chain, applied: Sequence[tuple[str, str]], target: str, *, out_of_order: bool = False
+) -> Look:
     """How the versions recorded inside a tenant stand to a target.
 
     Args:
         chain: of the source.
         applied: id and hash of each version the tenant has, in any order; hashes may be empty.
         target: an id of the chain.
+        out_of_order: whether what it lacks before one that it has may still be run.
     """
     want = chain.position(target)
     assert want is not None, f"the target {target} is not of the chain"
@@ -162,12 +182,12 @@ def look_at(chain: Chain, applied: Sequence[tuple[str, str]], target: str) -> Lo
             return Look(Standing.EDITED, current, offender=version.id)
     have = chain.position(current) if current else None
     upto = -1 if have is None else have
-    for version in chain.versions[: upto + 1]:
-        if version.id not in hashes:
-            return Look(Standing.GAP, current, offender=version.id)
+    late = tuple(each for each in chain.versions[: upto + 1] if each.id not in hashes)
+    if late and not out_of_order:
+        return Look(Standing.GAP, current, offender=late[0].id)
     if upto > want:
         return Look(Standing.AHEAD, current, offender=current)
-    pending = chain.versions[upto + 1 : want + 1]
+    pending = late + chain.versions[upto + 1 : want + 1]
     return Look(Standing.BEHIND if pending else Standing.AT_TARGET, current, pending)
 
 

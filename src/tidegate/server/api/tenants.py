@@ -133,6 +133,7 @@ class UpgradeBody(Body):
     pause_s: float = 0.0
     verify: bool = False
     downgrade: bool = False
+    out_of_order: bool = False
     single_transaction: bool = False
     recycle_after: int = 100
     sql: bool = False
@@ -220,6 +221,7 @@ def tenants_status(node: Node, source: str | None = None, keyspace: str | None =
             "source": opened.source.name,
             "head": opened.target("head"),
             "items": [{"version": each, "tenants": counted[each]} for each in versions],
+            "late": node.tenants.late(opened, keyspace),
         }
     )
 

@@ -89,6 +89,8 @@ def _upgrade(
         table = _Table(connection, request)
         current, missing, refusal = _missing(table.own(versions), versions, target)
         first = current if first is None else first
+        if not refusal and not request["out_of_order"]:
+            refusal = _late(current, missing, versions)
         if refusal:
             return session.refused(refusal, current)
         batch = missing if request["single"] else missing[:1]
@@ -114,16 +116,17 @@ def _missing(found: Any, versions: list[str], target: str) -> tuple[str, list[st
         refusal = f"the tenant has version {strangers[-1]}, which the function does not know"
     elif not refusal and current and current not in wanted:
         refusal = f"the tenant is at version {current}, ahead of {target}; it is never taken back"
-    elif not refusal and (late := _late(current, missing, versions)):
-        refusal = f"the tenant is at version {current} but lacks {late} before it"
     return current, missing, refusal
 
 
 def _late(current: str, missing: list[str], versions: list[str]) -> str:
-    """The first missing version if it comes before one the tenant has."""
+    """Why a tenant must not be upgraded that lacks a version before one it has."""
     if not current or not missing or versions.index(missing[0]) > versions.index(current):
         return ""
-    return missing[0]
+    return (
+        f"the tenant is at version {current} but lacks {missing[0]} before it; put that behind it,"
+        " or run it with --out-of-order"
+    )
 
 
 class _Table:
