@@ -132,7 +132,9 @@ class Amender:
                 current, name = amended.amendment.current, opened.source.name
                 is_known = bool(current) or name in tenant.versions
                 if is_known and not (request.dry_run or amended.reason):
-                    self._store.store_version(tenant.id, name, current)
+                    whole = request.verb is not Verb.REPAIR and not amended.amendment.unknown
+                    chain = opened.chain if whole and current == target else None
+                    self._store.store_version(tenant.id, name, current, chain)
                 found.append(amended)
         return found
 

@@ -68,7 +68,8 @@ def amend(verb: Verb, chain: Chain, rows: Sequence[Row], version: str) -> Amendm
     if verb is Verb.BASELINE:
         if not rows:
             return Amendment(add=wanted, current=version)
-        if set(there) == {each.id for each in wanted}:
+        is_whole = all(row.begun is None for row in rows)
+        if is_whole and set(there) == {each.id for each in wanted}:
             return Amendment(current=version)
         has = max(there, key=lambda each: (chain.position(each) or -1, each))
         return Amendment(

@@ -120,7 +120,8 @@ def _unknown(failed: ScriptError) -> ScriptError:
     return ScriptError(
         failed.sqlstate,
         f"{failed.message}; the statement was interrupted before, and whether it had taken effect"
-        " then is unknown: if it had, record the version as done",
+        " then is unknown; if it had, run what is left of the file by hand and record the version:"
+        " tidegate tenant stamp",
         failed.line,
     )
 
