@@ -208,11 +208,7 @@ def _calls(settings: TenantSettings, *, is_local: bool = True) -> str:
     if not settings.schema:
         return calls
     path = sql.Literal(search_path(settings)).as_string()
-    return f"{calls}, pg_catalog.set_config('search_path', {path}, {_word(is_local)})"
-
-
-def _word(is_local: bool) -> str:
-    return "true" if is_local else "false"
+    return f"{calls}, pg_catalog.set_config('search_path', {path}, {str(is_local).lower()})"
 
 
 @functools.cache
@@ -230,7 +226,7 @@ def _bounds(lock_timeout_s: float, statement_timeout_s: float, role: str, *, is_
         values["role"] = role
     calls = [
         sql.SQL("pg_catalog.set_config({}, {}, {})").format(
-            sql.Literal(name), sql.Literal(value), sql.SQL(_word(is_local))
+            sql.Literal(name), sql.Literal(value), sql.Literal(is_local)
         )
         for name, value in values.items()
     ]
@@ -242,7 +238,7 @@ def _durable(*, is_local: bool = True) -> str:
     return (
         "pg_catalog.set_config('synchronous_commit',"
         " CASE pg_catalog.current_setting('synchronous_commit')"
-        f" WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, {_word(is_local)})"
+        f" WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, {str(is_local).lower()})"
     )
 
 
