@@ -71,21 +71,28 @@ class LeaseKeeper:
             if self._lost is not None:
                 raise self._lost
             asked_at = time.monotonic()
-            if asked_at >= self._believed_until:
-                # The database's own expiry comes a little later; but somebody may have been told
-                # meanwhile that the lease is lost, and what was lost does not come back.
-                self._lost = LeaseLostError(
-                    f"the lease {self._name} of {self._holder} expired before it was renewed",
-                    next_step="observe the state again and repeat the command",
-                )
-                raise self._lost
+            self._require_belief()
             try:
                 self._lease = self._leases.renew(self.lease, self._ttl_s)
             except LeaseLostError as error:
                 self._lost = error
                 raise
+            self._require_belief()
             self._believed_until = asked_at + self._ttl_s
             return self._lease
+
+    def _require_belief(self) -> None:
+        """Once it could not be believed, it is lost, though the database may renew it still.
+
+        Somebody may have been told meanwhile that the lease is lost, and what was lost does not
+        come back; also when the renewal was under way at that moment.
+        """
+        if time.monotonic() >= self._believed_until:
+            self._lost = LeaseLostError(
+                f"the lease {self._name} of {self._holder} expired before it was renewed",
+                next_step="observe the state again and repeat the command",
+            )
+            raise self._lost
 
     def __enter__(self) -> Self:
         asked_at = time.monotonic()

@@ -196,6 +196,22 @@ def test_a_keeper_that_cannot_reach_the_database_stops_believing(
             keeper.confirm()
 
 
+def test_a_renewal_that_arrives_too_late_does_not_bring_a_lease_back(
+    database: ClusterDatabase,
+) -> None:
+    """Situation 47, relative: it was asked for in time, and waited for another writer too long."""
+    with LeaseKeeper(Leases(database), NAME, "node-1", 0.6) as keeper:
+        with ThreadPoolExecutor(1) as pool:
+            with database.transaction():
+                asking = pool.submit(keeper.confirm)
+                until(lambda: keeper.is_lost)
+            with pytest.raises(LeaseLostError, match="expired"):
+                asking.result(20)
+        assert keeper.is_lost
+        with pytest.raises(LeaseLostError, match="expired"):
+            keeper.confirm()
+
+
 def test_a_keeper_of_a_held_name_does_not_start(leases: Leases) -> None:
     leases.acquire(NAME, "node-2", 30)
     threads = threading.active_count()
