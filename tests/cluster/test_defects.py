@@ -10,7 +10,6 @@ from tidegate.cluster import certificates
 from tidegate.cluster.identity import Engine, Identity, IdentityFolder
 from tidegate.server.config import Settings
 from tidegate.server.node_cluster import NodeCluster
-from tidegate.server.tokens import Tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +24,7 @@ def test_a_list_of_members_is_kept_when_it_differs_and_only_then(tmp_path: Path)
     folder.prepare(identity, authority, member)
     folder.commit()
     settings = Settings.model_validate({"state_dir": tmp_path})
-    tokens = Tokens(tmp_path / "tokens")
-    node = NodeCluster(settings, tokens, reopen=threading.Event(), stage=dict)
+    node = NodeCluster(settings, reopen=threading.Event(), stage=dict)
     node.identity = identity
     node.note_peers(["10.0.0.2:7", "10.0.0.1:7"])
     assert node.identity is identity

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
-from fix_shop import ALLOW, DENY
+from fix_shop import ALLOW, DENY, PASSWORD
+from fix_thief import Thief
 from tidegate.engines.postgres.fence import FENCE_SQLSTATE as ENGINE_SQLSTATE
 from tidegate.errors import (
     AuthenticationError,
@@ -310,6 +312,23 @@ def test_a_wrong_password_is_said_at_once_and_not_shown(shop: Shop, tmp_path: Pa
             run(router, "orders", 1, writer(shop)(1))
         assert time.monotonic() - started < 5
         assert "sesame" not in str(caught.value)
+
+
+def test_an_application_sends_no_password_in_clear_text(shop: Shop) -> None:
+    """Situation 27: a route that leads to a server that asks for it."""
+    thief = Thief()
+    try:
+        shop.store.update(
+            lambda s: s.with_tablet(
+                replace(s.tablet("zone1-0"), conninfo=f"host=127.0.0.1 port={thief.port} dbname=x")
+            )
+        )
+        with pytest.raises(AuthenticationError, match="authentication method"):
+            run(shop.router(), "orders", 1, writer(shop)(1))
+    finally:
+        thief.close()
+    assert b"user\0" in thief.heard
+    assert PASSWORD.encode() not in thief.heard
 
 
 def test_connections_to_an_endpoint_that_is_gone_are_closed(shop: Shop) -> None:

@@ -18,7 +18,6 @@ from tidegate.server.config import load
 from tidegate.server.membership import Membership
 from tidegate.server.node_cluster import NodeCluster
 from tidegate.server.peer_client import PeerClient
-from tidegate.server.tokens import Tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,8 +58,7 @@ def test_a_disk_that_refuses_keeps_no_heartbeat_from_being_answered(
 ) -> None:
     """Situation 48: where the others are is kept for the next start, and only for that."""
     settings = load({"state_dir": str(tmp_path)})
-    tokens = Tokens(tmp_path / "tokens")
-    cluster = NodeCluster(settings, tokens, reopen=threading.Event(), stage=dict)
+    cluster = NodeCluster(settings, reopen=threading.Event(), stage=dict)
     cluster.identity = ME
     before = cluster.heard_at
     cluster.note_peers(["127.0.0.1:1", "127.0.0.1:3"])

@@ -94,8 +94,8 @@ Watch = Annotated[
 ]
 Recursive = Annotated[bool, Parameter(help="Remove what belongs to it as well.")]
 
-_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h)?")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h|d)?")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
 def seconds(text: str) -> float:
@@ -107,7 +107,8 @@ def seconds(text: str) -> float:
     found = _DURATION.fullmatch(text.strip())
     if found is None:
         raise InvalidArgumentError(
-            f"{text!r} is not a duration", next_step="write 500ms, 30s, 2m or a number of seconds"
+            f"{text!r} is not a duration",
+            next_step="write 500ms, 30s, 2m, 90d or seconds",
         )
     return float(found["number"]) * _UNITS[found["unit"]]
 

@@ -55,6 +55,8 @@ NOUNS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
             ("cluster", "cluster", "The nodes that work together."),
             ("upgrade", "upgrade", "The version of the cluster's own tables at its shards."),
             ("span", "span", "The worker processes of a node."),
+            ("token", "token", "Who may use the API, and for what."),
+            ("audit", "audit", "Who did what, and whether the log of it is whole."),
             ("doctor", "doctor", "What to look at first when something is wrong."),
             ("demo", "demo", "See it all on this machine in three minutes."),
             ("config", "config", "Settings, and where each is from."),

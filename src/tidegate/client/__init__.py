@@ -10,6 +10,7 @@ databases, and it keeps no state but its connections.
 
 from __future__ import annotations
 
+from tidegate.client.access import Audit, Tokens
 from tidegate.client.cluster import Cluster
 from tidegate.client.tenants import Migrations, Tenants
 from tidegate.client.topology import (
@@ -57,3 +58,5 @@ class Client(Transport):
         self.node = Node(self)
         self.upgrade = Upgrade(self)
         self.cluster = Cluster(self)
+        self.token = Tokens(self)
+        self.audit = Audit(self)

@@ -302,6 +302,13 @@ class UnauthorizedError(TidegateError):
     http_status = 401
 
 
+class ForbiddenError(TidegateError):
+    """The API token has a role that may not do this."""
+
+    code = "TG-API-005"
+    http_status = 403
+
+
 class UnreachableNodeError(TidegateError):
     """The command line cannot reach a node."""
 

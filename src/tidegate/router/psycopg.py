@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
@@ -53,6 +54,8 @@ TRANSPORT: Final[dict[str, str | int]] = {
     "application_name": "tidegate-router",
 }
 IDLE_PER_ENDPOINT: Final = 8
+REQUIRE_AUTH_SINCE: Final = 160000
+VERIFYING: Final = ("verify-ca", "verify-full")
 
 #: Parts of libpq's messages that mean: the server answered and does not accept who we are.
 _REFUSALS: Final = (
@@ -61,6 +64,7 @@ _REFUSALS: Final = (
     "no pg_hba.conf entry",
     "is not permitted to log in",
     "permission denied for database",
+    "authentication method requirement",
 )
 
 
@@ -84,6 +88,9 @@ def connect(route: Route, credentials: Credentials) -> Connection:
         }
         if credentials.user is not None:
             parameters["user"] = credentials.user
+        if pq.version() >= REQUIRE_AUTH_SINCE and parameters.get("sslmode") not in VERIFYING:
+            # where a route leads was said by others: no password goes there in clear text
+            parameters.setdefault("require_auth", "!password")
         conninfo = make_conninfo("", **parameters)
     except psycopg.ProgrammingError as error:
         raise InvalidArgumentError(

@@ -94,6 +94,18 @@ class Bounds:
         )
 
 
+async def body_of(receive: Receive) -> bytes:
+    """The body, once its size has been checked."""
+    parts, more = [], True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            break  # the client has gone; what it said so far is no whole request
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
 def replaying(body: bytes, receive: Receive) -> Receive:
     """The body once more, then what the server says."""
     given = False

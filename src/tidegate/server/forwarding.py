@@ -22,6 +22,7 @@ from tidegate.cluster.certificates import member_context
 from tidegate.cluster.identity import IdentityFolder
 from tidegate.errors import InvalidArgumentError, NoOwnerError, TidegateError
 from tidegate.server import problems
+from tidegate.server.access import caller_of, told
 from tidegate.server.runtime import Stage
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tidegate.server.runtime import Runtime
 
 FORWARDED_HEADER: Final = "tidegate-forwarded-by"
+CALLER_HEADER: Final = "tidegate-caller"
+"""Whose request it is; only a member may say so."""
 BODY_MAX_BYTES: Final = 16 * 1024 * 1024
 CONNECT_TIMEOUT_S: Final = 3.0
 ANSWER_TIMEOUT_S: Final = 3600.0
@@ -179,11 +182,12 @@ class Forward:
         headers = [
             (name, value)
             for name, value in scope["headers"]
-            if name not in _HOP and name != b"authorization"
+            if name not in _HOP and name not in (b"authorization", CALLER_HEADER.encode())
         ]
         identity = self._runtime.identity
         assert identity is not None, "only a member knows an owner elsewhere"
         headers.append((FORWARDED_HEADER.encode(), identity.name.encode()))
+        headers.append((CALLER_HEADER.encode(), told(caller_of(scope))))
         return self._client(owner).build_request(
             scope["method"], f"{url}?{query}" if query else url, headers=headers, content=body
         )

@@ -20,7 +20,7 @@ import structlog
 from tidegate.cluster.answers import Answer, Answers
 from tidegate.errors import ConflictError, InvalidArgumentError, TidegateError
 from tidegate.server import problems
-from tidegate.server.bounds import replaying
+from tidegate.server.bounds import body_of, replaying
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tidegate.server.runtime import Runtime
 
 HEADER: Final = b"idempotency-key"
+SECRET_PATHS: Final = frozenset({"/v1/tokens", "/v1/cluster/tokens"})
+"""Their answers hold a secret, which must not be kept."""
 REPLAYED: Final = (b"idempotency-replayed", b"true")
 #: How long a repetition waits for the first one's answer, and how often it looks.
 WAIT_S: Final = 20.0
@@ -67,11 +69,17 @@ class Idempotency:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         key = dict(scope["headers"]).get(HEADER) if scope["type"] == "http" else None
-        if key is None or scope["method"] != "POST" or self._runtime.condition.services is None:
+        forgets = scope.get("path") in SECRET_PATHS
+        if (
+            key is None
+            or scope["method"] != "POST"
+            or forgets
+            or self._runtime.condition.services is None
+        ):
             await self._app(scope, receive, send)
             return
         try:
-            name, body = _checked(key), await _body_of(receive)
+            name, body = _checked(key), await body_of(receive)
             answers = Answers(self._runtime.services.database, self._holder)
             known = await self._known(answers, name, _request_of(scope, body))
         except TidegateError as error:
@@ -143,18 +151,6 @@ def _request_of(scope: Scope, body: bytes) -> str:
         said.update(len(part).to_bytes(8, "big"))
         said.update(part)
     return said.hexdigest()
-
-
-async def _body_of(receive: Receive) -> bytes:
-    """The body, whose size :mod:`tidegate.server.bounds` has checked."""
-    parts, more = [], True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            break  # the client has gone; what it said so far is no whole request
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(parts)
 
 
 async def _send(send: Send, answer: Answer) -> None:

@@ -34,7 +34,15 @@ from tidegate.bootstrap import tables as upgrade_tables
 from tidegate.bootstrap.tenants import runs as tenant_runs
 from tidegate.bootstrap.tenants import store as tenant_store
 from tidegate.bootstrap.tenants.service import TenantService
-from tidegate.cluster import answers, cluster_settings, generation, join_tokens, member_store
+from tidegate.cluster import (
+    access_tokens,
+    answers,
+    audit,
+    cluster_settings,
+    generation,
+    join_tokens,
+    member_store,
+)
 from tidegate.cluster import updates as cluster_updates
 from tidegate.cluster.leases import Leases
 from tidegate.cluster.ownership import TTL_S, Ownership, Standing
@@ -90,6 +98,8 @@ UPDATES = (
     *upgrade_directory.UPDATES,
     *answers.UPDATES,
     *tenant_store.SETS_UPDATES,
+    *access_tokens.UPDATES,
+    *audit.UPDATES,
 )
 """Every schema update of the cluster database, in the order they were written."""
 
@@ -113,6 +123,8 @@ class Node:
         self._wake = threading.Event()
         self._missing: str | None = "operations that were interrupted are being looked for"
         self._database = database
+        tokens.attach(database)
+        stack.callback(tokens.detach)
         self._store = TopologyStore(database)
         self._records = WorkflowStore(database)
         self._names = names

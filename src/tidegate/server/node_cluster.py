@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tidegate.cluster.members import Member
     from tidegate.server.config import Settings
     from tidegate.server.membership import Membership
-    from tidegate.server.tokens import Tokens
 
 log = structlog.get_logger("tidegate.members")
 
@@ -60,7 +59,6 @@ class NodeCluster:
 
     Args:
         settings: of the node.
-        tokens: of the node's API.
         reopen: set to have everything below the API closed and opened again.
         stage: the node's stage as the API shows it.
     """
@@ -68,13 +66,11 @@ class NodeCluster:
     def __init__(
         self,
         settings: Settings,
-        tokens: Tokens,
         *,
         reopen: threading.Event,
         stage: Callable[[], dict[str, Any]],
     ) -> None:
         self._settings = settings
-        self._tokens = tokens
         self._reopen = reopen
         self.stage = stage
         self._changing = threading.Lock()
@@ -120,10 +116,6 @@ class NodeCluster:
     def owner_name(self) -> str | None:
         """The member that owns the cluster's work, as far as is known."""
         return self._open.owner_name()
-
-    def api_tokens(self) -> list[str]:
-        """The tokens of the API, for a node that joins."""
-        return self._tokens.export()
 
     def show(self) -> dict[str, Any]:
         """The cluster as this node sees it."""
@@ -173,9 +165,7 @@ class NodeCluster:
             return {"name": token.name, "address": self._settings.member_address}
         schema_version = len(self._open.updates)
         return self._changed(
-            lambda: transitions.join(
-                self._settings, self._tokens, token, schema_version=schema_version
-            )
+            lambda: transitions.join(self._settings, token, schema_version=schema_version)
         )
 
     def remove(self, name: str, *, force: bool, evict: bool, dry_run: bool = False) -> Member:

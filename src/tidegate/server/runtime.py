@@ -90,7 +90,7 @@ class Runtime:
     cluster: NodeCluster = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cluster = NodeCluster(self.settings, self.tokens, reopen=self.reopen, stage=self.show)
+        self.cluster = NodeCluster(self.settings, reopen=self.reopen, stage=self.show)
 
     @property
     def identity(self) -> Identity | None:

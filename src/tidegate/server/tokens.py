@@ -1,35 +1,67 @@
-"""Who may use the API: bearer tokens, kept one a line in a file of the state directory.
+"""Who may use the API: bearer tokens and their roles.
 
-Decides whether a request's token is one of them, in constant time. The file is made at the first
-start, readable by its owner alone, and read again when it changes, so that a token can be added or
-withdrawn while the node runs. Tokens are never logged.
+Decides whose a token is. There are two kinds. The file ``tokens`` in the state directory, made at
+the first start and readable by its owner alone, holds tokens of the node's own account, one a line;
+they are admin on this node, and whoever may write the file is admin anyway. All others have a name,
+a role and perhaps an end, and are kept in the cluster database as hashes, so that every member
+knows the same ones. The first token of a cluster's first node is one of those, too.
+
+Hashes are read again at most once a second, when somebody asks; so a token that is revoked is
+refused by every member within :data:`FRESH_S`. A copy of the hashes lies in the state directory: a
+member whose cluster database does not answer still knows its people. Tokens are never logged.
 """
 
 from __future__ import annotations
 
 import hmac
+import json
 import os
 import secrets
 import threading
-from typing import TYPE_CHECKING
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
 
-from tidegate.errors import SecretError, UnauthorizedError
+import structlog
+
+from tidegate.cluster.access_tokens import AccessToken, AccessTokens, hash_of
+from tidegate.errors import AlreadyExistsError, SecretError, TidegateError, UnauthorizedError
+from tidegate.server.access import AccessRole, Caller
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-TOKEN_PREFIX = "tg_"  # noqa: S105 - lets scanners of leaked secrets know ours
+    from tidegate.cluster.database import ClusterDatabase
+
+TOKEN_PREFIX: Final = "tg_"  # noqa: S105 - lets scanners of leaked secrets know ours
+FRESH_S: Final = 1.0
+UNKNOWN_AGAIN_S: Final = 0.2
+"""How often an unknown token may have the hashes read again."""
+FILE_NAME: Final = "file"
+"""Who asks with a token of the node's own file."""
+FIRST_NAME: Final = "first"
+COPY_NAME: Final = "tokens.hashes"
+
+log = structlog.get_logger("tidegate.tokens")
+
+
+def new_token() -> str:
+    """A token nobody has."""
+    return f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
 
 
 class Tokens:
-    """The tokens of a node."""
+    """The tokens that a node knows."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._copy = path.with_name(COPY_NAME)
         self._lock = threading.Lock()
         self._seen: tuple[int, int] | None = None
         self._tokens: tuple[bytes, ...] = ()
+        self._stored: AccessTokens | None = None
+        self._known: dict[str, AccessToken] = self._read_copy()
+        self._read_at = float("-inf")
 
     def ensure(self) -> bool:
         """Make the file with one token if it is not there; True when it was made.
@@ -47,39 +79,87 @@ class Tokens:
                 ) from None
             return False
         with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}\n")
+            file.write(f"{new_token()}\n")
         return True
 
-    def export(self) -> list[str]:
-        """The tokens, for a node that joins: people use the same ones on every member."""
-        return [token.decode() for token in self._current()]
+    def attach(self, database: ClusterDatabase) -> None:
+        """Use the tokens of a cluster database from now on.
 
-    def adopt(self, tokens: Sequence[str]) -> None:
-        """Take the tokens of the cluster in, beside this node's own."""
-        known = {token.decode() for token in self._current()}
-        with self._path.open("a", encoding="ascii") as file:
-            file.writelines(f"{token}\n" for token in tokens if token not in known)
+        The first node's own token becomes the first of the cluster, so that it is good at every
+        member.
+        """
+        stored = AccessTokens(database)
+        own = self._current()
+        try:
+            if own and not stored.list():
+                stored.create(
+                    FIRST_NAME, own[0].decode(), AccessRole.ADMIN, ttl_s=None, created_by=FILE_NAME
+                )
+        except AlreadyExistsError:
+            pass  # another node was quicker
+        except TidegateError as error:
+            log.warning("the first token was not kept", error=str(error))
+        with self._lock:
+            self._stored = stored
+        self.refresh()
 
-    def check(self, authorization: str | None) -> None:
-        """Let a request pass or refuse it.
+    def detach(self) -> None:
+        """The cluster database is being closed; what is known of it stays known."""
+        with self._lock:
+            self._stored = None
+
+    def refresh(self) -> None:
+        """Read the hashes again; when the database does not answer, the ones known stay."""
+        with self._lock:
+            stored = self._stored
+        if stored is None:
+            return
+        try:
+            known = {each.sha256: each for each in stored.list()}
+        except TidegateError as error:
+            log.warning("tokens could not be read", error=str(error))
+            return
+        finally:
+            self._read_at = time.monotonic()
+        if known != self._known:
+            self._known = known
+            self._write_copy(known)
+
+    def check(self, authorization: str | None, origin: str = "") -> Caller:
+        """Who asks; may read the cluster database.
 
         Raises:
-            UnauthorizedError: the header is missing, of another scheme, or no token of ours.
+            UnauthorizedError: the header is missing, of another scheme, or no good token of ours.
         """
         scheme, _, given = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not given.strip():
+        wanted = given.strip()
+        if scheme.lower() != "bearer" or not wanted:
             raise UnauthorizedError(
                 "the request has no API token",
                 next_step=f"give the token in {self._path} with --token or TIDEGATE_TOKEN",
             )
-        wanted = given.strip().encode()
         # Every token is compared, so that the time says nothing about which one was close.
-        matches = [hmac.compare_digest(wanted, token) for token in self._current()]
-        if not any(matches):
+        matches = [hmac.compare_digest(wanted.encode(), token) for token in self._current()]
+        if any(matches):
+            return Caller(FILE_NAME, AccessRole.ADMIN, origin)
+        digest = hash_of(wanted)
+        self._refresh_after(FRESH_S)
+        found = self._known.get(digest)
+        if found is None:
+            self._refresh_after(UNKNOWN_AGAIN_S)
+            found = self._known.get(digest)
+        if found is None or not found.is_good(round(time.time() * 1000)):
+            why = "is not one of this cluster's" if found is None else "has expired"
             raise UnauthorizedError(
-                "the API token is not one of this node's",
-                next_step=f"give the token in {self._path} with --token or TIDEGATE_TOKEN",
+                f"the API token {why}",
+                next_step=f"give the token in {self._path} with --token or TIDEGATE_TOKEN, or have"
+                " one made: tidegate token create",
             )
+        return Caller(found.name, AccessRole(found.role), origin)
+
+    def _refresh_after(self, age_s: float) -> None:
+        if time.monotonic() - self._read_at >= age_s:
+            self.refresh()
 
     def _current(self) -> tuple[bytes, ...]:
         with self._lock:
@@ -95,3 +175,20 @@ class Tokens:
             except OSError:
                 self._seen, self._tokens = None, ()
             return self._tokens
+
+    def _read_copy(self) -> dict[str, AccessToken]:
+        try:
+            rows: list[dict[str, Any]] = json.loads(self._copy.read_text(encoding="utf-8"))
+            return {row["sha256"]: AccessToken(**row) for row in rows}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
+
+    def _write_copy(self, known: dict[str, AccessToken]) -> None:
+        scratch = self._copy.with_suffix(".tmp")
+        try:
+            handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump([asdict(each) for each in known.values()], file)
+            scratch.replace(self._copy)
+        except OSError as error:
+            log.warning("the copy of the token hashes was not written", error=str(error))

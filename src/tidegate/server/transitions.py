@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tidegate.cluster.ledger import Update
     from tidegate.cluster.members import Member
     from tidegate.server.config import Settings
-    from tidegate.server.tokens import Tokens
 
 __all__ = [
     "begin",
@@ -232,7 +231,7 @@ def note_recovery(database: ClusterDatabase, identity: Identity, certificate: by
     steps.reached(RECOVERED)
 
 
-def join(settings: Settings, tokens: Tokens, token: JoinToken, *, schema_version: int) -> Identity:
+def join(settings: Settings, token: JoinToken, *, schema_version: int) -> Identity:
     """Ask a member to let this node in, and keep what it answers.
 
     From here on the node is that member; it makes itself known when it opens.
@@ -267,7 +266,6 @@ def join(settings: Settings, tokens: Tokens, token: JoinToken, *, schema_version
     folder = IdentityFolder(settings.state_dir)
     own = Pair(str(answer["certificate"]).encode(), request.key)
     folder.prepare(identity, authority, own, str(answer.get("succession", "")).encode())
-    tokens.adopt([str(token) for token in answer["api_tokens"]])
     folder.commit()
     return identity
 

@@ -16,6 +16,7 @@ from tidegate.cluster.cluster_settings import ClusterSettings, check
 from tidegate.cluster.join_tokens import SECRET_BYTES, JoinToken, TokenRow
 from tidegate.cluster.members import Role
 from tidegate.cluster.membership import Listed, check_name
+from tidegate.server.access import ADMIN, READ
 from tidegate.server.api.common import Body, ClusterNode, DryRun, Json, Now, many, one
 
 router = APIRouter(prefix="/v1/cluster", tags=["cluster"])
@@ -55,27 +56,27 @@ class SettingBody(Body):
     value: str
 
 
-@router.get("")
+@router.get("", dependencies=[READ])
 def show_cluster(node: ClusterNode) -> Json:
     """The cluster as this node sees it: engine, schema, stage, owner, settings."""
     return one(node.show())
 
 
-@router.post("/enable")
+@router.post("/enable", dependencies=[ADMIN])
 def enable_cluster(node: ClusterNode, body: EnableBody, dry_run: DryRun = False) -> Json:
     """Make this node the first member of a cluster; nothing that it holds is lost."""
     identity = node.begin(body.name, dry_run=dry_run)
     return one(identity, dry_run=dry_run)
 
 
-@router.post("/join")
+@router.post("/join", dependencies=[ADMIN])
 def join_cluster(node: ClusterNode, body: JoinBody, dry_run: DryRun = False) -> Json:
     """Make this node, which holds nothing yet, a member of another node's cluster."""
     identity = node.join(JoinToken.decode(body.token), dry_run=dry_run)
     return one(identity, dry_run=dry_run)
 
 
-@router.get("/backup", response_class=StreamingResponse)
+@router.get("/backup", response_class=StreamingResponse, dependencies=[ADMIN])
 def backup_cluster(node: ClusterNode, now: Now) -> StreamingResponse:
     """The cluster database at this moment as lines of JSON; it ends with a hash of all before."""
     path = now.settings.state_dir / f".backup-{secrets.token_hex(8)}"
@@ -93,14 +94,14 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
             yield piece
 
 
-@router.get("/members")
+@router.get("/members", dependencies=[READ])
 def list_members(node: ClusterNode) -> Json:
     """Every member, its versions, role, last heartbeat, and status with the reason."""
     owner = node.owner_name()
     return many(_member(entry, owner) for entry in node.membership.list())
 
 
-@router.delete("/members/{name}")
+@router.delete("/members/{name}", dependencies=[ADMIN])
 def remove_member(
     node: ClusterNode,
     name: str,
@@ -115,15 +116,15 @@ def remove_member(
     return one({"member": member.name, "state": member.state}, dry_run=dry_run)
 
 
-@router.put("/members/{name}/role")
+@router.put("/members/{name}/role", dependencies=[ADMIN])
 def set_role(node: ClusterNode, name: str, body: RoleBody, dry_run: DryRun = False) -> Json:
     """Give a member a role in the replication of the cluster database."""
     member = node.membership.set_role(name, body.role, dry_run=dry_run)
     return one({"member": member.name, "role": body.role}, dry_run=dry_run)
 
 
-@router.post("/tokens")
-def create_token(node: ClusterNode, body: TokenBody, dry_run: DryRun = False) -> Json:
+@router.post("/tokens", dependencies=[ADMIN])
+def create_join_token(node: ClusterNode, body: TokenBody, dry_run: DryRun = False) -> Json:
     """Make a token for one node to join under a name; it is shown this once."""
     if dry_run:
         return one({"name": check_name(body.name), "ttl_s": body.ttl_s}, dry_run=True)
@@ -131,28 +132,28 @@ def create_token(node: ClusterNode, body: TokenBody, dry_run: DryRun = False) ->
     return one({"name": token.name, "token": token.encode(), "ttl_s": body.ttl_s})
 
 
-@router.get("/tokens")
-def list_tokens(node: ClusterNode) -> Json:
+@router.get("/tokens", dependencies=[ADMIN])
+def list_join_tokens(node: ClusterNode) -> Json:
     """Tokens that were made, without their secrets."""
     return many(_token(row) for row in node.membership.tokens.list())
 
 
-@router.delete("/tokens/{name}")
-def revoke_token(node: ClusterNode, name: str, dry_run: DryRun = False) -> Json:
+@router.delete("/tokens/{name}", dependencies=[ADMIN])
+def revoke_join_token(node: ClusterNode, name: str, dry_run: DryRun = False) -> Json:
     """Forget a token."""
     if not dry_run:
         node.membership.tokens.revoke(name)
     return one({"name": name}, dry_run=dry_run)
 
 
-@router.get("/settings")
+@router.get("/settings", dependencies=[READ])
 def list_settings(node: ClusterNode) -> Json:
     """Settings of the whole cluster."""
     settings = ClusterSettings(node.database)
     return many({"name": name, "value": value} for name, value in sorted(settings.all().items()))
 
 
-@router.put("/settings/{name}")
+@router.put("/settings/{name}", dependencies=[ADMIN])
 def set_setting(node: ClusterNode, name: str, body: SettingBody, dry_run: DryRun = False) -> Json:
     """Set a setting of the whole cluster."""
     check(name, body.value)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 import tidegate
 from tidegate.server import doctor, metrics
+from tidegate.server.access import OPERATE, READ
 from tidegate.server.api.common import Body, DryRun, Json, Node, Now, many, one
 from tidegate.server.headers import LARGEST, whole_number
 
@@ -50,7 +51,7 @@ def show_metrics(now: Now) -> Response:
     return Response(found.text(), media_type=metrics.CONTENT_TYPE)
 
 
-@router.get("/node")
+@router.get("/node", dependencies=[READ])
 def show_node(now: Now) -> Json:
     """Version, start time, state directory, and how far the node is."""
     services = now.condition.services
@@ -66,19 +67,19 @@ def show_node(now: Now) -> Json:
     )
 
 
-@router.get("/spans")
+@router.get("/spans", dependencies=[READ])
 def list_spans(node: Node) -> Json:
     """The worker processes."""
     return many(node.supervisor.status())
 
 
-@router.get("/doctor")
+@router.get("/doctor", dependencies=[READ])
 def examine(node: Node) -> Json:
     """What a person should look at: databases, slots by the log they retain, workers."""
     return one(doctor.examine(node))
 
 
-@router.get("/routes", responses={200: {"content": {"text/event-stream": {}}}})
+@router.get("/routes", responses={200: {"content": {"text/event-stream": {}}}}, dependencies=[READ])
 def show_routes(
     node: Node,
     watch: Annotated[bool, Query(description="Stay and send an event for each change.")] = False,
@@ -107,7 +108,7 @@ def show_routes(
     return Response(current.text, media_type="application/json", headers=headers)
 
 
-@router.get("/routers")
+@router.get("/routers", dependencies=[READ])
 def list_routers(node: Node) -> Json:
     """The routers that reported in the last minute, the revision each serves, and its state.
 
@@ -118,14 +119,14 @@ def list_routers(node: Node) -> Json:
     return many(router.to_json(revision, heard.now_ms) for router in heard.routers)
 
 
-@router.post("/routers/{name}")
+@router.post("/routers/{name}", dependencies=[READ])
 def report_router(node: Node, name: RouterName, body: RouterBody) -> Json:
     """A router says which revision it serves."""
     node.routers.report(name, body.revision)
     return one({"router": name, "revision": body.revision})
 
 
-@router.delete("/routers/{name}")
+@router.delete("/routers/{name}", dependencies=[OPERATE])
 def delete_router(node: Node, name: RouterName, dry_run: DryRun = False) -> Json:
     """A router has ended, or somebody says so for it: no switch asks it any more."""
     if not dry_run:

@@ -19,6 +19,7 @@ from tidegate.bootstrap.tenants.selection import Selection
 from tidegate.bootstrap.tenants.service import UpgradeRequest
 from tidegate.bootstrap.tenants.verifying import VerifyRequest
 from tidegate.errors import InvalidArgumentError
+from tidegate.server.access import ADMIN, OPERATE, READ
 from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
 from tidegate.server.headers import whole_number
 
@@ -147,7 +148,7 @@ class TenantsBody(Body):
     tenants: tuple[str, ...] = ()
 
 
-@router.get("/tenants")
+@router.get("/tenants", dependencies=[READ])
 def list_tenants(
     node: Node,
     after: str = "",
@@ -161,7 +162,7 @@ def list_tenants(
     return answer
 
 
-@router.post("/tenants", status_code=201)
+@router.post("/tenants", status_code=201, dependencies=[OPERATE])
 def add_tenant(node: Node, body: PlaceBody, dry_run: DryRun = False) -> Json:
     """Register a tenant."""
     registry = node.tenants.registry
@@ -185,7 +186,7 @@ def add_tenant(node: Node, body: PlaceBody, dry_run: DryRun = False) -> Json:
     return one(tenant_json(registry.add(body.name, place, dry_run=dry_run)), dry_run=dry_run)
 
 
-@router.post("/tenants:discover")
+@router.post("/tenants:discover", dependencies=[OPERATE])
 def discover_tenants(node: Node, body: DiscoverBody) -> Json:
     """Schemas or databases that fit a pattern; those that are new are registered if asked for."""
     found = node.tenants.registry.discover(
@@ -209,7 +210,7 @@ def discover_tenants(node: Node, body: DiscoverBody) -> Json:
     return answer
 
 
-@router.get("/tenants:status")
+@router.get("/tenants:status", dependencies=[READ])
 def tenants_status(node: Node, source: str | None = None, keyspace: str | None = None) -> Json:
     """How many tenants have each version of a source, and what is its head."""
     opened = node.tenants.sources.open(node.tenants.sources.find(source))
@@ -226,25 +227,25 @@ def tenants_status(node: Node, source: str | None = None, keyspace: str | None =
     )
 
 
-@router.post("/tenants:baseline")
+@router.post("/tenants:baseline", dependencies=[OPERATE])
 def baseline_tenants(node: Node, body: VersionBody, dry_run: DryRun = False) -> Json:
     """Let tenants without a version of the source start at one; nothing is run."""
     return _amended(node, Verb.BASELINE, body, body.version, dry_run=dry_run)
 
 
-@router.post("/tenants:stamp")
+@router.post("/tenants:stamp", dependencies=[OPERATE])
 def stamp_tenants(node: Node, body: StampBody, dry_run: DryRun = False) -> Json:
     """Record a version in tenants, whatever they had; nothing is run."""
     return _amended(node, Verb.STAMP, body, body.version, dry_run=dry_run)
 
 
-@router.post("/tenants:repair")
+@router.post("/tenants:repair", dependencies=[OPERATE])
 def repair_tenants(node: Node, body: AmendBody, dry_run: DryRun = False) -> Json:
     """Record the files as they are now; tenants keep their versions, and nothing is run."""
     return _amended(node, Verb.REPAIR, body, "", dry_run=dry_run)
 
 
-@router.post("/tenants:verify")
+@router.post("/tenants:verify", dependencies=[OPERATE])
 def verify_tenants(node: Node, body: VerifyBody) -> Json:
     """Compare tenants with what their sources make at the versions they have."""
     found = node.tenants.verify(
@@ -281,26 +282,26 @@ def _amended(node: Node, verb: Verb, body: AmendBody, version: str, *, dry_run: 
     return answer
 
 
-@router.get("/tenants/{name}")
+@router.get("/tenants/{name}", dependencies=[READ])
 def show_tenant(node: Node, name: str) -> Json:
     """One tenant."""
     return one(tenant_json(node.tenants.tenants.get(name)))
 
 
-@router.delete("/tenants/{name}")
+@router.delete("/tenants/{name}", dependencies=[OPERATE])
 def remove_tenant(node: Node, name: str, dry_run: DryRun = False) -> Json:
     """Forget a tenant; its schema or database is not touched."""
     return one(tenant_json(node.tenants.registry.remove(name, dry_run=dry_run)), dry_run=dry_run)
 
 
-@router.post("/tenants/{name}:rename")
+@router.post("/tenants/{name}:rename", dependencies=[OPERATE])
 def rename_tenant(node: Node, name: str, body: RenameBody, dry_run: DryRun = False) -> Json:
     """Give a tenant another name."""
     renamed = node.tenants.registry.rename(name, body.name, dry_run=dry_run)
     return one(tenant_json(renamed), dry_run=dry_run)
 
 
-@router.post("/tenants/{name}:ensure")
+@router.post("/tenants/{name}:ensure", dependencies=[OPERATE])
 def ensure_tenant(node: Node, name: str, body: EnsureBody) -> Json:
     """Bring one tenant to the head of a source now, as when it logs in; cheap when it is there."""
     options = RunOptions(
@@ -310,13 +311,13 @@ def ensure_tenant(node: Node, name: str, body: EnsureBody) -> Json:
     return one({"tenant": name, "upgraded": upgraded, "version": version})
 
 
-@router.get("/migrations")
+@router.get("/migrations", dependencies=[READ])
 def list_sources(node: Node) -> Json:
     """The registered migration sources."""
     return many(source_json(source) for source in node.tenants.tenants.sources())
 
 
-@router.post("/migrations", status_code=201)
+@router.post("/migrations", status_code=201, dependencies=[ADMIN])
 def add_source(node: Node, body: SourceBody, dry_run: DryRun = False) -> Json:
     """Register a migration source; it is read once, and refused when it cannot be run."""
     more = body.model_dump(exclude={"name", "source"})
@@ -336,7 +337,7 @@ def add_source(node: Node, body: SourceBody, dry_run: DryRun = False) -> Json:
     )
 
 
-@router.get("/migrations/{name}")
+@router.get("/migrations/{name}", dependencies=[READ])
 def show_source(node: Node, name: str) -> Json:
     """A migration source with its versions, as they are now."""
     opened = node.tenants.sources.open(node.tenants.sources.find(name))
@@ -354,7 +355,7 @@ def show_source(node: Node, name: str) -> Json:
     )
 
 
-@router.delete("/migrations/{name}")
+@router.delete("/migrations/{name}", dependencies=[ADMIN])
 def remove_source(node: Node, name: str, dry_run: DryRun = False) -> Json:
     """Forget a migration source; tenants keep their own version tables."""
     source = node.tenants.sources.find(name)
@@ -363,7 +364,7 @@ def remove_source(node: Node, name: str, dry_run: DryRun = False) -> Json:
     return one(source_json(source), dry_run=dry_run)
 
 
-@router.post("/tenant-runs", status_code=201)
+@router.post("/tenant-runs", status_code=201, dependencies=[OPERATE])
 def upgrade_tenants(node: Node, body: UpgradeBody, dry_run: DryRun = False) -> Json:
     """Create a run; the node works on it from now on."""
     given = body.model_dump()
@@ -383,50 +384,50 @@ def upgrade_tenants(node: Node, body: UpgradeBody, dry_run: DryRun = False) -> J
     return one(report(node.tenants.runs, node.tenants.upgrade(request)))
 
 
-@router.get("/tenant-runs")
+@router.get("/tenant-runs", dependencies=[READ])
 def list_runs(node: Node, limit: Annotated[int, Query(ge=1, le=PAGE)] = 20) -> Json:
     """The newest runs."""
     return many(brief(run) for run in node.tenants.runs.all(limit=limit))
 
 
-@router.get("/tenant-runs/{run_id}")
+@router.get("/tenant-runs/{run_id}", dependencies=[READ])
 def show_run(node: Node, run_id: str) -> Json:
     """A run by its number, or the ``last`` one."""
     return one(report(node.tenants.runs, node.tenants.runs.get(number(run_id))))
 
 
-@router.get("/tenant-runs/{run_id}/tenants")
+@router.get("/tenant-runs/{run_id}/tenants", dependencies=[READ])
 def list_run_tenants(node: Node, run_id: str) -> Json:
     """Every tenant of a run."""
     run = node.tenants.runs.get(number(run_id))
     return many(shown(item) for item in node.tenants.runs.items(run.id))
 
 
-@router.post("/tenant-runs/{run_id}:pause")
+@router.post("/tenant-runs/{run_id}:pause", dependencies=[OPERATE])
 def pause_run(node: Node, run_id: str) -> Json:
     """Begin with no more tenants."""
     return one(report(node.tenants.runs, node.tenants.pause(number(run_id))))
 
 
-@router.post("/tenant-runs/{run_id}:resume")
+@router.post("/tenant-runs/{run_id}:resume", dependencies=[OPERATE])
 def resume_run(node: Node, run_id: str) -> Json:
     """Go on with a paused run, or with a stopped one in spite of its failures."""
     return one(report(node.tenants.runs, node.tenants.resume(number(run_id))))
 
 
-@router.post("/tenant-runs/{run_id}:cancel")
+@router.post("/tenant-runs/{run_id}:cancel", dependencies=[OPERATE])
 def cancel_run(node: Node, run_id: str) -> Json:
     """End a run; what was upgraded stays."""
     return one(report(node.tenants.runs, node.tenants.cancel(number(run_id))))
 
 
-@router.post("/tenant-runs/{run_id}:retry")
+@router.post("/tenant-runs/{run_id}:retry", dependencies=[OPERATE])
 def retry_run(node: Node, run_id: str, body: TenantsBody) -> Json:
     """Try failed tenants again, and go on."""
     return one(report(node.tenants.runs, node.tenants.retry(number(run_id), body.tenants)))
 
 
-@router.post("/tenant-runs/{run_id}:skip")
+@router.post("/tenant-runs/{run_id}:skip", dependencies=[OPERATE])
 def skip_tenants(node: Node, run_id: str, body: TenantsBody) -> Json:
     """Leave tenants out of a run."""
     return one(report(node.tenants.runs, node.tenants.skip(number(run_id), body.tenants)))

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from tidegate.engines.postgres.connection import check_endpoint, connect, server_facts
 from tidegate.errors import InvalidArgumentError, NotFoundError
+from tidegate.server.access import ADMIN, OPERATE, READ
 from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
 from tidegate.topology.connections import Endpoint
 from tidegate.topology.model import Snapshot
@@ -67,41 +68,41 @@ class MapBody(Body):
     keyspace: str | None = None
 
 
-@router.post("/cells", status_code=201)
+@router.post("/cells", status_code=201, dependencies=[OPERATE])
 def create_cell(node: Node, body: CellBody, dry_run: DryRun = False) -> Json:
     """Add a cell."""
     return one(node.topology(dry_run=dry_run).add_cell(body.name).to_json(), dry_run=dry_run)
 
 
-@router.get("/cells")
+@router.get("/cells", dependencies=[READ])
 def list_cells(node: Node) -> Json:
     """All cells."""
     snapshot = node.store.read()
     return many(snapshot.cells[name].to_json() for name in sorted(snapshot.cells))
 
 
-@router.delete("/cells/{name}")
+@router.delete("/cells/{name}", dependencies=[OPERATE])
 def delete_cell(node: Node, name: str, dry_run: DryRun = False) -> Json:
     """Remove a cell that no tablet is in."""
     node.topology(dry_run=dry_run).remove_cell(name)
     return one({"name": name, "deleted": not dry_run}, dry_run=dry_run)
 
 
-@router.post("/keyspaces", status_code=201)
+@router.post("/keyspaces", status_code=201, dependencies=[OPERATE])
 def create_keyspace(node: Node, body: KeyspaceBody, dry_run: DryRun = False) -> Json:
     """Add a keyspace, with shards at once if they are named."""
     node.topology(dry_run=dry_run).add_keyspace(body.name, shards=body.shards)
     return one({"name": body.name, "shards": body.shards}, dry_run=dry_run)
 
 
-@router.get("/keyspaces")
+@router.get("/keyspaces", dependencies=[READ])
 def list_keyspaces(node: Node) -> Json:
     """All keyspaces."""
     snapshot = node.store.read()
     return many(_keyspace(snapshot, name) for name in sorted(snapshot.keyspaces))
 
 
-@router.get("/keyspaces/{name}")
+@router.get("/keyspaces/{name}", dependencies=[READ])
 def show_keyspace(node: Node, name: str) -> Json:
     """A keyspace with its shards, tablets and vschema."""
     snapshot = node.store.read()
@@ -112,7 +113,7 @@ def show_keyspace(node: Node, name: str) -> Json:
     return one({**_keyspace(snapshot, name), **details})
 
 
-@router.delete("/keyspaces/{name}")
+@router.delete("/keyspaces/{name}", dependencies=[OPERATE])
 def delete_keyspace(
     node: Node, name: str, recursive: Recursive = False, dry_run: DryRun = False
 ) -> Json:
@@ -122,7 +123,7 @@ def delete_keyspace(
     return one({"name": name, "deleted": not dry_run}, dry_run=dry_run)
 
 
-@router.post("/keyspaces/{keyspace}/shards", status_code=201)
+@router.post("/keyspaces/{keyspace}/shards", status_code=201, dependencies=[OPERATE])
 def create_shards(node: Node, keyspace: str, body: ShardsBody, dry_run: DryRun = False) -> Json:
     """Add shards."""
     made = node.topology(dry_run=dry_run).add_shards(keyspace, body.names)
@@ -130,21 +131,21 @@ def create_shards(node: Node, keyspace: str, body: ShardsBody, dry_run: DryRun =
     return {**answer, "dry_run": True} if dry_run else answer
 
 
-@router.get("/keyspaces/{keyspace}/shards")
+@router.get("/keyspaces/{keyspace}/shards", dependencies=[READ])
 def list_shards(node: Node, keyspace: str) -> Json:
     """The shards of a keyspace."""
     snapshot = node.store.read()
     return many(_shard(snapshot, shard) for shard in snapshot.shards_of(keyspace))
 
 
-@router.get("/keyspaces/{keyspace}/shards/{name}")
+@router.get("/keyspaces/{keyspace}/shards/{name}", dependencies=[READ])
 def show_shard(node: Node, keyspace: str, name: str) -> Json:
     """A shard with its tablets."""
     snapshot = node.store.read()
     return one(_shard(snapshot, snapshot.shard(keyspace, name)))
 
 
-@router.delete("/keyspaces/{keyspace}/shards/{name}")
+@router.delete("/keyspaces/{keyspace}/shards/{name}", dependencies=[OPERATE])
 def delete_shard(
     node: Node, keyspace: str, name: str, recursive: Recursive = False, dry_run: DryRun = False
 ) -> Json:
@@ -154,7 +155,7 @@ def delete_shard(
     return one({"keyspace": keyspace, "name": name, "deleted": not dry_run}, dry_run=dry_run)
 
 
-@router.post("/tablets", status_code=201)
+@router.post("/tablets", status_code=201, dependencies=[ADMIN])
 def create_tablet(
     node: Node,
     body: TabletBody,
@@ -174,7 +175,7 @@ def create_tablet(
     return one({**tablet.to_json(), **facts}, dry_run=dry_run)
 
 
-@router.get("/tablets")
+@router.get("/tablets", dependencies=[READ])
 def list_tablets(node: Node, keyspace: str | None = None) -> Json:
     """All tablets, or those of a keyspace."""
     snapshot = node.store.read()
@@ -187,13 +188,13 @@ def list_tablets(node: Node, keyspace: str | None = None) -> Json:
     )
 
 
-@router.get("/tablets/{alias}")
+@router.get("/tablets/{alias}", dependencies=[READ])
 def show_tablet(node: Node, alias: str) -> Json:
     """One tablet."""
     return one(_tablet(node.store.read().tablet(alias)))
 
 
-@router.patch("/tablets/{alias}")
+@router.patch("/tablets/{alias}", dependencies=[ADMIN])
 def update_tablet(
     node: Node,
     alias: str,
@@ -211,7 +212,7 @@ def update_tablet(
     return one({**_tablet(done.tablet), "warnings": done.warnings}, dry_run=dry_run)
 
 
-@router.delete("/tablets/{alias}")
+@router.delete("/tablets/{alias}", dependencies=[ADMIN])
 def delete_tablet(node: Node, alias: str, dry_run: DryRun = False) -> Json:
     """Remove a tablet from the topology; its database is not touched."""
     found = node.store.read().tablet(alias)
@@ -220,13 +221,13 @@ def delete_tablet(node: Node, alias: str, dry_run: DryRun = False) -> Json:
     return one({"alias": alias, "deleted": not dry_run}, dry_run=dry_run)
 
 
-@router.get("/keyspaces/{keyspace}/vschema")
+@router.get("/keyspaces/{keyspace}/vschema", dependencies=[READ])
 def show_vschema(node: Node, keyspace: str) -> Json:
     """The vschema of a keyspace."""
     return one({"keyspace": keyspace, "vschema": node.store.read().vschema(keyspace).to_json()})
 
 
-@router.put("/keyspaces/{keyspace}/vschema")
+@router.put("/keyspaces/{keyspace}/vschema", dependencies=[OPERATE])
 def apply_vschema(node: Node, keyspace: str, body: dict[str, Any], dry_run: DryRun = False) -> Json:
     """Replace the vschema of a keyspace."""
     vschema, warnings = node.topology().apply_vschema(keyspace, body, dry_run=dry_run)
@@ -234,7 +235,7 @@ def apply_vschema(node: Node, keyspace: str, body: dict[str, Any], dry_run: DryR
     return one(answer, dry_run=dry_run)
 
 
-@router.get("/routingrules/{kind}")
+@router.get("/routingrules/{kind}", dependencies=[READ])
 def show_routing_rules(node: Node, kind: RuleKind) -> Json:
     """All rules of a kind."""
     snapshot = node.store.read()
@@ -246,7 +247,7 @@ def show_routing_rules(node: Node, kind: RuleKind) -> Json:
     return one(found())
 
 
-@router.put("/routingrules/{kind}")
+@router.put("/routingrules/{kind}", dependencies=[OPERATE])
 def apply_routing_rules(
     node: Node, kind: RuleKind, body: dict[str, Any], dry_run: DryRun = False
 ) -> Json:
@@ -275,7 +276,7 @@ def apply_routing_rules(
     return one(made, dry_run=dry_run)
 
 
-@router.post("/vindex/map")
+@router.post("/vindex/map", dependencies=[READ])
 def map_values(node: Node, body: MapBody) -> Json:
     """The keyspace id of each value and, given a keyspace, the shard it belongs to."""
     snapshot = node.store.read() if body.keyspace else None

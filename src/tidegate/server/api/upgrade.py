@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from tidegate.server import schema_upgrade
+from tidegate.server.access import ADMIN, OPERATE, READ
 from tidegate.server.api.common import Body, DryRun, Json, Node, Now, one
 from tidegate.server.runtime import Stage
 
@@ -21,7 +22,7 @@ class RetryBody(Body):
     shard: str | None = None
 
 
-@router.get("")
+@router.get("", dependencies=[READ])
 def show_upgrade(now: Now) -> Json:
     """Where the upgrade is, what failed, and what keeps it from being finalised.
 
@@ -34,27 +35,27 @@ def show_upgrade(now: Now) -> Json:
     return one(now.services.upgrade.shown())
 
 
-@router.post("/finalise")
+@router.post("/finalise", dependencies=[ADMIN])
 def finalise_upgrade(node: Node, dry_run: DryRun = False) -> Json:
     """Close the way back: members of the version before may not be started any more."""
     return one({"finalised": node.upgrade.finalise(dry_run=dry_run)}, dry_run=dry_run)
 
 
-@router.post("/retry")
+@router.post("/retry", dependencies=[OPERATE])
 def retry_upgrade(node: Node, body: RetryBody, dry_run: DryRun = False) -> Json:
     """Try a shard, or everything that failed, again at once."""
     changed = node.upgrade.service.retry_tenant(body.shard, dry_run=dry_run)
     return one({"retried": changed}, dry_run=dry_run)
 
 
-@router.post("/skip")
+@router.post("/skip", dependencies=[ADMIN])
 def skip_upgrade(node: Node, body: ShardBody, dry_run: DryRun = False) -> Json:
     """Let the upgrade go on without a shard; it stays at its version."""
     node.upgrade.service.skip_tenant(body.shard, dry_run=dry_run)
     return one({"skipped": body.shard}, dry_run=dry_run)
 
 
-@router.post("/supersede")
+@router.post("/supersede", dependencies=[ADMIN])
 def supersede_upgrade(node: Node, dry_run: DryRun = False) -> Json:
     """Set an older upgrade that is stuck aside and begin this program's."""
     node.upgrade.service.supersede(dry_run=dry_run)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from tidegate.dataplane.model import Direction, SpanSpec
 from tidegate.errors import FailedPreconditionError, NotFoundError
+from tidegate.server.access import OPERATE, READ
 from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
 from tidegate.server.services import Services
 from tidegate.workflow.vdiff.model import VDiffOptions
@@ -50,7 +51,7 @@ class ShardsBody(Body):
     target_shards: tuple[str, ...] = ()
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, dependencies=[OPERATE])
 def create_vdiff(
     node: Node, keyspace: str, name: str, body: VDiffBody, *, dry_run: DryRun = False
 ) -> Json:
@@ -66,7 +67,7 @@ def create_vdiff(
     return one({"uuid": report["UUID"], **report}, dry_run=dry_run)
 
 
-@router.get("")
+@router.get("", dependencies=[READ])
 def list_vdiffs(node: Node, keyspace: str, name: str) -> Json:
     """All comparisons of the workflow, newest first."""
     found = {
@@ -78,7 +79,7 @@ def list_vdiffs(node: Node, keyspace: str, name: str) -> Json:
     return many(found.values())
 
 
-@router.get("/{uuid}")
+@router.get("/{uuid}", dependencies=[READ])
 async def show_vdiff(
     node: Node,
     keyspace: str,
@@ -103,7 +104,7 @@ async def show_vdiff(
     return one(await anyio.to_thread.run_sync(look, limiter=WAITING))
 
 
-@router.post("/{uuid}/stop")
+@router.post("/{uuid}/stop", dependencies=[OPERATE])
 def stop_vdiff(
     node: Node, keyspace: str, name: str, uuid: str, body: ShardsBody, *, dry_run: DryRun = False
 ) -> Json:
@@ -116,7 +117,7 @@ def stop_vdiff(
     return one(_first(node, keyspace, name, stop), dry_run=dry_run)
 
 
-@router.post("/{uuid}/resume")
+@router.post("/{uuid}/resume", dependencies=[OPERATE])
 def resume_vdiff(
     node: Node, keyspace: str, name: str, uuid: str, body: ShardsBody, *, dry_run: DryRun = False
 ) -> Json:
@@ -129,7 +130,7 @@ def resume_vdiff(
     return one(_first(node, keyspace, name, resume), dry_run=dry_run)
 
 
-@router.delete("/{uuid}")
+@router.delete("/{uuid}", dependencies=[OPERATE])
 def delete_vdiff(
     node: Node, keyspace: str, name: str, uuid: str, *, dry_run: DryRun = False
 ) -> Json:

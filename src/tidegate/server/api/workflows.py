@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Response
 
+from tidegate.server.access import OPERATE, READ
 from tidegate.server.api.common import Body, Json, Node, check_version, many, one, plain
 from tidegate.server.services import Services
 from tidegate.workflow.model import Workflow
@@ -127,21 +128,21 @@ class CancelBody(DryRunBody):
     keep_routing_rules: bool = False
 
 
-@router.post("/movetables", status_code=201)
+@router.post("/movetables", status_code=201, dependencies=[OPERATE])
 def create_movetables(node: Node, body: MoveTablesBody, response: Response) -> Json:
     """Make a MoveTables workflow; a preflight looks at everything first."""
     request = MoveTablesCreate(**_options(body))
     return _outcome(node, node.workflows.create(request, dry_run=body.dry_run), response)
 
 
-@router.post("/reshard", status_code=201)
+@router.post("/reshard", status_code=201, dependencies=[OPERATE])
 def create_reshard(node: Node, body: ReshardBody, response: Response) -> Json:
     """Make a Reshard workflow; a preflight looks at everything first."""
     request = ReshardCreate(**_options(body))
     return _outcome(node, node.workflows.create(request, dry_run=body.dry_run), response)
 
 
-@router.get("/workflows")
+@router.get("/workflows", dependencies=[READ])
 def list_workflows(node: Node, keyspace: str | None = None) -> Json:
     """All workflows, or those of a target keyspace, with the state of their traffic."""
     snapshot = node.store.read()
@@ -150,7 +151,7 @@ def list_workflows(node: Node, keyspace: str | None = None) -> Json:
     return many(_listed(node, workflow) for workflow in node.workflows.list(keyspace))
 
 
-@router.get("/workflows/{keyspace}/{name}")
+@router.get("/workflows/{keyspace}/{name}", dependencies=[READ])
 def show_workflow(node: Node, keyspace: str, name: str, response: Response) -> Json:
     """A workflow's record, its traffic, and what has been done for it."""
     workflow = _found(node, keyspace, name)
@@ -159,7 +160,7 @@ def show_workflow(node: Node, keyspace: str, name: str, response: Response) -> J
     return one({**_listed(node, workflow), "workflow": workflow.to_json(), "history": history})
 
 
-@router.get("/workflows/{keyspace}/{name}/status")
+@router.get("/workflows/{keyspace}/{name}/status", dependencies=[READ])
 def show_status(node: Node, keyspace: str, name: str, response: Response) -> Json:
     """Streams, progress of the copy, lag, traffic, and the log its slots retain."""
     _found(node, keyspace, name)
@@ -169,7 +170,7 @@ def show_status(node: Node, keyspace: str, name: str, response: Response) -> Jso
     return one({**status.to_json(), "spans": spans})
 
 
-@verbs.post("/start")
+@verbs.post("/start", dependencies=[OPERATE])
 def start_workflow(at: Seen, body: StartBody) -> Json:
     """Let stopped or failed streams go on."""
     return at.answer(
@@ -182,34 +183,34 @@ def start_workflow(at: Seen, body: StartBody) -> Json:
     )
 
 
-@verbs.post("/stop")
+@verbs.post("/stop", dependencies=[OPERATE])
 def stop_workflow(at: Seen, body: DryRunBody) -> Json:
     """Stop the streams where they are."""
     return at.answer(at.service.stop(at.keyspace, at.name, dry_run=body.dry_run))
 
 
-@verbs.post("/switchtraffic")
+@verbs.post("/switchtraffic", dependencies=[OPERATE])
 def switch_traffic(at: Seen, body: SwitchBody) -> Json:
     """Send reads, writes or both to the target."""
     request = SwitchRequest(keyspace=at.keyspace, workflow=at.name, **_options(body))
     return at.answer(at.service.switch_traffic(request, dry_run=body.dry_run))
 
 
-@verbs.post("/reversetraffic")
+@verbs.post("/reversetraffic", dependencies=[OPERATE])
 def reverse_traffic(at: Seen, body: SwitchBody) -> Json:
     """Send reads, writes or both back to the source."""
     request = SwitchRequest(keyspace=at.keyspace, workflow=at.name, **_options(body))
     return at.answer(at.service.reverse_traffic(request, dry_run=body.dry_run))
 
 
-@verbs.post("/complete")
+@verbs.post("/complete", dependencies=[OPERATE])
 def complete_workflow(at: Seen, body: CompleteBody) -> Json:
     """Remove the old copy and the workflow."""
     request = CompleteRequest(keyspace=at.keyspace, workflow=at.name, **_options(body))
     return at.answer(at.service.complete(request, dry_run=body.dry_run))
 
 
-@verbs.post("/cancel")
+@verbs.post("/cancel", dependencies=[OPERATE])
 def cancel_workflow(at: Seen, body: CancelBody) -> Json:
     """Remove the new copy and the workflow."""
     request = CancelRequest(keyspace=at.keyspace, workflow=at.name, **_options(body))
