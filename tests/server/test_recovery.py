@@ -157,6 +157,7 @@ def test_shards_refuse_the_owner_of_an_older_generation(
     for thread in starting:
         thread.join()
     until(lambda: second.stage() == third.stage() == "ready")
+    until(lambda: second.ask("show")["owner"] in {"n2", "n3"})  # the dead one's lease is over
     with second.client() as client:
         with pytest.raises(TidegateError, match="belongs to generation") as refused:
             client.movetables.cancel("move", "customer")
