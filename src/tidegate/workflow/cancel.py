@@ -22,7 +22,6 @@ from tidegate.workflow.state import WorkflowType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.requests import CancelRequest
     from tidegate.workflow.state import State
@@ -133,17 +132,9 @@ class CancelActions:
     def _unroute(self) -> None:
         workflow, request = self.work.workflow, self.request
 
-        def change(snapshot: Snapshot) -> Snapshot:
-            if workflow.type is WorkflowType.RESHARD:
-                return traffic.with_reads_following(snapshot, workflow)
-            snapshot = traffic.without_denied(snapshot, workflow)
-            if request.keep_routing_rules:
-                return snapshot
-            if not request.keep_data:
-                snapshot = traffic.without_declared(snapshot, workflow)
-            return traffic.with_prior_rules(snapshot, workflow)
-
-        self.work.change_topology(change)
+        self.work.change_topology(
+            lambda found: traffic.cancelled(found, workflow, keep_rules=request.keep_routing_rules)
+        )
 
     def _unfence(self) -> None:
         objects.remove_fence(self.work, "target")

@@ -19,7 +19,6 @@ from tidegate import steps
 from tidegate.dataplane.model import Direction
 from tidegate.engines.postgres import table_removal
 from tidegate.errors import FailedPreconditionError, WorkflowNotFullySwitchedError
-from tidegate.topology.vschema import TableSpec
 from tidegate.workflow import cleanup, objects, traffic
 from tidegate.workflow.plan import Plan, PlanStep, Zone
 from tidegate.workflow.state import TableRemovalType, WorkflowType
@@ -153,20 +152,14 @@ class CompleteActions:
     def _unroute(self) -> None:
         workflow, request = self.work.workflow, self.request
 
-        def change(snapshot: Snapshot) -> Snapshot:
-            if not request.keep_routing_rules:
-                snapshot = traffic.without_rules(snapshot, workflow)
-            if not request.keep_data:
-                snapshot = traffic.without_denied(snapshot, workflow)
-            source = snapshot.vschema(workflow.source_keyspace).without_tables(workflow.tables)
-            target = snapshot.vschema(workflow.target_keyspace)
-            if not target.sharded:
-                for table in set(workflow.tables) - set(target.tables):
-                    target = target.with_table(table, TableSpec())
-            snapshot = snapshot.with_vschema(workflow.source_keyspace, source)
-            return snapshot.with_vschema(workflow.target_keyspace, target)
-
-        self.work.change_topology(change)
+        self.work.change_topology(
+            lambda found: traffic.completed(
+                found,
+                workflow,
+                keep_rules=request.keep_routing_rules,
+                keep_data=request.keep_data,
+            )
+        )
 
     def _remove_tables(self) -> None:
         def remove(_shard: str, session: Connection[TupleRow]) -> None:

@@ -10,6 +10,12 @@ traffic is at the source all lead to ``source.t``. A switch of reads rewrites th
 While reads are switched in some cells only, the type's rules lead to the source and each of those
 cells has rules of its own, so a cell that is added meanwhile reads from the source. A switch of
 writes rewrites the plain rules and moves the denied tables to the other side.
+
+A name that resolves while a workflow exists resolves afterwards as well, to the side that has the
+rows. Where the vschemas alone would not lead there (several keyspaces declare the table, none does,
+or the one that does wants its name in front), one rule for the bare name stays. Rules of other
+names that lead to a moved table follow it. Each verb is one change of the topology, so no router
+ever sees a state in between.
 """
 
 from __future__ import annotations
@@ -17,8 +23,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tidegate.errors import FailedPreconditionError
+from tidegate.errors import FailedPreconditionError, TidegateError
 from tidegate.topology.records import READ_TYPES, TabletType
+from tidegate.topology.routing import resolve_table
 from tidegate.topology.rules import RoutingRules, RuleSource, TableName
 from tidegate.topology.vschema import TableSpec, VSchema
 from tidegate.workflow.state import State, WorkflowType
@@ -112,6 +119,85 @@ def with_initial_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
     return snapshot.with_denied_tables(
         workflow.target_keyspace, workflow.target_shards, workflow.tables
     )
+
+
+def with_name_kept(snapshot: Snapshot, workflow: Workflow, keyspace: str) -> Snapshot:
+    """With a rule for each bare name that would not lead to its table in a keyspace by itself.
+
+    A rule that is there stays as it is.
+    """
+    rules = snapshot.routing_rules
+    for table in workflow.tables:
+        if str(RuleSource(table)) in rules.rules or _leads_by_itself(snapshot, table, keyspace):
+            continue
+        rules = rules.with_rule(RuleSource(table), TableName(keyspace, table))
+    return snapshot.with_routing_rules(rules)
+
+
+def _leads_by_itself(snapshot: Snapshot, table: str, keyspace: str) -> bool:
+    try:
+        return resolve_table(snapshot, table, TabletType.PRIMARY) == TableName(keyspace, table)
+    except TidegateError:
+        return False
+
+
+def with_other_names(
+    snapshot: Snapshot,
+    workflow: Workflow,
+    types: Iterable[TabletType | None],
+    *,
+    to_target: bool,
+) -> Snapshot:
+    """With rules under other names than the workflow's that lead to its tables at one side."""
+    sides = [workflow.source_keyspace, workflow.target_keyspace]
+    to, away = reversed(sides) if to_target else sides
+    wanted, own = set(types), set(own_rules(snapshot, workflow))
+    rules = snapshot.routing_rules
+    for table in workflow.tables:
+        for source in rules.leading_to(TableName(away, table)):
+            if source not in own and source.tablet_type in wanted:
+                rules = rules.with_rule(source, TableName(to, table))
+    return snapshot.with_routing_rules(rules)
+
+
+def completed(
+    snapshot: Snapshot, workflow: Workflow, *, keep_rules: bool, keep_data: bool
+) -> Snapshot:
+    """The topology after a completion: rules and vschemas know the tables at the target only."""
+    snapshot = with_other_names(snapshot, workflow, (None, *TabletType), to_target=True)
+    if not keep_data:
+        snapshot = without_denied(snapshot, workflow)
+    source = snapshot.vschema(workflow.source_keyspace).without_tables(workflow.tables)
+    target = snapshot.vschema(workflow.target_keyspace)
+    if not target.sharded:
+        for table in set(workflow.tables) - set(target.tables):
+            target = target.with_table(table, TableSpec())
+    snapshot = snapshot.with_vschema(workflow.source_keyspace, source)
+    snapshot = snapshot.with_vschema(workflow.target_keyspace, target)
+    if keep_rules:
+        return snapshot
+    snapshot = without_rules(snapshot, workflow)
+    return with_name_kept(snapshot, workflow, workflow.target_keyspace)
+
+
+def cancelled(snapshot: Snapshot, workflow: Workflow, *, keep_rules: bool) -> Snapshot:
+    """The topology after a cancellation: everything leads to the source, as before the workflow.
+
+    A table that the workflow declared at the target is not declared there any more, whether its
+    rows stay or not: declared on both sides, its bare name would be ambiguous.
+    """
+    if workflow.type is WorkflowType.RESHARD:
+        return with_reads_following(snapshot, workflow)
+    snapshot = without_denied(snapshot, workflow)
+    if keep_rules:
+        for tablet_type in READ_TYPES if own_rules(snapshot, workflow) else ():
+            snapshot = with_read_rules(snapshot, workflow, tablet_type, set())
+        return snapshot
+    snapshot = without_declared(snapshot, workflow)
+    snapshot = with_prior_rules(snapshot, workflow)
+    if workflow.options.no_routing_rules:
+        return snapshot
+    return with_name_kept(snapshot, workflow, workflow.source_keyspace)
 
 
 def without_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
@@ -213,6 +299,8 @@ def with_writes_switched(snapshot: Snapshot, workflow: Workflow, *, to_target: b
     sides = [(workflow.source_keyspace, source), (workflow.target_keyspace, target)]
     closing, opening = sides if to_target else reversed(sides)
     changed = with_rules(snapshot, workflow, None, to_target=to_target)
+    types = (None, TabletType.PRIMARY)
+    changed = with_other_names(changed, workflow, types, to_target=to_target)
     changed = changed.with_denied_tables(*closing, workflow.tables)
     return changed.without_denied_tables(*opening, workflow.tables)
 
