@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from fix_databases import Database
     from tidegate.engines.postgres.local import LocalServer
 
-NEW = Release("1.1.0", "ALTER TABLE _tidegate.stream ADD COLUMN note text NOT NULL DEFAULT ''")
+NOW = sidecar_releases.NEWEST
+NEXT = "2.0.0"
+NEW = Release(NEXT, "ALTER TABLE _tidegate.stream ADD COLUMN note text NOT NULL DEFAULT ''")
 BOTH = (*sidecar_releases.RELEASES, NEW)
 
 
@@ -92,8 +94,8 @@ def test_shards_move_to_the_next_release_and_one_that_cannot_keeps_no_other_back
     for shard in shards[:2]:
         with shard.admin() as session:
             sidecar.install(session)
-    assert releases(shards) == ["1.0.0", "1.0.0", None]
-    service(cluster, shards, BOTH[:1]).bootstrap()
+    assert releases(shards) == [NOW, NOW, None]
+    service(cluster, shards, BOTH[:-1]).bootstrap()
     new = service(cluster, shards, BOTH)
     new.plan()
     blocker = shards[1].admin()
@@ -103,10 +105,10 @@ def test_shards_move_to_the_next_release_and_one_that_cannot_keeps_no_other_back
         trouble = new.status().steps[0].trouble
         assert [(t.name, t.state) for t in trouble] == [("k1/0", TenantState.FAILED)]
         assert "a lock on shard k1/0" in trouble[0].error
-        assert releases(shards) == ["1.1.0", "1.0.0", None]
+        assert releases(shards) == [NEXT, NOW, None]
     assert new.retry_tenant("k1/0") == 1
     assert settle(new)
-    assert releases(shards) == ["1.1.0", "1.1.0", None]
+    assert releases(shards) == [NEXT, NEXT, None]
     with shards[0].admin() as session:
         session.execute("SELECT note FROM _tidegate.stream")
     row = new.status().row
@@ -121,12 +123,12 @@ def test_a_shard_that_cannot_be_reached_is_reported_and_caught_up_with(
 ) -> None:
     with shards[0].admin() as session:
         sidecar.install(session)
-    service(cluster, shards, BOTH[:1]).bootstrap()
+    service(cluster, shards, BOTH[:-1]).bootstrap()
     good = shards[0].endpoint.conninfo
     broken = topology(shards)
     away = replace(broken.tablets["zone1-0"], conninfo="host=127.0.0.1 port=1 dbname=x user=x")
     seen = [broken.with_tablet(away)]
-    directory = ShardDirectory(cluster, lambda: seen[0], newest="1.1.0")
+    directory = ShardDirectory(cluster, lambda: seen[0], newest=NEXT)
     new = Service(cluster, shard_handles(BOTH), directory, holder="node", track=TRACK)
     new.plan()
     assert not settle(new)
@@ -137,7 +139,7 @@ def test_a_shard_that_cannot_be_reached_is_reported_and_caught_up_with(
     seen[0] = broken
     new.retry_tenant()
     assert settle(new)
-    assert releases(shards) == ["1.1.0", None, None]
+    assert releases(shards) == [NEXT, None, None]
 
 
 @pytest.mark.servers
@@ -146,12 +148,12 @@ def test_a_change_and_its_note_are_one_transaction(
 ) -> None:
     with shards[0].admin() as session:
         sidecar.install(session)
-    bad = Release("1.2.0", "CREATE TABLE _tidegate.half (id int); SELECT 1 / 0")
-    service(cluster, shards[:1], BOTH[:1]).bootstrap()
+    bad = Release("3.0.0", "CREATE TABLE _tidegate.half (id int); SELECT 1 / 0")
+    service(cluster, shards[:1], BOTH[:-1]).bootstrap()
     new = service(cluster, shards[:1], (*BOTH, bad))
     new.plan()
     assert not settle(new)
-    assert releases(shards[:1]) == ["1.1.0"], "the release before has been reached"
+    assert releases(shards[:1]) == [NEXT], "the release before has been reached"
     with shards[0].admin() as session, pytest.raises(psycopg.errors.UndefinedTable):
         session.execute("SELECT FROM _tidegate.half")
 
@@ -193,10 +195,10 @@ def test_install_brings_an_older_schema_along_and_leaves_a_newer_one(
     with shards[0].admin() as session:
         sidecar.install(session)
         monkeypatch.setattr(sidecar_releases.missing, "__defaults__", (BOTH,))
-        monkeypatch.setattr(sidecar_releases, "NEWEST", "1.1.0")
+        monkeypatch.setattr(sidecar_releases, "NEWEST", NEXT)
         sidecar.install(session)
-        assert current(session) == "1.1.0"
+        assert current(session) == NEXT
         session.execute("SELECT note FROM _tidegate.stream")
         monkeypatch.undo()
         sidecar.install(session)
-        assert current(session) == "1.1.0"
+        assert current(session) == NEXT

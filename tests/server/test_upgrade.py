@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fix_node import NodeProcess, until
+from tidegate.engines.postgres.sidecar_releases import NEWEST
 from tidegate.errors import UpgradeRefusedError
 
 if TYPE_CHECKING:
@@ -35,14 +36,14 @@ def test_a_fresh_node_is_born_at_its_release_and_says_so(own_node: NodeProcess) 
     with own_node.client() as client:
         until(lambda: client.upgrade.status()["problem"] is None or None)
         found = client.upgrade.status()
-        assert found["version"] == found["program"] == "1.0.0"
+        assert found["version"] == found["program"] == NEWEST
         assert (found["state"], found["is_finalised"], found["steps"]) == ("ready", True, [])
         assert client.upgrade.finalise()["finalised"] is False
         assert client.upgrade.retry()["retried"] == 0
         assert client.upgrade.supersede(dry_run=True)["dry_run"] is True
     shown = verb(own_node, "status", "-o", "json")
-    assert json.loads(shown.stdout)["version"] == "1.0.0"
-    assert "1.0.0" in verb(own_node, "status").stdout
+    assert json.loads(shown.stdout)["version"] == NEWEST
+    assert NEWEST in verb(own_node, "status").stdout
     assert verb(own_node, "skip", "nobody/0", "--yes").returncode == 3
     assert "finalised before" in verb(own_node, "finalise", "--yes").stdout
     assert verb(own_node, "finalise").returncode == 2, "nobody was there to confirm"

@@ -294,6 +294,38 @@ def test_a_switch_needs_a_proof_and_streams_in_step(running: Fleet) -> None:
     assert_untouched(running)
 
 
+def test_a_proof_older_than_a_divergence_opens_no_switch(running: Fleet) -> None:
+    """Situation 46: rows were lost after an equal VDiff; the stream has met that and stopped."""
+    proven = switch_request(tablet_types=WRITES, allow_unverified=False)
+    vdiffs = VDiffService()
+    spans = running.service.spans("shop", "move")
+    assert not vdiffs.wait(spans, vdiffs.create(spans), 60.0)["HasMismatch"]
+    assert running.service.switch_traffic(proven, dry_run=True).lines
+    customers = "public.customers"
+    ((name,),) = running.query("shop", "0", f"DELETE FROM {customers} WHERE id = 1 RETURNING name")
+    with running.shards["commerce", "0"].admin() as source:
+        source.execute(f"UPDATE {customers} SET balance = 7 WHERE id = 1")
+    wait_until(lambda: is_failed(running), 30)
+    lost = f"INSERT INTO {customers} VALUES (1, '{name}') RETURNING id"
+    running.query("shop", "0", lost)
+    running.service.start("shop", "move")
+    running.wait_running("shop", "move")
+    with pytest.raises(FailedPreconditionError, match=r"stopped: .*customers differs") as refused:
+        running.service.switch_traffic(proven)
+    assert "vdiff create" in refused.value.next_step
+    assert running.service.status("shop", "move").vdiff_age_s is None
+    assert_untouched(running)
+    report = vdiffs.wait(spans, vdiffs.create(spans), 60.0)
+    assert report["Reports"]["customers"]["0"]["MomentAt"]
+    vdiffs.close()
+    running.service.switch_traffic(proven)
+    assert running.service.status("shop", "move").state.writes_switched
+
+
+def is_failed(fleet: Fleet) -> bool:
+    return any(s.state == "Error" for s in fleet.service.status("shop", "move").streams)
+
+
 def test_without_reverse_replication_there_is_no_way_back(running: Fleet) -> None:
     one_way = switch_request(enable_reverse_replication=False)
     assert running.service.switch_traffic(one_way).current_state == AT_TARGET

@@ -281,6 +281,7 @@ def test_a_row_on_the_wrong_shard_is_missing_here_and_extra_there(
 def test_two_sources_add_up_to_one_target(
     make_world: Callable[..., World], compared: Callable[..., Comparison]
 ) -> None:
+    """Situation 45: a key that two source shards hold is named with both."""
     first = make_world()
     second = make_world()
     second.targets = first.targets
@@ -299,6 +300,18 @@ def test_two_sources_add_up_to_one_target(
     first.run(first.targets[0], "UPDATE items SET tenant = 99 WHERE id IN (5, 6)")
     found = only_report(comparison.run())
     assert (found["MismatchedRows"], found["MatchingRows"]) == (2, 19_998)
+    assert "SourceShards" not in found["MismatchedRowsSample"][0]
+    second.run(
+        second.source,
+        "INSERT INTO items VALUES (6, 1, 'another row', NULL);"
+        " INSERT INTO items VALUES (8, 1, 'another', NULL)",
+    )
+    first.run(first.targets[0], "DELETE FROM items WHERE id = 8")
+    found = only_report(comparison.run())
+    shown = [*found["ExtraRowsSourceSample"], *found["MismatchedRowsSample"]]
+    doubled = [row for row in shown if "SourceShards" in row]
+    assert len(doubled) >= 2
+    assert {tuple(row["SourceShards"]) for row in doubled} == {("source/-80", "source/80-")}
 
 
 EXACT = """

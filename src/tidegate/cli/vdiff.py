@@ -74,8 +74,23 @@ def _text(report: Json) -> str:
                 samples += [f"{table} {words}: {json.dumps(row)}" for row in found.get(key) or ()]
     parts = ["", table_text(rows, TABLE_COLUMNS)] if rows else []
     parts += ["", *samples] if samples else []
+    parts += [f"{shard} waits for {what}" for shard, what in (report.get("WaitsFor") or {}).items()]
+    parts += _retaken(report)
     parts += [f"error at {shard}: {why}" for shard, why in (report.get("Errors") or {}).items()]
     return "\n".join(parts)
+
+
+def _retaken(report: Json) -> list[str]:
+    """The tables that were compared again, because their snapshots did not show them."""
+    counts = {
+        table: max((found.get("MomentsRetaken", 0) for found in shards.values()), default=0)
+        for table, shards in sorted((report.get("Reports") or {}).items())
+    }
+    return [
+        f"{table} was truncated or rewritten after its moment; a new one was taken {count} times"
+        for table, count in counts.items()
+        if count
+    ]
 
 
 def _emit(common: Common, report: Json) -> None:

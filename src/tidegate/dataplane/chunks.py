@@ -46,6 +46,18 @@ class Chunk:
         )
 
 
+@dataclass(frozen=True)
+class KeySlice:
+    """Single keys of a table, which a comparison looks at apart from the ranges they lie in."""
+
+    number: int
+    keys: tuple[Key, ...]
+
+
+type Slice = Chunk | KeySlice
+"""A part of a table that is compared at a time."""
+
+
 def tile(separators: Sequence[Key]) -> tuple[Chunk, ...]:
     """One chunk more than separators, from open to open."""
     lowers = [None, *separators]

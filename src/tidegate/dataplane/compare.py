@@ -6,8 +6,12 @@ every side counts and hashes its rows inside the database, all sides at once. So
 row which target it belongs to, so a row that sits on a wrong shard is missing on one target and too
 much on another. Counts and sums of several sources add up.
 
-Only where they differ, rows are looked at: first counts and sums of 1024 buckets by key hash, then
-keys and hashes of the rows in the buckets that differ, a bounded number at a time.
+Keys may be left out of a slice, on all sides alike: those of which a target is known to lack the
+row at this moment. Which rows that concerned is found with :func:`left_out_of`; they are compared
+later, as a slice made of keys.
+
+Only where totals differ, rows are looked at: first counts and sums of 1024 buckets by key hash,
+then keys and hashes of the rows in the buckets that differ, a bounded number at a time.
 
 It must not compare keys by any order of Python's: keys are matched as text, exactly.
 """
@@ -21,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 from psycopg import sql
 
+from tidegate.dataplane.chunks import KeySlice
 from tidegate.engines.postgres import bounds, distribute, hashing, split
 from tidegate.engines.postgres.copy import read_messages
 from tidegate.errors import ShardKeyError
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from tidegate.dataplane.chunks import Chunk
+    from tidegate.dataplane.chunks import Slice
 
 type Key = tuple[str, ...]
 type Kind = Literal["missing", "extra", "changed"]
@@ -93,15 +98,37 @@ class Side:
         space: bounds.KeySpace,
         columns: hashing.HashColumns,
         routing: split.Routing | None = None,
+        *,
+        left_out: Sequence[Key] = (),
     ) -> None:
         self.connection = connection
         self.space = space
         self.columns = columns
         self.routing = routing  # None: a target; all its rows are its own
+        self._left_out = tuple(left_out)
 
-    def condition(self, chunk: Chunk) -> sql.Composable:
-        """The slice as this side's SQL."""
-        return bounds.condition(self.space, chunk.lower, chunk.upper)
+    def condition(self, part: Slice) -> sql.Composable:
+        """The slice as this side's SQL, without the keys that are left out."""
+        found = self._bounds(part)
+        if not self._left_out:
+            return found
+        without = bounds.any_of(self.space, self._left_out)
+        return sql.SQL("{} AND NOT ({})").format(found, without)
+
+    def _bounds(self, part: Slice) -> sql.Composable:
+        if isinstance(part, KeySlice):
+            return bounds.any_of(self.space, part.keys)
+        return bounds.condition(self.space, part.lower, part.upper)
+
+    def left_out_of(self, part: Slice) -> set[Key]:
+        """The keys of rows of the slice that :meth:`condition` leaves out."""
+        query = sql.SQL("SELECT {} FROM ONLY {} WHERE {} AND {}").format(
+            hashing.key_text(self.columns),
+            bounds.table_identifier(self.columns.table),
+            self._bounds(part),
+            bounds.any_of(self.space, self._left_out),
+        )
+        return {tuple(row[0]) for row in self.connection.execute(query)}
 
     def fed(self, targets: Iterable[int]) -> list[int]:
         """The targets that may have rows of this source."""
@@ -118,7 +145,7 @@ class Side:
         """SQL for the target a row belongs to; None where only Python knows."""
         return sql.SQL("0") if self.routing is None else self.routing.place()
 
-    def totals(self, chunk: Chunk) -> dict[int, Totals]:
+    def totals(self, chunk: Slice) -> dict[int, Totals]:
         """Rows and sum of the slice, for each target."""
         place = self.place
         if place is not None:
@@ -132,7 +159,7 @@ class Side:
             found[target] = (count + 1, total + row_hash)
         return found
 
-    def buckets(self, chunk: Chunk) -> dict[int, dict[int, Totals]]:
+    def buckets(self, chunk: Slice) -> dict[int, dict[int, Totals]]:
         """Rows and sum of each bucket of the slice, for each target."""
         place = self.place
         found: dict[int, dict[int, Totals]] = {}
@@ -147,7 +174,7 @@ class Side:
             own[bucket] = (count + 1, total + row_hash)
         return found
 
-    def rows(self, chunk: Chunk, target: int, buckets: Sequence[int]) -> list[tuple[Key, int]]:
+    def rows(self, chunk: Slice, target: int, buckets: Sequence[int]) -> list[tuple[Key, int]]:
         """Key and hash of the rows of some buckets that belong to a target."""
         place = self.place or self._known_routing.sent_values()
         query = hashing.rows_query(self.columns, place, self.condition(chunk), buckets)
@@ -166,7 +193,7 @@ class Side:
         assert self.routing is not None, "a target holds its own rows only"
         return self.routing
 
-    def _routed(self, chunk: Chunk) -> Iterator[tuple[int, int, int]]:
+    def _routed(self, chunk: Slice) -> Iterator[tuple[int, int, int]]:
         """Target, bucket and hash of each row, where the vindex is computed here."""
         routing = self._known_routing
         query = sql.SQL(
@@ -202,15 +229,24 @@ class TableSides:
     sources: list[Side]
     targets: dict[int, Side]
     broadcast: bool  # every row of a source belongs to every target that the source feeds
+    left_out: tuple[Key, ...] = ()  # the keys that every side leaves out
 
     def everyone(self) -> list[Side]:
         """Sources first."""
         return [*self.sources, *self.targets.values()]
 
 
+def left_out_of(sides: TableSides, part: Slice, pool: ThreadPoolExecutor) -> list[Key]:
+    """The keys of rows of a slice, at any side, that the comparison of the slice leaves out."""
+    if not sides.left_out:
+        return []
+    found = pool.map(lambda side: side.left_out_of(part), sides.everyone())
+    return sorted(set().union(*found))
+
+
 def compare_slice(
     sides: TableSides,
-    chunk: Chunk,
+    chunk: Slice,
     pool: ThreadPoolExecutor,
     *,
     samples: int,
@@ -285,7 +321,7 @@ def _refuse_unmapped(sides: TableSides, expected: dict[int, Totals]) -> None:
 
 def _search(
     sides: TableSides,
-    chunk: Chunk,
+    chunk: Slice,
     pool: ThreadPoolExecutor,
     results: dict[int, TargetResult],
 ) -> None:
@@ -328,7 +364,7 @@ def _groups(buckets: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
 
 def _compare_rows(
     sides: TableSides,
-    chunk: Chunk,
+    chunk: Slice,
     pool: ThreadPoolExecutor,
     *,
     target: int,

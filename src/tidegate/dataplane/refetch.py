@@ -15,6 +15,18 @@ at growing intervals.
 
 A round may take several target transactions. H stays unknown until the last one, so a worker killed
 between them does another round before anything is taken for exact.
+
+No round begins while the stream is held for a comparison. What that gives the comparison: let it
+hold a stream that has passed the H of its copy, and choose a position C after that. Every row a
+round has brought was committed before the hold, under the stream's row lock; the marker of that
+round was written earlier still. So the marker lies below C, and at C such rows are where the log
+says they are. At C, then, the target differs from the source by nothing but the keys in
+``refetch``, whose rows it lacks. A round whose first transaction finds the hold is abandoned with
+nothing written. One that is past its first transaction goes on: its marker is below C already.
+
+The tables are locked (ACCESS SHARE) before the snapshot of a round is taken. TRUNCATE and other
+rewrites empty a table for older snapshots too: without the lock a row that is there at H could be
+taken for gone.
 """
 
 from __future__ import annotations
@@ -63,6 +75,10 @@ class Round(NamedTuple):
     accounts: Accounts | None
 
 
+class _HeldError(Exception):
+    """The stream was held before the round had written anything."""
+
+
 class Refetcher:
     """The keys of one stream that wait, and the rounds that read them."""
 
@@ -79,6 +95,7 @@ class Refetcher:
         self._pause_s = collisions.ROUND_WAIT_MIN_S
         #: keys whose row at the target is newer than the position; ``None``: any may be
         self._newer: dict[str, set[Key]] | None = None
+        self._begun = False  # the round has written something
 
     @property
     def pending(self) -> bool:
@@ -135,6 +152,13 @@ class Refetcher:
             refetch.enter(conn, self._stream_id, table, again)
             self._tables[table] = self._tables.get(table, 0) + len(again)
 
+    def _read(self, source: psycopg.Connection, tables: Mapping[str, TableApplier]) -> None:
+        """Begin the transaction that reads: locks first, then the snapshot."""
+        source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        for table in sorted(self._tables):
+            refetch.lock(source, tables[table].table)
+        source.execute("SELECT 1")  # takes the snapshot
+
     def round(
         self,
         conn: psycopg.Connection,
@@ -144,16 +168,32 @@ class Refetcher:
         epoch: int,
         accounts: Accounts | None,
     ) -> Round:
-        """Read all keys that wait.
+        """Read all keys that wait; under a hold none is, and H stays unknown.
 
         Raises:
             EpochLostError: the stream has been taken over.
             DivergenceError: a row of another source shard keeps one of ours out for good.
         """
-        self._kept_out = []
+        control = stream_row.read(conn, self._stream_id)
+        if control is not None and control.holding:
+            return Round(H_UNKNOWN, accounts)
+        self._begun, self._kept_out = False, []
+        try:
+            return self._round(conn, tables, origin=origin, epoch=epoch, accounts=accounts)
+        except _HeldError:
+            return Round(H_UNKNOWN, accounts)
+
+    def _round(
+        self,
+        conn: psycopg.Connection,
+        tables: Mapping[str, TableApplier],
+        *,
+        origin: str,
+        epoch: int,
+        accounts: Accounts | None,
+    ) -> Round:
         with connect(self._source, purpose="refetch") as source:
-            source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            source.execute("SELECT 1")  # takes the snapshot
+            self._read(source, tables)
             h_lsn = self.mark_source()
             for table in sorted(self._tables):
                 last: list[str] | None = []
@@ -209,6 +249,10 @@ class Refetcher:
         control = stream_row.begin(conn, self._stream_id, origin)
         if control is None or control.epoch != epoch:
             raise streams.epoch_lost(self._stream_id, epoch)
+        if control.holding and not self._begun:
+            conn.execute("ROLLBACK")
+            raise _HeldError
+        self._begun = True
 
     def _part(
         self,

@@ -160,18 +160,21 @@ def notify(conn: psycopg.Connection, stream_id: int | None = None) -> None:
     conn.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(stream_id or "")])
 
 
-def log(conn: psycopg.Connection, stream_id: int, state: str, message: str) -> None:
-    """Add to a stream's log; the same state and message as last time only count up."""
+def log(conn: psycopg.Connection, stream_id: int, state: str, message: str, code: str = "") -> None:
+    """Add to a stream's log; the same state and message as last time only count up.
+
+    ``code`` is that of the error which stopped the stream.
+    """
     conn.execute(
-        "WITH last AS (SELECT id, state, message FROM _tidegate.stream_log"
+        "WITH last AS (SELECT id, state, message, code FROM _tidegate.stream_log"
         "  WHERE stream_id = %(id)s ORDER BY id DESC LIMIT 1),"
         " counted AS (UPDATE _tidegate.stream_log AS l"
         "  SET count = count + 1, at = clock_timestamp() FROM last"
         "  WHERE l.id = last.id AND last.state = %(state)s AND last.message = %(message)s"
-        "  RETURNING 1)"
-        " INSERT INTO _tidegate.stream_log (stream_id, state, message)"
-        " SELECT %(id)s, %(state)s, %(message)s WHERE NOT EXISTS (SELECT FROM counted)",
-        {"id": stream_id, "state": str(state), "message": message},
+        "  AND last.code = %(code)s RETURNING 1)"
+        " INSERT INTO _tidegate.stream_log (stream_id, state, message, code)"
+        " SELECT %(id)s, %(state)s, %(message)s, %(code)s WHERE NOT EXISTS (SELECT FROM counted)",
+        {"id": stream_id, "state": str(state), "message": message, "code": code},
     )
 
 
@@ -194,8 +197,12 @@ def say(
     message: str,
     *,
     state: StreamState | None = None,
+    code: str = "",
 ) -> None:
-    """Put what a worker met into the row of an active stream that no newer worker has."""
+    """Put what a worker met into the row of an active stream that no newer worker has.
+
+    ``code`` is that of the error, for the stream's log.
+    """
     with conn.transaction():
         found = conn.execute(
             "UPDATE _tidegate.stream SET message = %s, state = coalesce(%s, state)"
@@ -204,7 +211,7 @@ def say(
             [message, None if state is None else str(state), stream_id, epoch],
         ).fetchone()
         if found is not None:
-            log(conn, stream_id, found[0], message)
+            log(conn, stream_id, found[0], message, code)
             notify(conn, stream_id)
 
 

@@ -152,7 +152,8 @@ class Worker:
         else:
             state, message = StreamState.ERROR, f"terminal error: {describe(error)}"
         self._progress.event("error", message=message, kind="fatal")
-        self._record(state, message)
+        code = error.code if isinstance(error, TidegateError) else ""
+        self._record(state, message, code=code)
         return EXIT_FATAL
 
     def _refused(self, error: TidegateError) -> int:
@@ -171,7 +172,14 @@ class Worker:
         self._record(None, message)
         self.stop.wait(delay_s)
 
-    def _record(self, state: StreamState | None, message: str, except_at: object = None) -> None:
+    def _record(
+        self,
+        state: StreamState | None,
+        message: str,
+        except_at: object = None,
+        *,
+        code: str = "",
+    ) -> None:
         """Write to the rows of all targets that can be reached and are still ours."""
         for target in self._spec.targets:
             if target.endpoint.to_json() == except_at:
@@ -180,7 +188,9 @@ class Worker:
                 contextlib.suppress(TidegateError, psycopg.Error, OSError),
                 connect(target.endpoint, purpose="control", lock_timeout_s=10) as conn,
             ):
-                streams.say(conn, target.stream_id, self._spec.epoch, message, state=state)
+                streams.say(
+                    conn, target.stream_id, self._spec.epoch, message, state=state, code=code
+                )
 
 
 def main() -> int:

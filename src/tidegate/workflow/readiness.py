@@ -102,29 +102,47 @@ def require_removable(work: Work, *, source: bool) -> None:
 def verified_age_s(sessions: Sessions, workflow: Workflow) -> float | None:
     """How long ago the newest finished VDiff of every target shard found all tables equal.
 
-    The oldest of the shards counts. None: some shard has none, or its newest found a difference.
+    The oldest of the shards counts. None: some shard has none, or its newest found a difference, or
+    a stream into it stopped as a divergence after that.
     """
-    ages = sessions.each(
+    found = _verified(sessions, workflow)
+    ages = [v.age_s for v in found.values() if v is not None and v.diverged is None]
+    return max(ages) if len(ages) == len(workflow.target_shards) else None
+
+
+def _verified(sessions: Sessions, workflow: Workflow) -> dict[str, vdiff_tables.Verified | None]:
+    """The proof of each target shard."""
+    return sessions.each(
         workflow.target_keyspace,
         workflow.target_shards,
-        lambda _s, session: vdiff_tables.verified_age_s(session, workflow.uuid, workflow.tables),
+        lambda _s, session: vdiff_tables.verified(session, workflow.uuid, workflow.tables),
     )
-    found = [age for age in ages.values() if age is not None]
-    return max(found) if len(found) == len(workflow.target_shards) else None
 
 
 def require_verified(sessions: Sessions, workflow: Workflow) -> None:
     """Writes are not switched forward without a recent proof.
 
     Raises:
-        FailedPreconditionError: there is no VDiff of the last 24 hours that found all equal.
+        FailedPreconditionError: there is no VDiff of the last 24 hours that found all equal, or a
+            stream stopped as a divergence after it.
     """
-    age = verified_age_s(sessions, workflow)
+    found = _verified(sessions, workflow)
+    ages = [verified.age_s for verified in found.values() if verified is not None]
+    age = max(ages) if len(ages) == len(found) else None
+    diverged = [(shard, v.diverged) for shard, v in sorted(found.items()) if v and v.diverged]
     if age is None or age > VDIFF_MAX_AGE_S:
-        found = "none" if age is None else f"one {age / 3600:.1f} h old"
-        raise FailedPreconditionError(
-            f"workflow {workflow.key} needs a VDiff of the last 24 hours that found every table"
-            f" equal; there is {found}",
-            next_step=f"tidegate vdiff create -w {workflow.name}"
-            f" --target-keyspace {workflow.target_keyspace} --wait, or --allow-unverified",
+        what = "there is none" if age is None else f"there is one {age / 3600:.1f} h old"
+    elif diverged:
+        what = "after the newest one " + "; ".join(
+            f"a stream into {workflow.target_keyspace}/{shard} stopped: {why}"
+            for shard, why in diverged
         )
+    else:
+        return
+    raise FailedPreconditionError(
+        f"workflow {workflow.key} needs a VDiff of the last 24 hours that found every table"
+        f" equal; {what}",
+        next_step=f"tidegate vdiff create -w {workflow.name}"
+        f" --target-keyspace {workflow.target_keyspace} --wait, or --allow-unverified",
+        diverged=dict(diverged),
+    )

@@ -206,6 +206,21 @@ def condition(space: KeySpace, lower: Key | None, upper: Key | None) -> sql.Comp
     return sql.SQL(" AND ").join(parts) if parts else sql.SQL("true")
 
 
+def any_of(space: KeySpace, keys: Sequence[Key]) -> sql.Composable:
+    """The condition that selects some keys, and those the database calls equal to one of them."""
+    names = [sql.Identifier(f"k{place}") for place in range(len(space.columns))]
+    arrays = [sql.Literal([key[place] for key in keys]) for place in range(len(names))]
+    return sql.SQL("{row} IN (SELECT {typed} FROM unnest({arrays}) AS u ({names}))").format(
+        row=key_row(space),
+        typed=sql.SQL(", ").join(
+            sql.SQL("u.{}::{}").format(name, sql.SQL(column.type_name))
+            for name, column in zip(names, space.columns, strict=True)
+        ),
+        arrays=sql.SQL(", ").join(sql.SQL("{}::text[]").format(array) for array in arrays),
+        names=sql.SQL(", ").join(names),
+    )
+
+
 def key_row(space: KeySpace) -> sql.Composable:
     """The key as a row expression."""
     names = [sql.Identifier(column.name) for column in space.columns]

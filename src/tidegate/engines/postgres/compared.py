@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg import sql
 
 from tidegate.engines.postgres import bounds
@@ -61,10 +62,7 @@ def read(connection: Connection[TupleRow], table: TableName) -> ComparedTable:
     """
     row = connection.execute(_FACTS, [table.schema, table.name]).fetchone()
     if row is None:
-        raise NotFoundError(
-            f"no such table in database {connection.info.dbname}: {table}",
-            next_step="compare the tables of source and target",
-        )
+        raise _no_table(connection, table)
     est_rows, key = row
     if not key:
         raise FailedPreconditionError(
@@ -80,6 +78,45 @@ def read(connection: Connection[TupleRow], table: TableName) -> ComparedTable:
         bounds.key_order(connection, space),
         est_rows,
         connection.info.parameter_status("server_encoding") or "",
+    )
+
+
+_SHOWN = """
+SELECT c.oid = to_regclass(%s)::oid AND c.relfilenode = pg_relation_filenode(c.oid)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s
+"""
+
+
+def keep(connection: Connection[TupleRow], table: TableName) -> bool:
+    """Lock a table for the rest of a snapshot's transaction; says whether the snapshot shows it.
+
+    TRUNCATE, and whatever else gives a table a new file, is not visible to an older snapshot as
+    other changes are: it sees the new file, which holds no row that it may see. The lock (ACCESS
+    SHARE) keeps such statements away from here on. For those that were faster, the snapshot's own
+    ``pg_class`` names the file the table had, and ``pg_relation_filenode``, which looks past the
+    snapshot, the one it has now; likewise for a table made anew under the name.
+
+    Raises:
+        NotFoundError: there is no such table any more.
+    """
+    try:
+        connection.execute(
+            sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(
+                bounds.table_identifier(table)
+            )
+        )
+    except psycopg.errors.UndefinedTable:
+        raise _no_table(connection, table) from None
+    name = bounds.regclass_text(connection, table)
+    row = connection.execute(_SHOWN, [name, table.schema, table.name]).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _no_table(connection: Connection[TupleRow], table: TableName) -> NotFoundError:
+    return NotFoundError(
+        f"no such table in database {connection.info.dbname}: {table}",
+        next_step="compare the tables of source and target",
     )
 
 

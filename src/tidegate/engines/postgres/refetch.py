@@ -94,6 +94,23 @@ def entries(
     return [key for (key,) in rows]
 
 
+def waiting_keys(conn: psycopg.Connection, stream_ids: Sequence[int]) -> dict[str, list[KeyText]]:
+    """The keys of each table that wait in some streams; their rows are not at the target."""
+    rows = conn.execute(
+        "SELECT DISTINCT table_name, key FROM _tidegate.refetch WHERE stream_id = ANY(%s)",
+        [list(stream_ids)],
+    )
+    found: dict[str, list[KeyText]] = {}
+    for table, key in rows:
+        found.setdefault(table, []).append(key)
+    return found
+
+
+def lock(conn: psycopg.Connection, table: TargetTable) -> None:
+    """Keep TRUNCATE and rewrites of the table away until the transaction ends."""
+    conn.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(table.relation))
+
+
 def read_rows(
     conn: psycopg.Connection, table: TargetTable, keys: Sequence[KeyText], *, binary: bool
 ) -> list[Row]:

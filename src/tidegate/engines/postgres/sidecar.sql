@@ -87,7 +87,8 @@ CREATE TABLE IF NOT EXISTS _tidegate.stream_log (
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     state text NOT NULL,
     message text NOT NULL,
-    count bigint NOT NULL DEFAULT 1
+    count bigint NOT NULL DEFAULT 1,
+    code text NOT NULL DEFAULT ''       -- of the error that stopped the stream
 );
 CREATE INDEX IF NOT EXISTS stream_log_stream_id_id ON _tidegate.stream_log (stream_id, id);
 

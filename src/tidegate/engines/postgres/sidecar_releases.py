@@ -30,9 +30,20 @@ class Release:
     change: str
 
 
+_ACCOUNTS: Final = "ALTER TABLE _tidegate.stream ADD COLUMN IF NOT EXISTS accounts jsonb"
+
+_VDIFF_MOMENTS: Final = """
+ALTER TABLE _tidegate.stream_log ADD COLUMN code text NOT NULL DEFAULT '';
+ALTER TABLE _tidegate.vdiff ADD COLUMN waits_for text NOT NULL DEFAULT '';
+ALTER TABLE _tidegate.vdiff_table ADD COLUMN moment_at timestamptz, ADD COLUMN positions jsonb,
+    ADD COLUMN retaken int NOT NULL DEFAULT 0;
+ALTER TABLE _tidegate.vdiff_chunk ADD COLUMN keys jsonb;
+"""
+
 RELEASES: Final = (
     Release("1.0.0", ""),
-    Release("1.1.0", "ALTER TABLE _tidegate.stream ADD COLUMN IF NOT EXISTS accounts jsonb"),
+    Release("1.1.0", _ACCOUNTS),
+    Release("1.2.0", _VDIFF_MOMENTS),
 )
 """All releases, oldest first; the list only grows at its end."""
 

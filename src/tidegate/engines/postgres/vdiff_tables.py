@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from tidegate.errors import DivergenceError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
     from tidegate.engines.postgres.copy_state import ChunkRow
 
-VERSION = 1
+VERSION = 2
 
 DDL = """
 CREATE TABLE IF NOT EXISTS _tidegate.vdiff (
@@ -37,6 +40,7 @@ CREATE TABLE IF NOT EXISTS _tidegate.vdiff (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     started_at timestamptz,
     completed_at timestamptz,
+    waits_for text NOT NULL DEFAULT '', -- what keeps it from going on just now
     PRIMARY KEY (uuid, shard)
 );
 CREATE TABLE IF NOT EXISTS _tidegate.vdiff_table (
@@ -48,6 +52,9 @@ CREATE TABLE IF NOT EXISTS _tidegate.vdiff_table (
     est_rows bigint NOT NULL DEFAULT 0,
     started_at timestamptz,
     completed_at timestamptz,
+    moment_at timestamptz,              -- the oldest moment that something of it was compared at
+    positions jsonb,                    -- LSN of each stream into the shard at that moment
+    retaken int NOT NULL DEFAULT 0,     -- times it was truncated or rewritten after the moment
     PRIMARY KEY (uuid, shard, table_name),
     FOREIGN KEY (uuid, shard) REFERENCES _tidegate.vdiff ON DELETE CASCADE
 );
@@ -64,6 +71,7 @@ CREATE TABLE IF NOT EXISTS _tidegate.vdiff_chunk (
     missing bigint NOT NULL DEFAULT 0,
     extra bigint NOT NULL DEFAULT 0,
     samples jsonb NOT NULL DEFAULT '[]',
+    keys jsonb,                         -- the slice is these keys, which others left out
     PRIMARY KEY (uuid, shard, table_name, chunk),
     FOREIGN KEY (uuid, shard, table_name) REFERENCES _tidegate.vdiff_table ON DELETE CASCADE
 );
@@ -72,10 +80,11 @@ CREATE TABLE IF NOT EXISTS _tidegate.vdiff_chunk (
 
 @dataclass(frozen=True)
 class SliceRow:
-    """One planned slice, and whether it has been compared."""
+    """One planned slice, and whether it has been compared; a range, or some keys."""
 
     chunk: ChunkRow
     done: bool
+    keys: tuple[tuple[str, ...], ...] | None = None
 
 
 def create(
@@ -124,7 +133,7 @@ def set_state(
     """Set the state of a VDiff at one shard, and of its unfinished tables; says whether it was."""
     with connection.transaction():
         done = connection.execute(
-            "UPDATE _tidegate.vdiff SET state = %(state)s, message = %(message)s,"
+            "UPDATE _tidegate.vdiff SET state = %(state)s, message = %(message)s, waits_for = '',"
             " started_at = CASE WHEN %(state)s = 'started'"
             "   THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,"
             " completed_at = CASE WHEN %(state)s = 'completed' THEN clock_timestamp() END"
@@ -144,6 +153,15 @@ def set_state(
                 [state, uuid, shard],
             )
     return done.rowcount == 1
+
+
+def say_waiting(connection: Connection[TupleRow], uuid: str, shard: str, what: str) -> None:
+    """Note what a VDiff waits for just now; empty: for nothing."""
+    connection.execute(
+        "UPDATE _tidegate.vdiff SET waits_for = %(what)s"
+        " WHERE uuid = %(uuid)s AND shard = %(shard)s AND waits_for <> %(what)s",
+        {"what": what, "uuid": uuid, "shard": shard},
+    )
 
 
 def state_of(connection: Connection[TupleRow], uuid: str, shard: str) -> str | None:
@@ -181,25 +199,49 @@ def plan(
 
 
 def start_table(
-    connection: Connection[TupleRow], uuid: str, shard: str, table: str, est_rows: int
+    connection: Connection[TupleRow],
+    uuid: str,
+    shard: str,
+    table: str,
+    est_rows: int,
+    *,
+    moment_at: datetime,
+    positions: Mapping[int, str],
 ) -> None:
-    """Note that a table is being compared, and how many rows it may have."""
+    """Note that a table is being compared, how many rows it may have, and at which moment.
+
+    Of several moments the first one stays: the verdict holds for nothing that came after it.
+    """
     connection.execute(
         "UPDATE _tidegate.vdiff_table SET state = 'started', est_rows = %s,"
-        " started_at = coalesce(started_at, clock_timestamp())"
+        " started_at = coalesce(started_at, clock_timestamp()),"
+        " positions = CASE WHEN moment_at IS NULL THEN %s ELSE positions END,"
+        " moment_at = coalesce(moment_at, %s)"
         " WHERE uuid = %s AND shard = %s AND table_name = %s AND state <> 'completed'",
-        [est_rows, uuid, shard, table],
+        [est_rows, Jsonb({str(k): v for k, v in positions.items()}), moment_at, uuid, shard, table],
+    )
+
+
+def retake_table(connection: Connection[TupleRow], uuid: str, shard: str, table: str) -> None:
+    """Note that the snapshots of a moment do not show the table, and another one is taken."""
+    connection.execute(
+        "UPDATE _tidegate.vdiff_table SET retaken = retaken + 1"
+        " WHERE uuid = %s AND shard = %s AND table_name = %s",
+        [uuid, shard, table],
     )
 
 
 def slices(connection: Connection[TupleRow], uuid: str, shard: str, table: str) -> list[SliceRow]:
     """The recorded slices of one table, in key order."""
     rows = connection.execute(
-        "SELECT chunk, lower, upper, done_at IS NOT NULL FROM _tidegate.vdiff_chunk"
+        "SELECT chunk, lower, upper, done_at IS NOT NULL, keys FROM _tidegate.vdiff_chunk"
         " WHERE uuid = %s AND shard = %s AND table_name = %s ORDER BY chunk",
         [uuid, shard, table],
     ).fetchall()
-    return [SliceRow((row[0], row[1], row[2]), row[3]) for row in rows]
+    return [
+        SliceRow((number, lower, upper), done, keys and tuple(map(tuple, keys)))
+        for number, lower, upper, done, keys in rows
+    ]
 
 
 def record(
@@ -211,9 +253,38 @@ def record(
     chunk: int,
     counts: Mapping[str, int],
     samples: Sequence[Mapping[str, Any]],
+    left_out: Sequence[Sequence[str]] = (),
 ) -> None:
-    """Record what one slice says; a slice that was recorded before stays as it is."""
-    connection.execute(
+    """Record what one slice says; a slice that was recorded before stays as it is.
+
+    Keys that were left out of it become a slice of their own, in the same transaction: whatever is
+    killed, a VDiff is not completed before each of them has been compared.
+    """
+    with connection.transaction():
+        done = _record(connection, (uuid, shard, table, chunk), counts, samples)
+        if done and left_out:
+            connection.execute(
+                "INSERT INTO _tidegate.vdiff_chunk (uuid, shard, table_name, chunk, keys)"
+                " SELECT %(uuid)s, %(shard)s, %(table)s, max(chunk) + 1, %(keys)s"
+                " FROM _tidegate.vdiff_chunk WHERE uuid = %(uuid)s AND shard = %(shard)s"
+                " AND table_name = %(table)s",
+                {
+                    "uuid": uuid,
+                    "shard": shard,
+                    "table": table,
+                    "keys": Jsonb([list(key) for key in left_out]),
+                },
+            )
+
+
+def _record(
+    connection: Connection[TupleRow],
+    which: tuple[str, str, str, int],
+    counts: Mapping[str, int],
+    samples: Sequence[Mapping[str, Any]],
+) -> bool:
+    uuid, shard, table, chunk = which
+    done = connection.execute(
         "UPDATE _tidegate.vdiff_chunk SET done_at = clock_timestamp(), matching = %(matching)s,"
         " changed = %(changed)s, missing = %(missing)s, extra = %(extra)s, samples = %(samples)s"
         " WHERE uuid = %(uuid)s AND shard = %(shard)s AND table_name = %(table)s"
@@ -227,6 +298,7 @@ def record(
             "chunk": chunk,
         },
     )
+    return done.rowcount == 1
 
 
 def reopen(connection: Connection[TupleRow], uuid: str, shard: str) -> None:
@@ -236,7 +308,8 @@ def reopen(connection: Connection[TupleRow], uuid: str, shard: str) -> None:
             "DELETE FROM _tidegate.vdiff_chunk WHERE uuid = %s AND shard = %s",
             (
                 "UPDATE _tidegate.vdiff_table SET state = 'pending', started_at = NULL,"
-                " completed_at = NULL WHERE uuid = %s AND shard = %s"
+                " completed_at = NULL, moment_at = NULL, positions = NULL, retaken = 0"
+                " WHERE uuid = %s AND shard = %s"
             ),
             (
                 "UPDATE _tidegate.vdiff SET started_at = NULL, completed_at = NULL"
@@ -260,7 +333,7 @@ def listed(connection: Connection[TupleRow], workflow_uuid: str) -> list[dict[st
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             "SELECT uuid::text, shard, workflow, keyspace, direction, state, options, message,"
-            " created_at, started_at, completed_at FROM _tidegate.vdiff"
+            " created_at, started_at, completed_at, waits_for FROM _tidegate.vdiff"
             " WHERE workflow_uuid = %s ORDER BY created_at DESC, uuid",
             [workflow_uuid],
         ).fetchall()
@@ -271,6 +344,9 @@ def tables(connection: Connection[TupleRow], uuid: str) -> list[dict[str, Any]]:
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             "SELECT t.shard, t.table_name, t.state, t.est_rows, t.started_at, t.completed_at,"
+            " t.moment_at, t.positions, t.retaken,"
+            " coalesce(sum(jsonb_array_length(c.keys)) FILTER (WHERE c.done_at IS NULL), 0)::bigint"
+            "   AS left_out,"
             " coalesce(sum(c.matching), 0)::bigint AS matching,"
             " coalesce(sum(c.changed), 0)::bigint AS changed,"
             " coalesce(sum(c.missing), 0)::bigint AS missing,"
@@ -284,25 +360,45 @@ def tables(connection: Connection[TupleRow], uuid: str) -> list[dict[str, Any]]:
         ).fetchall()
 
 
-def verified_age_s(
+@dataclass(frozen=True)
+class Verified:
+    """The newest whole VDiff of a shard that found everything equal."""
+
+    age_s: float
+    diverged: str | None
+    """What stopped a stream as a divergence after the VDiff's moment, if anything did."""
+
+
+def verified(
     connection: Connection[TupleRow], workflow_uuid: str, table_names: Sequence[str]
-) -> float | None:
-    """How long ago the newest whole forward VDiff here was completed, when it found all equal.
+) -> Verified | None:
+    """The newest whole forward VDiff here that found all equal, and whether it still counts.
 
     Whole: it covers every named table, without a limit. None: there is none, or a newer one, whole
-    or not, found a difference.
+    or not, found a difference. It says what was true at its moment. A stream that stopped as a
+    divergence after that has met rows other than those that were compared.
     """
     row = connection.execute(
-        "WITH told AS (SELECT v.uuid, v.completed_at, v.created_at,"
+        "WITH told AS (SELECT v.uuid, v.completed_at, v.created_at, v.started_at,"
         "   v.state = 'completed' AND v.options ->> 'limit' IS NULL"
         "   AND NOT EXISTS (SELECT unnest(%(tables)s::text[]) EXCEPT SELECT table_name"
         "     FROM _tidegate.vdiff_table t WHERE t.uuid = v.uuid) AS whole,"
         "   EXISTS (SELECT FROM _tidegate.vdiff_chunk c WHERE c.uuid = v.uuid"
-        "     AND c.changed + c.missing + c.extra > 0) AS differs"
+        "     AND c.changed + c.missing + c.extra > 0) AS differs,"
+        "   coalesce((SELECT min(t.moment_at) FROM _tidegate.vdiff_table t"
+        "     WHERE t.uuid = v.uuid AND t.shard = v.shard), v.started_at) AS valid_at"
         "  FROM _tidegate.vdiff v WHERE v.workflow_uuid = %(workflow)s"
-        "   AND v.direction = 'forward')"
-        " SELECT extract(epoch FROM clock_timestamp() - completed_at)::float8, differs"
-        " FROM told WHERE whole OR differs ORDER BY created_at DESC LIMIT 1",
-        {"tables": list(table_names), "workflow": workflow_uuid},
+        "   AND v.direction = 'forward'),"
+        " newest AS (SELECT * FROM told WHERE whole OR differs ORDER BY created_at DESC LIMIT 1)"
+        " SELECT extract(epoch FROM clock_timestamp() - n.completed_at)::float8, n.differs,"
+        "   (SELECT l.message FROM _tidegate.stream_log l JOIN _tidegate.stream s"
+        "      ON s.id = l.stream_id WHERE s.workflow_uuid = %(workflow)s"
+        "      AND l.code = %(divergence)s AND l.at >= n.valid_at ORDER BY l.id DESC LIMIT 1)"
+        " FROM newest n",
+        {
+            "tables": list(table_names),
+            "workflow": workflow_uuid,
+            "divergence": DivergenceError.code,
+        },
     ).fetchone()
-    return None if row is None or row[1] else row[0]
+    return None if row is None or row[1] else Verified(row[0], row[2])

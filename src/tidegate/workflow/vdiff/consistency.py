@@ -5,8 +5,23 @@ that a temporary logical slot exports is: it shows exactly what was committed be
 consistent point C. So the streams are held, C and its snapshot are taken at every source, each
 stream then runs to exactly its C and waits there, and a snapshot of every target is opened, *inside
 which* the stream's position is read again: it must be C itself. Then the streams run on; the
-comparison works on the snapshots. A stream that at C waits for rows to be read again from the
-source (its target lacks them for a while) is no basis for a comparison; another moment is taken.
+comparison works on the snapshots.
+
+At C some rows may wait to be read again from the source (``_tidegate.refetch``): their target
+lacks them. Under writers that move rows with large values all the time there may be no moment
+without any, so these keys are left out, and nothing else is. Why that misses no difference:
+
+* A held stream that has passed the H of its copy differs from its source at C by the keys in its
+  ``refetch`` alone (:mod:`tidegate.dataplane.refetch` says why), and these are read *inside* the
+  target's snapshot, together with the position. Any other difference is a real one. That the hold
+  has not run out is read there as well: without a hold a round of reading could have begun.
+* The keys are left out by the database's own equality on every side. Which rows that leaves out of
+  a slice is read on every side, and those keys are recorded as a slice of their own in the
+  transaction that records the slice (:mod:`tidegate.workflow.vdiff.run`). The VDiff is complete
+  only when every slice is. So each such key is compared at a later moment at which it does not
+  wait; what waits again becomes a slice again.
+
+So at each shard every key is compared exactly once, at a moment at which it must be the same there.
 
 Streams are released whatever happened here, and the hold is also bounded by the target server's own
 clock, so a coordinator that dies holds nobody up. Two VDiffs of one workflow take turns.
@@ -16,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,16 +40,20 @@ import psycopg
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import StreamState
-from tidegate.engines.postgres import slots
+from tidegate.engines.postgres import refetch, slots
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.position import format_lsn
+from tidegate.engines.postgres.stream_row import H_UNKNOWN
 from tidegate.errors import ConflictError, FailedPreconditionError, TidegateError, WaitTimeoutError
+from tidegate.topology.names import TableName
 from tidegate.workflow.vdiff.links import targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from tidegate.dataplane.model import SpanSpec, TargetSpec
+    from tidegate.dataplane.streams import StreamRow
     from tidegate.workflow.vdiff.links import Links, Session
 
 #: The server lets held streams run on after the wait of a step and this.
@@ -44,6 +64,9 @@ SLOT_TIMEOUT_S = 10.0
 
 RELEASE_ATTEMPTS = 3
 EXACT_POLL_S = 0.005
+
+#: With more keys waiting than this another moment is taken: a comparison would be of little.
+LEFT_OUT_MAX = 10_000
 
 HELD = steps.declare(
     "vdiff.streams.held",
@@ -61,6 +84,10 @@ class Moment:
     sources: list[Session] = field(default_factory=list)
     targets: dict[str, Session] = field(default_factory=dict)
     lsns: list[int] = field(default_factory=list)  # C of each source
+    taken_at: dict[str, datetime] = field(default_factory=dict)  # by each target's clock
+    positions: dict[str, dict[int, str]] = field(default_factory=dict)  # by target and stream
+    #: by table, the keys whose rows some target lacks because they wait to be read again
+    left_out: dict[str, set[tuple[str, ...]]] = field(default_factory=lambda: defaultdict(set))
 
     def close(self) -> None:
         """End all snapshots."""
@@ -81,7 +108,7 @@ class _Held:
 
 
 class _NotExactError(Exception):
-    """A target waits for rows to be read again; it will be exact a little later."""
+    """A target is not exact up to the keys that wait; it will be so a little later."""
 
 
 def open_moment(spans: Sequence[SpanSpec], links: Links, name: str, *, wait_s: float) -> Moment:
@@ -118,7 +145,7 @@ def open_moment(spans: Sequence[SpanSpec], links: Links, name: str, *, wait_s: f
         deadline = time.monotonic() + wait_s
         while True:
             for part in held:
-                _await_exact(part, deadline)
+                _await_comparable(part, deadline)
             try:
                 return _attempt(spans, held, links, name, wait_s)
             except _NotExactError:
@@ -136,7 +163,7 @@ def _attempt(
     """Hold, take the moment, release whatever happened.
 
     Raises:
-        _NotExactError: at the moment some stream waited for rows to be read again.
+        _NotExactError: at the moment some stream had not reached its H, or too many rows waited.
     """
     for span in spans:  # wait for open transactions while the streams still run
         slots.wait_older_transactions(links.watch(span), timeout_s=wait_s)
@@ -179,8 +206,13 @@ def _end_turn(part: _Held, workflow_uuid: str) -> None:
         part.control.execute(f"SELECT pg_advisory_unlock({_TURN})", [workflow_uuid])
 
 
-def _await_exact(part: _Held, deadline: float) -> None:
-    """Wait until the rows of every stream are exact at its position."""
+def _comparable(row: StreamRow) -> bool:
+    """The rows are exact at the position, but for keys that wait to be read again."""
+    return row.exact or row.h_lsn == H_UNKNOWN
+
+
+def _await_comparable(part: _Held, deadline: float) -> None:
+    """Wait until every stream runs and has passed its H."""
     for stream_id in part.ids:
         while True:
             row = streams.read_stream(part.control, stream_id)
@@ -191,7 +223,7 @@ def _await_exact(part: _Held, deadline: float) -> None:
                     next_step=f"tidegate workflow show {row.workflow}; wait until it is Running",
                     stream=stream_id,
                 )
-            if row.exact:
+            if _comparable(row):
                 break
             if time.monotonic() > deadline:
                 raise _never_exact(row.workflow, 0)
@@ -201,8 +233,8 @@ def _await_exact(part: _Held, deadline: float) -> None:
 def _never_exact(workflow: str, wait_s: float) -> WaitTimeoutError:
     waited = f" within {wait_s:g} s" if wait_s else ""
     return WaitTimeoutError(
-        f"the streams of workflow {workflow} had rows waiting to be read again from the source at"
-        f" every moment tried{waited}",
+        f"the streams of workflow {workflow} had not reached H, or had more than {LEFT_OUT_MAX}"
+        f" rows waiting to be read again from the source, at every moment tried{waited}",
         next_step="try again under less load, or give the tables REPLICA IDENTITY FULL",
     )
 
@@ -231,7 +263,7 @@ def _run_to(
     """Let every stream reach exactly the moment of its source, and stay.
 
     Raises:
-        _NotExactError: it has, and rows there wait to be read again: it stays so while it is held.
+        _NotExactError: it has, and has not passed its H: it stays so while it is held.
     """
     for part in held:
         for stream_id, index in part.streams:
@@ -246,7 +278,7 @@ def _run_to(
             row = streams.wait_position(
                 part.control, stream_id, moment.lsns[index], left, exact=False
             )
-            if not row.exact:
+            if not _comparable(row):
                 raise _NotExactError
 
 
@@ -263,9 +295,30 @@ def _open_targets(moment: Moment, held: Sequence[_Held]) -> None:
                     f" {format_lsn(moment.lsns[index])} where it was held",
                     next_step="nothing: the comparison tries again",
                 )
-            if not row.exact:
+            if not _comparable(row):
                 raise _NotExactError
+            moment.positions.setdefault(part.target.shard, {})[stream_id] = format_lsn(row.lsn)
+        _note_target(moment, part, session)
         moment.targets[part.target.shard] = session
+
+
+def _note_target(moment: Moment, part: _Held, session: Session) -> None:
+    """What else the target's snapshot says: which keys wait, and that the hold still lasts."""
+    for table, keys in refetch.waiting_keys(session, part.ids).items():
+        moment.left_out[str(TableName.parse(table))].update(map(tuple, keys))
+    if sum(map(len, moment.left_out.values())) > LEFT_OUT_MAX:
+        raise _NotExactError
+    row = session.execute(
+        "SELECT clock_timestamp(), coalesce(min(hold_until) > clock_timestamp(), false)"
+        " FROM _tidegate.stream WHERE id = ANY(%s) HAVING count(hold_until) = %s",
+        [part.ids, len(part.ids)],
+    ).fetchone()
+    if row is None or not row[1]:
+        raise ConflictError(
+            f"the streams into shard {part.target.shard} were not held long enough for a moment",
+            next_step="nothing: the comparison tries again",
+        )
+    moment.taken_at[part.target.shard] = row[0]
 
 
 def release(held: Sequence[_Held]) -> None:

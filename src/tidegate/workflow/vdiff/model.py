@@ -211,6 +211,10 @@ def table_report(table: Mapping[str, Any], sample_rows: int) -> dict[str, Any]:
     for name, column in _COUNTS.items():
         report[name] = table[column]
         report["ProcessedRows"] += table[column]
+    report["LeftForLater"] = table["left_out"]
+    report["MomentsRetaken"] = table["retaken"]
+    report["MomentAt"] = _shown(table["moment_at"])
+    report["Positions"] = table["positions"]
     for group in table["samples"]:
         for sample in group:
             shown = report.setdefault(_SAMPLES[sample["kind"]], [])
@@ -259,6 +263,7 @@ def summary(uuid: str, records: Sequence[ShardRecord], now: datetime) -> dict[st
         "TableSummary": by_table,
         "Reports": reports,
         "Errors": {r.shard: r.facts["message"] for r in records if r.facts["message"]},
+        "WaitsFor": {r.shard: r.facts["waits_for"] for r in records if r.facts["waits_for"]},
         "Progress": progress(
             compared,
             sum(table["est_rows"] for _, table in tables),

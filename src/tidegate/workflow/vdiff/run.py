@@ -5,6 +5,10 @@ For each table, or group of small ones, it opens one moment on all sides
 records each at the shards it concerns. After a kill, or when a snapshot has lived long enough, it
 opens a new moment and goes on with the slices left. It never writes to the tables it compares.
 
+Keys that a moment leaves out become slices of their own, to be compared at later moments; a table
+that its snapshots do not show, because it was truncated, is compared at a later moment as a whole.
+Both are tried again for as long as something gets done within ``wait_s``.
+
 Key ranges are slices only where all sides provably sort the key alike; else the table is one slice.
 A shard that is stopped by itself is left out; the others go on.
 """
@@ -16,13 +20,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from tidegate import steps
 from tidegate.dataplane import compare
-from tidegate.dataplane.chunks import Chunk, agreed_plan, tile
+from tidegate.dataplane.chunks import Chunk, KeySlice, agreed_plan, tile
 from tidegate.engines.postgres import compared, vdiff_tables
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import (
@@ -31,6 +36,7 @@ from tidegate.errors import (
     ConnectError,
     FailedPreconditionError,
     TidegateError,
+    WaitTimeoutError,
 )
 from tidegate.topology.connections import redacted
 from tidegate.topology.names import TableName
@@ -38,11 +44,17 @@ from tidegate.workflow.vdiff.consistency import Moment, open_moment
 from tidegate.workflow.vdiff.links import Links, targets_of
 from tidegate.workflow.vdiff.model import TableSize, VDiffState, grouped
 from tidegate.workflow.vdiff.samples import shown_difference
-from tidegate.workflow.vdiff.sides import compared_tables, spans_with, table_at
+from tidegate.workflow.vdiff.sides import (
+    TableRewrittenError,
+    compared_tables,
+    spans_with,
+    table_at,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from tidegate.dataplane.chunks import Slice
     from tidegate.dataplane.model import SpanSpec
     from tidegate.workflow.vdiff.links import Session
     from tidegate.workflow.vdiff.model import VDiffOptions
@@ -50,6 +62,12 @@ if TYPE_CHECKING:
 
 STARTED = steps.declare(
     "vdiff.started", runs_in="node", plan="vdiff", description="a VDiff is noted as started"
+)
+MOMENT = steps.declare(
+    "vdiff.moment.taken",
+    runs_in="node",
+    plan="vdiff",
+    description="snapshots of one moment are open and the streams run on; no table is read yet",
 )
 PLANNED = steps.declare(
     "vdiff.table.planned",
@@ -80,10 +98,21 @@ CLAIM_TIMEOUT_S = 5.0
 RETRIES_MAX = 5
 RETRY_FIRST_S = 1.0
 
+#: Between two moments of which the second is for what the first had to leave.
+AGAIN_S = 0.1
+
 #: With "0 = all" asked for, still not more than this: a report is read by people.
 ALL_SAMPLES = 100_000
 
 _LEFT_ALONE = (VDiffState.COMPLETED, VDiffState.STOPPED)
+
+
+class _Outcome(Enum):
+    """What a moment has done for a table."""
+
+    DONE = auto()
+    LEFT = auto()  # keys wait to be read again, or the table is not shown: a later moment
+    OVER = auto()  # the moment has lasted long enough
 
 
 def run_vdiff(
@@ -140,6 +169,7 @@ class _Run:
     claimed: Session | None = None
     analyzed: bool = False
     slices_here: int = 0  # compared at the present moment
+    done_at: float = 0.0  # when something was last recorded, on the monotonic clock
 
     def go(self) -> VDiffState:
         for attempt in range(RETRIES_MAX + 1):
@@ -253,29 +283,82 @@ class _Run:
             for shard in targets_of(spans):
                 for table in tables:
                     compared.analyze(self.shards[shard], TableName.parse(table))
+        self.done_at = time.monotonic()
         while tables:
             self._active()
             moment = open_moment(
                 spans, self.links, f"vdiff:{self.uuid}", wait_s=self.options.wait_s
             )
+            steps.reached(MOMENT)
             ends_at, self.slices_here = self._end_of_moment(), 0
             try:
                 with interrupting(moment, self.stop):
-                    while tables and self._one_table(table_at(moment, spans, tables[0]), ends_at):
-                        tables.pop(0)
+                    tables, reason = self._at_moment(moment, spans, tables, ends_at)
             finally:
                 moment.close()
+            self._say(reason)
+            if reason:
+                self._refuse_standstill(reason)
+                self.stop.wait(AGAIN_S)
+
+    def _at_moment(
+        self, moment: Moment, spans: Sequence[SpanSpec], tables: Sequence[str], ends_at: float
+    ) -> tuple[list[str], str]:
+        """Compare what can be; returns the tables that are not finished, and what they wait for."""
+        unfinished: list[str] = []
+        reason = ""
+        for place, name in enumerate(tables):
+            try:
+                outcome, waiting = self._one_table(table_at(moment, spans, name), ends_at)
+            except TableRewrittenError as lost:
+                self._note_rewritten(lost, targets_of(spans))
+                outcome, waiting = _Outcome.LEFT, f"a moment that shows {lost}"
+            if outcome is _Outcome.OVER:
+                return [*unfinished, *tables[place:]], ""
+            if outcome is _Outcome.LEFT:
+                unfinished.append(name)
+                reason = reason or waiting
+        return unfinished, reason
+
+    def _note_rewritten(self, lost: TableRewrittenError, shards: Iterable[str]) -> None:
+        for shard in shards:
+            vdiff_tables.retake_table(self.shards[shard], self.uuid, shard, lost.table)
+
+    def _say(self, what: str) -> None:
+        """Let a report say what the VDiff waits for."""
+        for shard, session in self.shards.items():
+            vdiff_tables.say_waiting(session, self.uuid, shard, what)
+
+    def _refuse_standstill(self, reason: str) -> None:
+        """Moments are taken again only as long as they get something done.
+
+        Raises:
+            WaitTimeoutError: nothing could be recorded for ``wait_s``.
+        """
+        if time.monotonic() - self.done_at > self.options.wait_s:
+            raise WaitTimeoutError(
+                f"VDiff {self.uuid} could compare nothing for {self.options.wait_s:g} s: it waited"
+                f" for {reason} at every moment",
+                next_step="try again under less load, or with a longer"
+                " --filtered-replication-wait-time",
+            )
 
     def _end_of_moment(self) -> float:
         limit = self.options.max_diff_duration_s
         return float("inf") if limit is None else time.monotonic() + limit
 
-    def _one_table(self, table: TableAtMoment, ends_at: float) -> bool:
-        """Compare the slices that are left; false when the moment ended before."""
+    def _one_table(self, table: TableAtMoment, ends_at: float) -> tuple[_Outcome, str]:
+        """Compare the slices that are left; says what a later moment is for."""
         chunks, left = self._plan(table)
         for place, shard in enumerate(table.shards):
             vdiff_tables.start_table(
-                self.shards[shard], self.uuid, shard, table.name, table.estimated_rows(place)
+                self.shards[shard],
+                self.uuid,
+                shard,
+                table.name,
+                table.estimated_rows(place),
+                moment_at=table.taken_at[place],
+                positions=table.positions[place],
             )
         for chunk in chunks:
             active = self._active()
@@ -287,21 +370,49 @@ class _Run:
             if not places:
                 continue
             if self.slices_here and time.monotonic() >= ends_at:
-                return False
+                return _Outcome.OVER, ""
             self._compare(table, chunk, places)
             for place in places:
                 left[table.shards[place]].discard(chunk.number)
-            self.slices_here += 1
+        waiting = self._compare_keys(table)
         for shard in table.shards:
-            if not left[shard]:
+            if not left[shard] and not waiting.get(shard):
                 vdiff_tables.complete_table(self.shards[shard], self.uuid, shard, table.name)
                 steps.reached(TABLE_DONE)
-        return True
+        if not any(waiting.values()):
+            return _Outcome.DONE, ""
+        rows = f"{max(waiting.values())} rows of table {table.name}"
+        return _Outcome.LEFT, f"{rows} that their streams read again from the source"
+
+    def _compare_keys(self, table: TableAtMoment) -> dict[str, int]:
+        """Compare keys left out before that are shown now; says how many each shard still needs.
+
+        A key is compared for one shard at a time: shards may have left out different ones.
+        """
+        waiting: dict[str, int] = {}
+        active = self._active()
+        for place, shard in enumerate(table.shards):
+            if shard not in active:
+                continue
+            for part in self._key_slices(table, shard):
+                if not set(part.keys) <= set(table.sides.left_out):
+                    self._compare(table, part, [place])
+            waiting[shard] = sum(len(part.keys) for part in self._key_slices(table, shard))
+        return waiting
+
+    def _key_slices(self, table: TableAtMoment, shard: str) -> list[KeySlice]:
+        """The slices made of keys that a shard has not recorded."""
+        found = vdiff_tables.slices(self.shards[shard], self.uuid, shard, table.name)
+        return [KeySlice(s.chunk[0], s.keys) for s in found if s.keys is not None and not s.done]
 
     def _plan(self, table: TableAtMoment) -> tuple[Sequence[Chunk], dict[str, set[int]]]:
         """The slices, recorded at every shard, and which of them each shard still needs."""
         recorded = {
-            place: vdiff_tables.slices(self.shards[shard], self.uuid, shard, table.name)
+            place: [
+                part
+                for part in vdiff_tables.slices(self.shards[shard], self.uuid, shard, table.name)
+                if part.keys is None
+            ]
             for place, shard in enumerate(table.shards)
         }
         plan = agreed_plan(
@@ -323,7 +434,8 @@ class _Run:
                 steps.reached(PLANNED)
         return wanted, left
 
-    def _compare(self, table: TableAtMoment, chunk: Chunk, places: Sequence[int]) -> None:
+    def _compare(self, table: TableAtMoment, chunk: Slice, places: Sequence[int]) -> None:
+        left_out = compare.left_out_of(table.sides, chunk, self.links.pool)
         results = compare.compare_slice(
             table.sides,
             chunk,
@@ -335,7 +447,10 @@ class _Run:
         for place, result in results.items():
             shard = table.shards[place]
             samples = [
-                {"kind": d.kind, "row": shown_difference(table.sides, d, self.options)}
+                {
+                    "kind": d.kind,
+                    "row": shown_difference(table.sides, d, self.options, table.sources),
+                }
                 for d in result.samples
             ]
             vdiff_tables.record(
@@ -351,8 +466,11 @@ class _Run:
                     "extra": result.extra,
                 },
                 samples=samples,
+                left_out=left_out,
             )
             steps.reached(RECORDED)
+        self.done_at = time.monotonic()
+        self.slices_here += 1
 
 
 @contextmanager

@@ -21,33 +21,36 @@ if TYPE_CHECKING:
 
 
 def shown_difference(
-    sides: compare.TableSides, difference: compare.Difference, options: VDiffOptions
+    sides: compare.TableSides,
+    difference: compare.Difference,
+    options: VDiffOptions,
+    sources: Sequence[str],
 ) -> dict[str, Any]:
-    """One difference as the report shows it."""
+    """One difference as the report shows it; ``sources`` are the names of the source shards.
+
+    A key that several of them hold is named with all of them: a target can keep only one row.
+    """
     target = sides.targets[difference.target]
     if difference.kind == "extra":
         return _shown(target, difference.key, options)
-    source = _source_of(sides, difference.key, options)
+    source, holders = _source_of(sides, difference.key, options, sources)
+    several = {"SourceShards": holders} if len(holders) > 1 else {}
     if difference.kind == "missing":
-        return source
+        return source | several
     there = _shown(target, difference.twin or difference.key, options)
-    found = {"Source": source["Row"], "Target": there["Row"]}
+    found = {"Source": source["Row"], "Target": there["Row"], **several}
     if options.debug_query:
         found |= {"SourceQuery": source["Query"], "TargetQuery": there["Query"]}
     return found
 
 
 def _source_of(
-    sides: compare.TableSides, key: compare.Key, options: VDiffOptions
-) -> dict[str, Any]:
-    """The row at the source that has it."""
-    found = (_shown(side, key, options) for side in sides.sources)
-    first: dict[str, Any] = {}
-    for shown in found:
-        first = first or shown
-        if shown["Row"]:
-            return shown
-    return first
+    sides: compare.TableSides, key: compare.Key, options: VDiffOptions, sources: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The row at the first source that has it, and the names of all sources that have the key."""
+    found = [_shown(side, key, options) for side in sides.sources]
+    holders = [(name, s) for name, s in zip(sources, found, strict=True) if s["Row"]]
+    return (holders[0][1] if holders else found[0]), [name for name, _ in holders]
 
 
 def _shown(side: compare.Side, key: compare.Key, options: VDiffOptions) -> dict[str, Any]:

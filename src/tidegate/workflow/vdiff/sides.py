@@ -17,6 +17,7 @@ from tidegate.workflow.vdiff.links import targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from tidegate.dataplane.model import SpanSpec, TableRule
     from tidegate.workflow.vdiff.consistency import Moment
@@ -50,6 +51,9 @@ class TableAtMoment:
     rows_at_sources: int  # estimates
     rows_at_targets: tuple[int, ...]
     sorted_alike: bool  # every side sorts the key in the same way
+    positions: tuple[dict[int, str], ...]  # of the streams into each target, at this moment
+    taken_at: tuple[datetime, ...]  # the moment by each target's clock
+    sources: tuple[str, ...]  # names of the source shards
 
     def estimated_rows(self, place: int) -> int:
         """How many rows a target may have."""
@@ -69,10 +73,19 @@ class TableAtMoment:
         return bounds.separators(source.connection, source.space, chunk_bytes=slice_bytes)
 
 
+class TableRewrittenError(Exception):
+    """Snapshots do not show a table: it was truncated or rewritten after they were taken."""
+
+    def __init__(self, table: str, where: Sequence[str]) -> None:
+        super().__init__(f"table {table} at {', '.join(where)}")
+        self.table, self.where = table, tuple(where)
+
+
 def table_at(moment: Moment, spans: Sequence[SpanSpec], table: str) -> TableAtMoment:
-    """All sides of one table inside their snapshots.
+    """All sides of one table inside their snapshots, which show it until they are given up.
 
     Raises:
+        TableRewrittenError: a snapshot does not show it; a new one would.
         NotFoundError: a side lacks the table.
         FailedPreconditionError: it has other columns or another key on some side, or none.
     """
@@ -80,6 +93,11 @@ def table_at(moment: Moment, spans: Sequence[SpanSpec], table: str) -> TableAtMo
     names = tuple(targets_of(spans))
     rules = [next(r for r in span.tables if canonical(r) == table) for span in spans]
     sessions = [*moment.sources, *(moment.targets[shard] for shard in names)]
+    kept = moment.links.pool.map(lambda session: compared.keep(session, name), sessions)
+    places = [f"source {span.source_keyspace}/{span.source_shard}" for span in spans]
+    places += [f"target {spans[0].target_keyspace}/{shard}" for shard in names]
+    if lost := [place for place, is_shown in zip(places, kept, strict=True) if not is_shown]:
+        raise TableRewrittenError(table, lost)
     found = list(moment.links.pool.map(lambda session: compared.read(session, name), sessions))
     if len({each.key for each in found}) != 1:
         raise FailedPreconditionError(
@@ -87,8 +105,11 @@ def table_at(moment: Moment, spans: Sequence[SpanSpec], table: str) -> TableAtMo
             next_step="give it the same primary key everywhere, then compare again",
         )
     columns = _common_columns(name, found)
+    left_out = tuple(sorted(moment.left_out.get(table, ())))
     sides = [
-        compare.Side(session, each.space, columns.at(session.info.server_version))
+        compare.Side(
+            session, each.space, columns.at(session.info.server_version), left_out=left_out
+        )
         for session, each in zip(sessions, found, strict=True)
     ]
     sources = sides[: len(spans)]
@@ -110,12 +131,18 @@ def table_at(moment: Moment, spans: Sequence[SpanSpec], table: str) -> TableAtMo
     return TableAtMoment(
         table,
         compare.TableSides(
-            sources, dict(enumerate(sides[len(spans) :])), broadcast=not rules[0].shard_columns
+            sources,
+            dict(enumerate(sides[len(spans) :])),
+            broadcast=not rules[0].shard_columns,
+            left_out=left_out,
         ),
         names,
         sum(each.est_rows for each in found[: len(spans)]),
         tuple(each.est_rows for each in found[len(spans) :]),
         sorted_alike=len(orders) == 1 and None not in orders,
+        positions=tuple(moment.positions[shard] for shard in names),
+        taken_at=tuple(moment.taken_at[shard] for shard in names),
+        sources=tuple(f"{span.source_keyspace}/{span.source_shard}" for span in spans),
     )
 
 
