@@ -217,3 +217,18 @@ def test_a_keyspace_that_a_rule_leads_to_is_not_removed(service: TopologyService
     service.apply_routing_rules({"rules": [{"from_table": "t", "to_tables": ["commerce.t"]}]})
     with pytest.raises(FailedPreconditionError, match="routing rule t"):
         service.remove_keyspace("commerce", recursive=True)
+
+
+def test_a_vschema_that_makes_a_name_ambiguous_says_so(service: TopologyService) -> None:
+    """Situation 52, a relative: known before a router meets it, and a rule or wish ends it."""
+    plain: dict[str, Any] = {"tables": {"orders": {}, "own": {}}}
+    service.apply_vschema("commerce", plain)
+    _, warnings = service.apply_vschema("customer", VSCHEMA, dry_run=True)
+    assert len(warnings) == 1
+    assert warnings[0].startswith("table customer.orders: another keyspace declares it")
+    explicit = {**VSCHEMA, "require_explicit_routing": True}
+    assert service.apply_vschema("customer", explicit)[1] == []
+    service.apply_routing_rules(
+        {"rules": [{"from_table": "orders", "to_tables": ["commerce.orders"]}]}
+    )
+    assert service.apply_vschema("customer", VSCHEMA)[1] == []

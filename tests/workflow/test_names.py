@@ -140,7 +140,7 @@ def assert_leads(
                     assert resolve(each, name, kind, cell, keyspace=keyspace, key=1), asked
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(moves)
 def test_a_name_resolves_in_every_state_of_a_move(move: Move) -> None:
     """Situation 52: to one side or the other, whatever the vschemas alone would say."""

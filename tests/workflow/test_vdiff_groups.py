@@ -1,12 +1,16 @@
-"""Which tables share a moment."""
+"""Which tables share a moment; what a table that somebody has locked means."""
 
 from __future__ import annotations
 
 import itertools
 
+import psycopg
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidegate.errors import WaitTimeoutError
+from tidegate.workflow.vdiff import run
 from tidegate.workflow.vdiff.model import MOMENT_TABLES_MAX, TableSize, grouped
 
 TABLES = st.lists(
@@ -39,3 +43,12 @@ def test_no_group_could_have_taken_the_next_table(tables: list[TableSize], bytes
             or group[0].spans != following[0].spans
             or sum(table.bytes for table in group) + following[0].bytes > bytes_max
         )
+
+
+def test_a_table_that_is_locked_is_a_wait_that_ended_and_not_a_lost_server() -> None:
+    with (
+        pytest.raises(WaitTimeoutError, match="locked by somebody else") as refused,
+        run._translated(),
+    ):
+        raise psycopg.errors.LockNotAvailable("canceling statement due to lock timeout")
+    assert refused.value.retryable

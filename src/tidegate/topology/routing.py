@@ -184,6 +184,19 @@ def resolve_table(
     return _named(snapshot, target.keyspace, target.table)
 
 
+def ambiguous_tables(snapshot: Snapshot, keyspace: str) -> list[str]:
+    """The tables of a keyspace whose bare names are ambiguous: other keyspaces have them, too."""
+    found = []
+    for table in snapshot.vschema(keyspace).tables:
+        try:
+            resolve_table(snapshot, table, TabletType.PRIMARY)
+        except InvalidArgumentError:
+            found.append(table)
+        except (NotFoundError, FailedPreconditionError):
+            continue  # a wish of the vschema, or of a rule
+    return sorted(found)
+
+
 def _named(snapshot: Snapshot, keyspace: str | None, table: str) -> TableName:
     """Find a table by name alone, as a statement without rules would."""
     if keyspace is not None:

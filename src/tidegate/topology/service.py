@@ -19,6 +19,7 @@ from tidegate.errors import (
     NotFoundError,
 )
 from tidegate.topology.records import Cell, Keyspace, Shard, Tablet, TabletType
+from tidegate.topology.routing import ambiguous_tables
 from tidegate.topology.rules import KeyspaceRoutingRules, RoutingRules, ShardRoutingRules
 from tidegate.topology.shardspec import tiling_findings
 from tidegate.topology.validation import vschema_findings
@@ -273,11 +274,13 @@ class TopologyService:
         def change(snapshot: Snapshot) -> Snapshot:
             return snapshot.with_vschema(keyspace, wanted)
 
-        if dry_run:
-            self.store.check(change)
-        else:
-            self.store.update(change)
+        after = self.store.check(change) if dry_run else self.store.update(change)
         warnings = [str(f) for f in vschema_findings(keyspace, wanted) if f.severity == "warning"]
+        warnings += [
+            f"table {keyspace}.{table}: another keyspace declares it, too; routers that name no"
+            " keyspace are refused until a routing rule, or require_explicit_routing, decides"
+            for table in ambiguous_tables(after, keyspace)
+        ]
         return wanted, warnings
 
     def apply_routing_rules(self, rules: RoutingRules | Mapping[str, Any]) -> RoutingRules:

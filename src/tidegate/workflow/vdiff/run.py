@@ -505,6 +505,11 @@ def _translated() -> Iterator[None]:
     """Turn the driver's errors into ours, without secrets."""
     try:
         yield
+    except psycopg.errors.LockNotAvailable as error:  # before its base class, OperationalError
+        raise WaitTimeoutError(
+            f"a table to compare is locked by somebody else: {redacted(str(error)).strip()}",
+            next_step="let what locks it end (pg_locks shows it), then resume the VDiff",
+        ) from error
     except psycopg.OperationalError as error:
         raise ConnectError(
             f"a server left during the comparison: {redacted(str(error)).strip()}",
