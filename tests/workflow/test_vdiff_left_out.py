@@ -221,7 +221,7 @@ def test_a_hold_that_ran_out_makes_no_moment(
         opened(moment, held)
 
     monkeypatch.setattr(consistency, "_open_targets", late)
-    report = waiting.comparison.run(auto_retry=False)
+    report = waiting.comparison.run(wait_s=0.5, auto_retry=False)
     assert report["State"] == "error"
     assert "not held long enough" in str(report["Errors"])
 

@@ -148,7 +148,7 @@ def test_a_table_truncated_at_every_moment_ends_the_vdiff_and_is_named(
         span.at_source.execute("TRUNCATE items")
 
     at_moments(monkeypatch, act)
-    report, items = compared(vdiffs, span, wait_s=1.0, auto_retry=False)
+    report, items = compared(vdiffs, span, wait_s=5.0, auto_retry=False)
     assert report["State"] == "error"
     assert items["MomentsRetaken"] > 1
     wanted = "a moment that shows table items at source shop/-"

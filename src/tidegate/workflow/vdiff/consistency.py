@@ -123,7 +123,7 @@ def open_moment(spans: Sequence[SpanSpec], links: Links, name: str, *, wait_s: f
     Raises:
         FailedPreconditionError: a stream is not running.
         WaitTimeoutError: a source or a stream took too long, or is never exact; streams run on.
-        ConflictError: somebody else moved a stream meanwhile; try again.
+        ConflictError: somebody else moved a stream at every moment tried.
     """
     links.open(spans)
     held = [
@@ -151,7 +151,10 @@ def open_moment(spans: Sequence[SpanSpec], links: Links, name: str, *, wait_s: f
             except _NotExactError:
                 if time.monotonic() > deadline:
                     raise _never_exact(spans[0].workflow, wait_s) from None
-                links.open(spans)
+            except ConflictError:  # a worker recorded a position before it had seen the hold
+                if time.monotonic() > deadline:
+                    raise
+            links.open(spans)
     finally:
         for part in held:
             _end_turn(part, spans[0].workflow_uuid)
