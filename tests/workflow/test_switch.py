@@ -316,7 +316,7 @@ def test_a_proof_older_than_a_divergence_opens_no_switch(running: Fleet) -> None
     assert running.service.status("shop", "move").vdiff_age_s is None
     assert_untouched(running)
     report = vdiffs.wait(spans, vdiffs.create(spans), 60.0)
-    assert report["Reports"]["customers"]["0"]["MomentAt"]
+    assert report["Moments"]["customers"]["0"]["At"]
     vdiffs.close()
     running.service.switch_traffic(proven)
     assert running.service.status("shop", "move").state.writes_switched

@@ -95,7 +95,7 @@ def test_a_table_truncated_during_a_vdiff_is_compared_at_a_new_moment(
     assert report["HasMismatch"] is False, report["Reports"]
     assert items["MomentsRetaken"] == 1
     assert items["ProcessedRows"] == (500 if refill else 0)
-    assert report["Reports"]["others"]["-"]["MomentsRetaken"] == 0, "it was shown the first time"
+    assert "MomentsRetaken" not in report["Reports"]["others"]["-"], "it was shown at once"
     assert report["RowsCompared"] == items["ProcessedRows"] + 300
     assert report["WaitsFor"] == {}
     assert moments == [1, 2]

@@ -211,10 +211,10 @@ def table_report(table: Mapping[str, Any], sample_rows: int) -> dict[str, Any]:
     for name, column in _COUNTS.items():
         report[name] = table[column]
         report["ProcessedRows"] += table[column]
-    report["LeftForLater"] = table["left_out"]
-    report["MomentsRetaken"] = table["retaken"]
-    report["MomentAt"] = _shown(table["moment_at"])
-    report["Positions"] = table["positions"]
+    if table["left_out"]:
+        report["LeftForLater"] = table["left_out"]
+    if table["retaken"]:
+        report["MomentsRetaken"] = table["retaken"]
     for group in table["samples"]:
         for sample in group:
             shown = report.setdefault(_SAMPLES[sample["kind"]], [])
@@ -244,7 +244,10 @@ def summary(uuid: str, records: Sequence[ShardRecord], now: datetime) -> dict[st
     completed = [r.facts["completed_at"] for r in records]
     reports: dict[str, dict[str, Any]] = {}
     by_table: dict[str, dict[str, Any]] = {}
+    moments: dict[str, dict[str, Any]] = {}
     for shard, table in tables:
+        moment = {"At": _shown(table["moment_at"]), "Positions": table["positions"]}
+        moments.setdefault(table["table_name"], {})[shard] = moment
         report = table_report(table, options.max_report_sample_rows)
         reports.setdefault(table["table_name"], {})[shard] = report
         _add(by_table, table, report)
@@ -262,6 +265,7 @@ def summary(uuid: str, records: Sequence[ShardRecord], now: datetime) -> dict[st
         "ShardSummaries": {record.shard: _shard_summary(record) for record in records},
         "TableSummary": by_table,
         "Reports": reports,
+        "Moments": moments,
         "Errors": {r.shard: r.facts["message"] for r in records if r.facts["message"]},
         "WaitsFor": {r.shard: r.facts["waits_for"] for r in records if r.facts["waits_for"]},
         "Progress": progress(
