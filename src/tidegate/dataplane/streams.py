@@ -427,9 +427,8 @@ def take_over(
 ) -> StreamRow:
     """End the sessions of the stream's worker and raise its epoch; ``conn`` in autocommit.
 
-    A stopped worker may hold the row's lock inside a COPY that no timeout ends (datapath rule 17),
-    so its sessions are ended first, again and again until the row is ours. The walsender at the
-    source is the caller's to end.
+    A stopped worker may hold the row's lock inside a COPY that no timeout ends (datapath rule 17):
+    its sessions are ended first, until the row is ours. The caller ends the source's walsender.
 
     Raises:
         EpochLostError: the row carries ``epoch`` or a newer one already.
