@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.errors import WaitTimeoutError
-from tidegate.workflow.vdiff import run
+from tidegate.workflow.vdiff import interruption
 from tidegate.workflow.vdiff.model import MOMENT_TABLES_MAX, TableSize, grouped
 
 TABLES = st.lists(
@@ -48,7 +48,7 @@ def test_no_group_could_have_taken_the_next_table(tables: list[TableSize], bytes
 def test_a_table_that_is_locked_is_a_wait_that_ended_and_not_a_lost_server() -> None:
     with (
         pytest.raises(WaitTimeoutError, match="locked by somebody else") as refused,
-        run._translated(),
+        interruption.translated(),
     ):
         raise psycopg.errors.LockNotAvailable("canceling statement due to lock timeout")
     assert refused.value.retryable

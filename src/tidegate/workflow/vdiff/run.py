@@ -15,15 +15,11 @@ A shard that is stopped by itself is left out; the others go on.
 
 from __future__ import annotations
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
-
-import psycopg
 
 from tidegate import steps
 from tidegate.dataplane import compare
@@ -33,14 +29,12 @@ from tidegate.engines.postgres.connection import connect
 from tidegate.errors import (
     CancelledError,
     ConflictError,
-    ConnectError,
-    FailedPreconditionError,
     TidegateError,
     WaitTimeoutError,
 )
-from tidegate.topology.connections import redacted
 from tidegate.topology.names import TableName
 from tidegate.workflow.vdiff.consistency import Moment, open_moment
+from tidegate.workflow.vdiff.interruption import interrupting, translated
 from tidegate.workflow.vdiff.links import Links, targets_of
 from tidegate.workflow.vdiff.model import TableSize, VDiffState, grouped
 from tidegate.workflow.vdiff.samples import shown_difference
@@ -52,7 +46,8 @@ from tidegate.workflow.vdiff.sides import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    import threading
+    from collections.abc import Iterable, Sequence
 
     from tidegate.dataplane.chunks import Slice
     from tidegate.dataplane.model import SpanSpec
@@ -175,7 +170,7 @@ class _Run:
         for attempt in range(RETRIES_MAX + 1):
             mine = True
             try:
-                with _translated():
+                with translated():
                     if mine := self._connect():
                         self._all_tables()
             except CancelledError:  # by the rows, or because this process ends
@@ -208,7 +203,7 @@ class _Run:
     def _record_failure(self, error: TidegateError, *, last: bool) -> None:
         state = VDiffState.ERROR if last else VDiffState.STARTED
         try:
-            with _translated():
+            with translated():
                 self._connect()
                 self._set_state(state, unless=_LEFT_ALONE, message=error.message[:1000])
         except TidegateError:
@@ -471,53 +466,3 @@ class _Run:
             steps.reached(RECORDED)
         self.done_at = time.monotonic()
         self.slices_here += 1
-
-
-@contextmanager
-def interrupting(moment: Moment, stop: threading.Event) -> Iterator[None]:
-    """While inside, a wish to stop cancels what the sessions are running."""
-    over = threading.Event()
-    sessions = [*moment.sources, *moment.targets.values()]
-
-    def watch() -> None:
-        while not over.wait(0.1):
-            if stop.is_set():
-                for session in sessions:
-                    with suppress(psycopg.Error):
-                        session.cancel_safe(timeout=5)
-                return
-
-    watcher = threading.Thread(target=watch, name="vdiff-stop")
-    watcher.start()
-    try:
-        yield
-    except psycopg.errors.QueryCanceled:
-        if not stop.is_set():
-            raise
-        raise CancelledError("the VDiff was stopped", next_step="tidegate vdiff resume") from None
-    finally:
-        over.set()
-        watcher.join()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the driver's errors into ours, without secrets."""
-    try:
-        yield
-    except psycopg.errors.LockNotAvailable as error:  # before its base class, OperationalError
-        raise WaitTimeoutError(
-            f"a table to compare is locked by somebody else: {redacted(str(error)).strip()}",
-            next_step="let what locks it end (pg_locks shows it), then resume the VDiff",
-        ) from error
-    except psycopg.OperationalError as error:
-        raise ConnectError(
-            f"a server left during the comparison: {redacted(str(error)).strip()}",
-            next_step="nothing: the VDiff goes on where it was",
-        ) from error
-    except psycopg.Error as error:
-        raise FailedPreconditionError(
-            f"the comparison failed: {redacted(str(error)).strip()}",
-            next_step="remove the cause, then resume the VDiff",
-            sqlstate=error.sqlstate,
-        ) from error
