@@ -21,7 +21,7 @@ from make_cluster import add, extensions, program, rows, updates
 from tidegate import steps
 from tidegate.cluster import cluster as cluster_module
 from tidegate.cluster.cluster import Cluster, NewSchema
-from tidegate.cluster.database import ClusterDatabase
+from tidegate.cluster.database import ClusterDatabase, open_store
 from tidegate.cluster.files import LocalFiles
 from tidegate.cluster.ledger import Update
 from tidegate.cluster.member_store import MemberStore
@@ -40,7 +40,9 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection
 
 TESTS = Path(__file__).resolve().parents[1]
 RECORDED = "cluster.schema.own_row_recorded"
@@ -139,6 +141,53 @@ def test_a_file_of_several_members_is_not_copied(database: ClusterDatabase, tmp_
     add(database, "b", "b:1", (2, 1))
     assert program(database, (2, 1)).ensure_schema("a:1").is_ready
     assert copies(tmp_path) == []
+
+
+class Overtaken(ClusterDatabase):
+    """A database that another program updates after it was looked at, before it is copied."""
+
+    to: list[tuple[int, int]]
+
+    def copied(self, label: str, is_right: Callable[[Connection], bool]) -> Path | None:
+        if self.to:
+            with ClusterDatabase.open(f"sqlite:///{self._store.place.rpartition(' ')[2]}") as other:
+                assert program(other, self.to.pop()).ensure_schema("a:1").is_ready
+        return super().copied(label, is_right)
+
+
+@pytest.mark.parametrize(
+    ("others", "held"),
+    [
+        ([(3, 1)], {"v1": [1]}),
+        ([(2, 1)], {"v1": [1], "v2": [1, 2]}),
+        ([(3, 1), (2, 1)], {"v1": [1], "v2": [1, 2]}),
+    ],
+    ids=["to the end", "half of the way", "twice"],
+)
+def test_a_copy_that_was_overtaken_is_none(
+    url: str, tmp_path: Path, others: list[tuple[int, int]], held: dict[str, list[int]]
+) -> None:
+    """Situation 37: each copy is of exactly the version that its name says, whoever made it."""
+    with Overtaken(open_store(url)) as database:
+        database.to = []
+        assert program(database, (1, 1)).ensure_schema("a:1").is_ready
+        database.to = others
+        assert program(database, (3, 1)).ensure_schema("a:1").is_ready
+    assert versions(tmp_path / "cluster.db") == [1, 2, 3]
+    assert {copy.name.split(".")[2]: versions(copy) for copy in copies(tmp_path)} == held
+
+
+def test_what_a_killed_copy_left_is_removed_by_the_next(url: str, tmp_path: Path) -> None:
+    """Situation 37: a copy that was not finished never looks like one, and does not stay."""
+    assert run(url, "a:1", (1, 1))["verdict"] == "ready"
+    crash = {"TIDEGATE_CRASH_AT": "cluster.schema.copy_written"}
+    for _ in range(2):
+        assert run(url, "a:1", (3, 1), **crash) == -signal.SIGKILL
+        assert len(list(tmp_path.glob("*.part"))) == 1
+        assert list(tmp_path.glob("*.bak")) == []
+    assert run(url, "a:1", (3, 1))["verdict"] == "ready"
+    assert list(tmp_path.glob("*.part")) == []
+    assert [versions(copy) for copy in copies(tmp_path)] == [[1]]
 
 
 @given(st.sets(st.integers(0, 50), max_size=12), st.sampled_from(["v1", "v2"]))
@@ -241,6 +290,7 @@ def test_a_refused_node_that_is_killed_has_been_seen(url: str, database: Cluster
 
 @pytest.mark.slow
 def test_five_that_start_at_once_update_once(url: str, tmp_path: Path) -> None:
+    """Situation 37: five nodes, one file; each copy is whole and of the version before."""
     answers = go(*(start(url, "a:1", (12, 2)) for _ in range(5)))
     assert [answer.get("verdict") for answer in answers] == ["ready"] * 5, answers
     assert versions(tmp_path / "cluster.db") == list(range(1, 13))

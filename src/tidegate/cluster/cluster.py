@@ -303,7 +303,7 @@ class _Run:
         self._identity = identity
         self._own = own
         self._found = 0
-        self._is_copied = False
+        self._copied_at = 0  # the version that this node has a copy of
         schema.check(self._check)
         schema.hook(self._hook)
 
@@ -357,8 +357,8 @@ class _Run:
 
     def _hook(self, version: int, connection: Connection) -> None:
         """Let no update run on a file that was not copied."""
-        is_needed = version > 0 and self._found > 0 and not self._is_copied
-        if not is_needed or not self._is_to_be_copied(connection):
+        is_needed = version > 0 and self._found > 0
+        if not is_needed or self._copied_at == self._found or not self._is_to_be_copied(connection):
             return
         raise ConflictError(
             "the cluster database was changed while it was looked at, and is to be copied first",
@@ -383,7 +383,16 @@ class _Run:
                 return  # the transaction says so
             if not (applied and missing and self._is_to_be_copied(connection)):
                 return
-        self._is_copied = self._database.copied(f"v{applied[-1].version}") is not None
+        found = applied[-1].version
+
+        def is_right(copy: Connection) -> bool:
+            held = ledger.read(copy)
+            return bool(held) and held[-1].version == found
+
+        # Another node may update the database between the look at it and the copy: what is copied
+        # then is no copy of this version, and is dropped.
+        if self._database.copied(f"v{found}", is_right) is not None:
+            self._copied_at = found
         steps.reached(COPIED)
 
     def _enter_first(self, connection: Connection) -> None:

@@ -30,7 +30,7 @@ from tidegate.cluster.stores.seam import WRITES
 from tidegate.errors import ClusterDatabaseError, InvalidArgumentError, TidegateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -170,17 +170,22 @@ class ClusterDatabase:
         """What an error of the driver means, when it was raised by a statement."""
         return self._store.translated(error)
 
-    def copied(self, label: str) -> Path | None:
+    def copied(self, label: str, is_right: Callable[[Connection], bool]) -> Path | None:
         """Copy the database as it is now into a new file beside it; no transaction may be open.
 
+        Args:
+            label: what the copy is of, as part of the file's name.
+            is_right: whether a copy holds what the label says; asked on the copy itself.
+
         Returns:
-            The file, durable and complete; None on an engine that is not one file of this machine,
-            where replication or the server's own backups are the copy.
+            The file, durable and complete; None when the copy is not right, and on an engine that
+            is not one file of this machine, where replication or the server's own backups are the
+            copy.
 
         Raises:
             ClusterDatabaseError: it could not be copied; nothing is left of it.
         """
-        return self._store.copied(label)
+        return self._store.copied(label, is_right)
 
     def close(self) -> None:
         """Close all idle connections and refuse new ones; those in use close when given back."""

@@ -40,6 +40,7 @@ from tidegate.errors import (
 from tidegate.secret import redacted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
@@ -104,7 +105,11 @@ class PostgresStore:
         milliseconds: int = connection.exec_driver_sql(_CLOCK).scalar_one()
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
-    def copied(self, label: str) -> Path | None:  # noqa: ARG002 - not a file of this machine
+    def copied(
+        self,
+        label: str,  # noqa: ARG002 - not a file of this machine
+        is_right: Callable[[Connection], bool],  # noqa: ARG002 - likewise
+    ) -> Path | None:
         """Nothing: a server is not a file of this machine."""
         return None
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
@@ -71,14 +72,17 @@ class Store(Protocol):
     def clock(self, connection: Connection) -> datetime:
         """The database's time now (not that of the transaction's start), aware, in UTC."""
 
-    def copied(self, label: str) -> Path | None:
+    def copied(self, label: str, is_right: Callable[[Connection], bool]) -> Path | None:
         """Copy the database into a new file beside it, before its schema is updated.
 
         Args:
             label: what the copy is of, as part of the file's name.
+            is_right: whether a copy holds what the label says; asked on the copy itself, because
+                the database may have changed since the caller looked at it.
 
         Returns:
-            The file, durable and complete; None on an engine that is not one file of this machine.
+            The file, durable and complete; None when the copy is not right, and on an engine that
+            is not one file of this machine.
 
         Raises:
             ClusterDatabaseError: it could not be copied; nothing is left of it.

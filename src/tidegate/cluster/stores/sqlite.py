@@ -27,6 +27,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import NullPool
 
 from tidegate.cluster.stores import sqlite_copy
 from tidegate.cluster.stores.seam import WRITES, Abilities
@@ -39,6 +40,8 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Connection, Engine
 
 _CLOCK: Final = "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
@@ -103,17 +106,27 @@ class SqliteStore:
         milliseconds: int = connection.exec_driver_sql(_CLOCK).scalar_one()
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
-    def copied(self, label: str) -> Path | None:
+    def copied(self, label: str, is_right: Callable[[Connection], bool]) -> Path | None:
         """Copy the file; see :class:`tidegate.cluster.stores.seam.Store`."""
+
+        def holds(path: Path) -> bool:
+            engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+            with engine.connect() as copy:
+                return is_right(copy)
+
         with closing(self.engine.raw_connection()) as connection:
             cursor = connection.cursor()
             cursor.execute("PRAGMA query_only=OFF")
             (now_ms,) = cursor.execute(_CLOCK).fetchone()
             try:
                 return sqlite_copy.copy(
-                    self.path, label, now_ms, lambda to: cursor.execute("VACUUM INTO ?", (to,))
+                    self.path,
+                    label,
+                    now_ms,
+                    lambda to: cursor.execute("VACUUM INTO ?", (str(to),)),
+                    holds,
                 )
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, DBAPIError, OSError) as error:
                 raise ClusterDatabaseError(
                     f"the cluster database {self.path} could not be copied: {error}",
                     next_step="make room on the disk, then start again",
