@@ -96,15 +96,17 @@ class MemberCluster:
     engine: str
     members: list[Member] = field(default_factory=list)
 
-    def new(self, name: str, *flags: str, **environment: str) -> Member:
+    def new(self, name: str, *flags: str, address: str | None = None, **environment: str) -> Member:
         """A fresh node, started."""
-        member = self.prepared(name, *flags, **environment)
+        member = self.prepared(name, *flags, address=address, **environment)
         member.node.start()
         return member
 
-    def prepared(self, name: str, *flags: str, **environment: str) -> Member:
+    def prepared(
+        self, name: str, *flags: str, address: str | None = None, **environment: str
+    ) -> Member:
         """A fresh node, not started yet."""
-        address = free_address()
+        address = address or free_address()
         node = NodeProcess(
             self.folder / name,
             environment=environment,

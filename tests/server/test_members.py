@@ -137,6 +137,33 @@ def test_a_join_whose_address_is_taken_changes_nothing_and_spends_no_token(
         late.ask("join", token)
 
 
+def test_a_node_whose_join_is_refused_stays_ready(members: MemberCluster) -> None:
+    """Situation 38: the token is used or wrong, or the address is taken; nothing is closed."""
+    first = members.first()
+    stranger, late = members.new("n2"), members.new("n3")
+    used = first.ask("token_create", "n2")["token"]
+    stranger.ask("join", used)
+    until(lambda: members.sees(first, "n2") == "online")
+    replaced = first.ask("token_create", "n3")["token"]
+    first.ask("token_revoke", "n3")
+    good = first.ask("token_create", "n3")["token"]
+    taken = members.new("n4", address=stranger.address)
+    opened = [node.node.log.read_text().count("cluster database open") for node in (late, taken)]
+    before = first.listed()
+    for token, refusal in ((used, "has been used"), (replaced, "secret is wrong")):
+        with pytest.raises(JoinTokenError, match=refusal):
+            late.ask("join", token)
+        assert late.stage() == "ready"
+    with pytest.raises(InvalidArgumentError, match="cannot listen"):
+        taken.ask("join", good)
+    assert taken.stage() == "ready"
+    assert list(first.listed()) == list(before)
+    after = [node.node.log.read_text().count("cluster database open") for node in (late, taken)]
+    assert after == opened == [1, 1]
+    late.ask("join", good)  # the refusal of another node has not used it up
+    until(lambda: members.sees(first, "n3") == "online")
+
+
 def test_a_node_that_holds_something_does_not_join(members: MemberCluster) -> None:
     first = members.first()
     token = first.ask("token_create", "n2")["token"]

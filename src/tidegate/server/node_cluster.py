@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +22,7 @@ from tidegate.errors import FailedPreconditionError, NotReadyError, WaitTimeoutE
 from tidegate.server import transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.cluster.join_tokens import JoinToken
@@ -74,6 +75,7 @@ class NodeCluster:
         self._reopen = reopen
         self.stage = stage
         self._changing = threading.Lock()
+        self._beginning = threading.Lock()
         self._change: Change | None = None
         self.opened: Opened | None = None
         self.identity: Identity | None = None
@@ -136,37 +138,45 @@ class NodeCluster:
         """Make this node the first member of a cluster.
 
         Raises:
-            FailedPreconditionError: it is a member already, or has no address.
+            FailedPreconditionError: it is a member already, has no address, or its database has
+                other members; the node stays as it was.
             WaitTimeoutError: it takes long; it goes on.
         """
-        found = transitions.leftovers(self._settings, self._open.database)
-        transitions.check_beginning(name, found)
-        own = self._settings.cluster_database is None
-        transitions.check_address(self._settings, replicates=own)
-        if dry_run:
-            return {"name": name, "address": self._settings.member_address}
-        updates = self._open.updates
-        return self._changed(lambda: transitions.begin(self._settings, name, updates))
+        with self._only_one():
+            found = transitions.leftovers(self._settings, self._open.database)
+            transitions.check_beginning(name, found)
+            transitions.only_member(self._open.database)
+            own = self._settings.cluster_database is None
+            transitions.check_address(self._settings, replicates=own)
+            if dry_run:
+                return {"name": name, "address": self._settings.member_address}
+            updates = self._open.updates
+            change = self._begin_change(lambda: transitions.begin(self._settings, name, updates))
+        return self._finished(change)
 
     def join(self, token: JoinToken, *, dry_run: bool = False) -> dict[str, Any]:
         """Make this node, which holds nothing yet, a member of another node's cluster.
 
+        The cluster is asked while the node is open: it closes only when it was let in.
+
         Raises:
             FailedPreconditionError: it is a member already, holds something, or has no address.
-            JoinTokenError: the token is refused.
+            JoinTokenError: the token is refused; the node stays as it was, as it does when the
+                cluster refuses it for any other reason.
             WaitTimeoutError: it takes long; it goes on.
         """
-        found = transitions.leftovers(self._settings, self._open.database)
-        transitions.check_beginning(token.name, found)
-        if self._settings.cluster_database is None:
-            transitions.check_empty(self._open.database)
-        transitions.check_address(self._settings, replicates=False)
-        if dry_run:
-            return {"name": token.name, "address": self._settings.member_address}
-        schema_version = len(self._open.updates)
-        return self._changed(
-            lambda: transitions.join(self._settings, token, schema_version=schema_version)
-        )
+        with self._only_one():
+            found = transitions.leftovers(self._settings, self._open.database)
+            transitions.check_beginning(token.name, found)
+            if self._settings.cluster_database is None:
+                transitions.check_empty(self._open.database)
+            transitions.check_address(self._settings, replicates=False)
+            if dry_run:
+                return {"name": token.name, "address": self._settings.member_address}
+            schema_version = len(self._open.updates)
+            let_in = transitions.ask(self._settings, token, schema_version=schema_version)
+            change = self._begin_change(lambda: transitions.join(self._settings, let_in))
+        return self._finished(change)
 
     def remove(self, name: str, *, force: bool, evict: bool, dry_run: bool = False) -> Member:
         """Let a member go or throw it out; this node itself asks another one for it.
@@ -207,20 +217,30 @@ class NodeCluster:
         change, self._change = self._change, None
         return change
 
+    @contextmanager
+    def _only_one(self) -> Iterator[None]:
+        """While the node is about to become a member, it does not begin to a second time.
+
+        Raises:
+            FailedPreconditionError: it is about to.
+        """
+        if not self._beginning.acquire(blocking=False):
+            raise _changing()
+        try:
+            yield
+        finally:
+            self._beginning.release()
+
     def _begin_change(self, act: Callable[[], Identity | None]) -> Change:
         with self._changing:
             if self._change is not None:
-                raise FailedPreconditionError(
-                    "the membership of this node is being changed already",
-                    next_step="try again in a moment",
-                )
+                raise _changing()
             self._change = change = Change(act)
         self._reopen.set()
         self.look_again.set()
         return change
 
-    def _changed(self, act: Callable[[], Identity | None]) -> dict[str, Any]:
-        change = self._begin_change(act)
+    def _finished(self, change: Change) -> dict[str, Any]:
         try:
             identity = change.done.result(CHANGES_S)
         except FutureTimeoutError:
@@ -229,3 +249,9 @@ class NodeCluster:
                 next_step="tidegate cluster show",
             ) from None
         return asdict(identity) if identity else {}
+
+
+def _changing() -> FailedPreconditionError:
+    return FailedPreconditionError(
+        "the membership of this node is being changed already", next_step="try again in a moment"
+    )

@@ -1,5 +1,7 @@
 """How a node becomes a member, and stops being one: what is done while nothing else is open.
 
+Only :func:`ask` is called while the node works: being refused must not close it.
+
 Decides the order on disk, so that a crash at any moment leaves the node what it was or what it is
 to be: whatever a new membership needs is made beside, and one rename makes it count. A node that
 stops being a member keeps what it held as one, under another name; nothing is deleted.
@@ -8,7 +10,7 @@ stops being a member keeps what it held as one, under another name; nothing is d
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from tidegate.server.config import Settings
 
 __all__ = [
+    "ask",
     "begin",
     "check_address",
     "check_beginning",
@@ -44,6 +47,7 @@ __all__ = [
     "forget",
     "join",
     "leftovers",
+    "only_member",
 ]
 
 FIRST_ID: Final = 1
@@ -231,10 +235,22 @@ def note_recovery(database: ClusterDatabase, identity: Identity, certificate: by
     steps.reached(RECOVERED)
 
 
-def join(settings: Settings, token: JoinToken, *, schema_version: int) -> Identity:
-    """Ask a member to let this node in, and keep what it answers.
+@dataclass(frozen=True, slots=True)
+class LetIn:
+    """What a member answered that let this node in, and the key of the certificate it signed."""
 
-    From here on the node is that member; it makes itself known when it opens.
+    identity: Identity
+    authority: Pair
+    own: Pair
+    succession: bytes
+
+
+def ask(settings: Settings, token: JoinToken, *, schema_version: int) -> LetIn:
+    """Ask a member to let this node in; nothing of this node changes.
+
+    Raises:
+        JoinTokenError: the token is refused.
+        TidegateError: the node is refused, or no member answers.
     """
     assert settings.member_address is not None
     request = certificates.make_request(token.name)
@@ -263,11 +279,24 @@ def join(settings: Settings, token: JoinToken, *, schema_version: int) -> Identi
     authority = Pair(
         str(answer["authority_certificate"]).encode(), str(answer["authority_key"]).encode()
     )
-    folder = IdentityFolder(settings.state_dir)
     own = Pair(str(answer["certificate"]).encode(), request.key)
-    folder.prepare(identity, authority, own, str(answer.get("succession", "")).encode())
+    return LetIn(
+        identity,
+        authority,
+        own,
+        str(answer.get("succession", "")).encode(),
+    )
+
+
+def join(settings: Settings, let_in: LetIn) -> Identity:
+    """Keep what a member answered that let this node in.
+
+    From here on the node is that member; it makes itself known when it opens.
+    """
+    folder = IdentityFolder(settings.state_dir)
+    folder.prepare(let_in.identity, let_in.authority, let_in.own, let_in.succession)
     folder.commit()
-    return identity
+    return let_in.identity
 
 
 def forget(settings: Settings) -> None:
