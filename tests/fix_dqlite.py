@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fix_node import until
+from fix_processes import current_owner
+from left_running import OWNER
 from tidegate.cluster.dqlite.client import DqliteClient
 from tidegate.cluster.dqlite.dialling import Dialler
 from tidegate.cluster.dqlite.member import FIRST_ID, DqliteMember, new_member_id
@@ -117,6 +119,7 @@ class MemberProcess:
     listen: str | None = None
     client_idle_s: float = 20.0
     process: subprocess.Popen[str] | None = None
+    owner: str = field(default_factory=current_owner)
 
     def start(self) -> MemberProcess:
         wanted = {
@@ -133,6 +136,7 @@ class MemberProcess:
         }
         self.process = subprocess.Popen(
             [sys.executable, str(PROGRAM), json.dumps(wanted)],
+            env={**os.environ, OWNER: self.owner},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

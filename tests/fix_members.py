@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fix_node import NodeProcess, Shop, until
+from fix_processes import end_workers
 from tidegate.errors import TidegateError
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ class MemberCluster:
     def close(self) -> None:
         for member in self.members:
             member.node.kill()
+        end_workers()
 
 
 @pytest.fixture(params=["sqlite", "dqlite"])

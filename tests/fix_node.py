@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from fix_processes import current_owner
+from left_running import OWNER
 from tidegate.client import Client
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class NodeProcess:
     flags: tuple[str, ...] = ()
     program: tuple[str, ...] = ("-m", "tidegate.cli.main")
     process: subprocess.Popen[bytes] | None = None
+    owner: str = field(default_factory=current_owner)
 
     @property
     def log(self) -> Path:
@@ -60,7 +63,7 @@ class NodeProcess:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
-                env={**os.environ, **self.environment},
+                env={**os.environ, OWNER: self.owner, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -78,7 +81,7 @@ class NodeProcess:
         assert self.process is None
         return subprocess.run(
             self.command,
-            env={**os.environ, **self.environment},
+            env={**os.environ, OWNER: self.owner, **self.environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
