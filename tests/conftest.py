@@ -11,6 +11,7 @@ os.environ[FOLDERS_VARIABLE] = f"{tempfile.gettempdir()}:{local_folder()}"
 
 pytest_plugins = [
     "fix_processes",
+    "fix_alone",
     "fix_servers",
     "fix_databases",
     "fix_copy",

@@ -76,6 +76,7 @@ def check_upgraded(url: str) -> None:
     assert done == wanted | {(CLUSTER, "birth"): 1}
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_two_nodes_that_start_together_initialise_once(cluster_url: str) -> None:
     nodes = [start(cluster_url, "birth", f"n{n}") for n in range(2)]
@@ -86,6 +87,7 @@ def test_two_nodes_that_start_together_initialise_once(cluster_url: str) -> None
         assert effects(database) == {(CLUSTER, "birth"): 1}
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_five_nodes_that_start_together_upgrade_once(cluster_url: str) -> None:
     assert ended(start(cluster_url, "birth", "old"))[0] == 0

@@ -48,6 +48,7 @@ def loaded(arguments: str) -> list[str]:
     return found
 
 
+@pytest.mark.alone
 def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
     assert loaded("--help") == []
     took = []

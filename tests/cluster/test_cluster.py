@@ -288,6 +288,7 @@ def test_a_refused_node_that_is_killed_has_been_seen(url: str, database: Cluster
     assert rows(database) == {"none": (2, 1), "b": (2, 2)}
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_five_that_start_at_once_update_once(url: str, tmp_path: Path) -> None:
     """Situation 37: five nodes, one file; each copy is whole and of the version before."""

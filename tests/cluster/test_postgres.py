@@ -144,6 +144,7 @@ def the_old_one_comes_back(old: LocalServer, new: LocalServer, store: PostgresSt
         put(database, -2)
 
 
+@pytest.mark.alone
 def test_a_commit_that_no_standby_confirms_is_bounded_and_unknown(
     pair: tuple[LocalServer, LocalServer],
 ) -> None:
@@ -287,6 +288,7 @@ def test_a_database_that_cannot_hold_every_text_is_refused(postgres: PostgresEng
         ClusterDatabase.open(url_of(postgres.server, database="latin"))
 
 
+@pytest.mark.alone
 def test_what_waiting_does_not_mend_is_refused_at_once(postgres: PostgresEngine) -> None:
     server = postgres.server
     bare = url_of(server).partition("?")[0]

@@ -254,6 +254,7 @@ def test_a_shard_without_tidegate_has_no_fence(database: Database) -> None:
             fence.deny(connection, UUID, "source")
 
 
+@pytest.mark.alone
 def test_arming_beside_an_idle_writer_is_bounded_and_does_not_stop_others(
     database: Database, admin: Connection[TupleRow]
 ) -> None:
@@ -312,6 +313,7 @@ def test_arming_does_not_queue_behind_a_vacuum_and_names_it(
         work.result()
 
 
+@pytest.mark.alone
 def test_lifting_never_waits_for_a_reader_and_removing_says_who_reads(
     database: Database, admin: Connection[TupleRow]
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_slot_is_made_shown_advanced_and_dropped(filled: Database) -> None:
             slots.advance(connection, name, point)
 
 
+@pytest.mark.alone
 def test_making_a_slot_is_bounded_and_names_a_writer_in_another_database(
     filled: Database, make_database: Callable[[LocalServer], Database]
 ) -> None:

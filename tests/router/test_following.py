@@ -186,6 +186,7 @@ def test_a_wrong_token_is_named(node: HttpNode) -> None:
         assert caught.value.next_step
 
 
+@pytest.mark.alone
 def test_a_router_without_a_node_says_so_and_closes_at_once() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -198,6 +199,7 @@ def test_a_router_without_a_node_says_so_and_closes_at_once() -> None:
         assert time.monotonic() - began_at < 3
 
 
+@pytest.mark.alone
 def test_closing_ends_a_stream_that_is_being_read(node: HttpNode, token: str) -> None:
     router = Router(HttpSource(node.url, token=token))
     router.resolve("orders", 1)

@@ -73,6 +73,7 @@ def test_runs_do_not_overlap_and_the_last_change_wins(
         until(lambda: lines(out) == ["begin", "1", "begin", "6"])
 
 
+@pytest.mark.alone
 def test_a_run_that_takes_too_long_is_killed_with_its_children(
     router: Router, tmp_path: Path
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_program_that_is_not_there_is_reported(router: Router) -> None:
         assert "No such file" in hook.last.output
 
 
+@pytest.mark.alone
 def test_closing_kills_a_run_under_way(router: Router, tmp_path: Path) -> None:
     out = tmp_path / "out"
     hook = RouteHook(router, ["/bin/sh", "-c", f"echo > {out}; sleep 1000"]).start()

@@ -75,6 +75,7 @@ def test_the_rule(
     assert decide(phase, sqlstate=sqlstate, is_lost=is_lost, is_idempotent=idempotent) is verdict
 
 
+@pytest.mark.alone
 def test_a_writer_sees_ten_switches_as_short_delays(shop: Shop) -> None:
     router, make = shop.router(), writer(shop)
     stop = threading.Event()
@@ -153,6 +154,7 @@ def test_a_table_denied_by_the_routes_is_waited_for(shop: Shop) -> None:
     assert shop.ids("old") == [1]
 
 
+@pytest.mark.alone
 def test_a_switch_that_never_ends_meets_the_deadline(shop: Shop) -> None:
     router, make = shop.router(), writer(shop)
     shop.execute("old", DENY)
@@ -303,6 +305,7 @@ def test_the_role_that_passes_the_fence_is_refused(shop: Shop) -> None:
         assert "Credentials" in caught.value.next_step
 
 
+@pytest.mark.alone
 def test_a_wrong_password_is_said_at_once_and_not_shown(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "wrong").write_text("sesame")
     wrong = Credentials(shop.role, f"file:{tmp_path}/wrong")

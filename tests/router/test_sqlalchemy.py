@@ -75,6 +75,7 @@ def test_the_table_of_a_statement_is_found() -> None:
     assert table_of(None, text("SELECT 1")) is None
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["sessions", "engine"])
 def test_a_writer_sees_switches_as_short_delays(shop: Shop, kind: str) -> None:
     router = shop.router()

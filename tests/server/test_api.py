@@ -195,6 +195,7 @@ def test_values_are_mapped_to_keyspace_ids_and_shards(client: Client) -> None:
     client.keyspace.delete("mapped", recursive=True)
 
 
+@pytest.mark.alone
 def test_followers_get_the_routes_and_every_change_within_100_ms(client: Client) -> None:
     with client.routes.watch() as events:
         first = next(events)

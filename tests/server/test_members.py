@@ -45,6 +45,7 @@ def create_cell(member: Member, name: str) -> bool:
     return True
 
 
+@pytest.mark.alone
 def test_any_member_answers_and_another_takes_over(members: MemberCluster) -> None:
     first = members.first()
     with first.client() as client:

@@ -98,6 +98,7 @@ def test_options_reach_the_comparison_and_differences_the_exit_status(
     assert tidegate("show", "last")[0] == 5
 
 
+@pytest.mark.alone
 def test_a_client_that_waits_gets_the_end_at_once(moved: Shop) -> None:
     with moved.node.client() as client:
         name = client.vdiff.create("move", "customer", auto_start=False)["uuid"]

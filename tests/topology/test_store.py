@@ -174,6 +174,7 @@ def test_a_change_under_a_lost_lease_does_not_commit(
         store.update(lambda s: s, guard=lambda connection: leases.check(connection, lease))
 
 
+@pytest.mark.alone
 def test_a_waiting_thread_is_woken_by_a_change_of_its_own_process(
     store: TopologyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +187,7 @@ def test_a_waiting_thread_is_woken_by_a_change_of_its_own_process(
         assert time.monotonic() - started < 1
 
 
+@pytest.mark.alone
 def test_a_wait_ends_without_a_change(store: TopologyStore) -> None:
     started = time.monotonic()
     assert store.wait_for_change(0, 0.1) == 0

@@ -139,6 +139,7 @@ def test_a_router_that_stops_following_while_streams_catch_up_ends_the_switch(
     assert running.service.status("shop", "move", room=False).traffic == AT_SOURCE
 
 
+@pytest.mark.alone
 def test_routers_can_be_ignored_and_one_that_never_follows_fails_nothing(
     running: Fleet, reports: RouterReports
 ) -> None:

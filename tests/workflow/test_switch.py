@@ -125,6 +125,7 @@ def test_a_transaction_open_across_the_fence_reaches_the_target(
     assert found == [(1,)]
 
 
+@pytest.mark.alone
 def test_a_transaction_that_never_ends_is_named_and_nobody_waits_for_it(running: Fleet) -> None:
     app = running.start_application()
     session = running.shards["commerce", "0"].application(autocommit=False)
@@ -140,6 +141,7 @@ def test_a_transaction_that_never_ends_is_named_and_nobody_waits_for_it(running:
     assert app.slowest_s < 10
 
 
+@pytest.mark.alone
 def test_a_pause_that_grows_too_long_is_taken_back(
     running: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def test_a_reader_never_waits_for_a_writer(database: ClusterDatabase) -> None:
         assert parents(database) == []
 
 
+@pytest.mark.alone
 def test_a_write_beside_a_writer_fails_clearly_after_the_bound(
     database: ClusterDatabase, cluster_url: str
 ) -> None:

@@ -123,6 +123,7 @@ def holds(members: Members, process: MemberProcess, made: list[Writer]) -> None:
         check(made, parents(opened))
 
 
+@pytest.mark.alone
 def test_a_killed_leader_costs_seconds_and_no_acknowledged_row(
     three: Members, database: ClusterDatabase
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_killed_leader_costs_seconds_and_no_acknowledged_row(
         holds(three, process, made)
 
 
+@pytest.mark.alone
 def test_a_frozen_leader_is_replaced_and_finds_out(
     three: Members, database: ClusterDatabase
 ) -> None:
@@ -156,6 +158,7 @@ def test_a_frozen_leader_is_replaced_and_finds_out(
     holds(three, frozen, made)
 
 
+@pytest.mark.alone
 def test_a_frozen_follower_stops_nobody_and_catches_up(
     three: Members, database: ClusterDatabase
 ) -> None:
@@ -288,6 +291,7 @@ def test_a_member_that_comes_late_gets_a_snapshot_and_the_log_does_not_grow(
         assert parents(database) == list(range(501))
 
 
+@pytest.mark.alone
 def test_a_new_member_takes_the_place_of_a_dead_one(
     three: Members, database: ClusterDatabase
 ) -> None:
@@ -305,6 +309,7 @@ def test_a_new_member_takes_the_place_of_a_dead_one(
     holds(three, newest, made)
 
 
+@pytest.mark.alone
 def test_a_leader_whose_disk_fills_gives_way_before_it_is_full(
     three: Members, database: ClusterDatabase
 ) -> None:

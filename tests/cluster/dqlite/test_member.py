@@ -168,6 +168,7 @@ def test_the_only_voter_stays(member: DqliteMember) -> None:
         member.client.transfer(2)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_an_orderly_stop_of_the_leader_needs_no_election(members: Members) -> None:
     client = members.grow(voters=3).client

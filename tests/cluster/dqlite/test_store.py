@@ -102,6 +102,7 @@ def test_a_url_that_leads_to_no_member_is_refused(url: str) -> None:
     assert "secret" not in caught.value.message
 
 
+@pytest.mark.alone
 def test_members_that_are_not_there_are_named_within_the_bound(authority: Authority) -> None:
     address = f"127.0.0.1:{free_port()}"
     url = f"dqlite://{address}/numbers?{urlencode(authority.query)}"
@@ -183,6 +184,7 @@ def test_a_transaction_larger_than_the_page_cache_is_whole_or_gone(
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
 
 
+@pytest.mark.alone
 def test_closing_the_member_ends_open_transactions_in_bounded_time(
     member: DqliteMember, database: ClusterDatabase
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_peer_of_another_cluster_is_not_dialled(
         door.tunnel.dial(own.address)
 
 
+@pytest.mark.alone
 def test_a_silent_client_is_hung_up_on_and_a_silent_member_is_not(
     door: Echo, authority: Authority
 ) -> None:
@@ -183,6 +184,7 @@ def test_who_never_shakes_hands_is_let_go(
     door.close()
 
 
+@pytest.mark.alone
 def test_the_number_of_connections_is_bounded(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
