@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bootstrap.make_upgrade import NOW, chain, row, step
 from tidegate.bootstrap import retry, route
-from tidegate.bootstrap.claims import LOCKED, choose
+from tidegate.bootstrap.claims import DOUBLINGS_MAX, LOCKED, Patience, choose
 from tidegate.bootstrap.finalise import AlreadyFinalised, MayFinalise, MayNot, may_finalise
 from tidegate.bootstrap.model import (
     Batch,
@@ -331,3 +331,19 @@ def test_limits_have_defaults_and_bounds() -> None:
     assert Options(0, 0, 0, 0).bounded() == Options()
     assert Options(-1, -1, -1, -1).bounded() == Options()
     assert Options(33, 1, 2, 100).bounded() == Options(32, 1, 2, 64)
+
+
+def test_a_worker_that_loses_batches_asks_for_longer_and_comes_back() -> None:
+    """Situation 36: turns that outlast the lease make it grow until they do not, within a bound."""
+    patience = Patience(1.0)
+    turn_s, lost = 7.0, 0
+    while patience.lease_s < turn_s:
+        patience.lost()
+        lost += 1
+    assert (lost, patience.lease_s) == (3, 8.0)
+    for _ in range(DOUBLINGS_MAX):
+        patience.lost()
+    assert patience.lease_s == 2.0**DOUBLINGS_MAX
+    for _ in range(DOUBLINGS_MAX + 1):
+        patience.kept()
+    assert patience.lease_s == 1.0

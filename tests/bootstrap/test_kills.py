@@ -90,6 +90,7 @@ def test_two_nodes_that_start_together_initialise_once(cluster_url: str) -> None
 @pytest.mark.alone
 @pytest.mark.slow
 def test_five_nodes_that_start_together_upgrade_once(cluster_url: str) -> None:
+    """Situation 36: with a lease of a second, five nodes do not take each other's batches away."""
     assert ended(start(cluster_url, "birth", "old"))[0] == 0
     nodes = [start(cluster_url, "upgrade", f"n{n}") for n in range(5)]
     assert [ended(node)[0] for node in nodes] == [0] * 5

@@ -9,13 +9,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from tidegate.bootstrap.model import Batch
+
+
+DOUBLINGS_MAX: Final = 6
+"""How often a lease of batches is doubled at most: to an hour, from the usual minute."""
+
+
+class Patience:
+    """How long a worker holds a batch between two signs of life.
+
+    Where many nodes wait for one write lock, a tenant's turn may outlast the lease: another worker
+    takes the batch, loses it in turn, and none makes progress. So a worker that lost a batch asks
+    for twice as long the next time; each batch that it finishes halves that again.
+    """
+
+    def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
+        self._doublings = 0
+
+    @property
+    def lease_s(self) -> float:
+        """Of the next claim, in seconds."""
+        return self._lease_s * 2.0**self._doublings
+
+    def lost(self) -> None:
+        """A batch was taken while its worker lived."""
+        self._doublings = min(self._doublings + 1, DOUBLINGS_MAX)
+
+    def kept(self) -> None:
+        """A batch was worked on to its end."""
+        self._doublings = max(self._doublings - 1, 0)
 
 
 class Locked(Enum):

@@ -12,12 +12,12 @@ tenant either old or at its target.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from tidegate import steps
-from tidegate.bootstrap.claims import Claim, choose
+from tidegate.bootstrap.claims import Claim, Patience, choose
 from tidegate.bootstrap.cluster_work import Closing
 from tidegate.bootstrap.model import Leg, StepState, TenantState
 from tidegate.bootstrap.retry import after_failure, is_breaker_open
@@ -111,6 +111,10 @@ class TenantWork[C]:
     work: Work[C]
     cluster: ClusterWork[C]
     is_closing: Callable[[], bool]
+    patience: Patience = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patience", Patience(self.work.batch_lease_s))
 
     def tenant_pass(self, worker: str) -> PassResult:
         """Work on one batch, or tidy up when there is none.
@@ -123,7 +127,8 @@ class TenantWork[C]:
             return IDLE
         claim = self._claim(step, worker)
         if claim.batch is not None:
-            self._work_on(step, claim)
+            if not self._work_on(step, claim):
+                return IDLE  # whoever has the batch now is not to be raced
             self._finish(step)
             return PassResult(has_worked=True)
         if claim.may_repair:
@@ -163,21 +168,29 @@ class TenantWork[C]:
             return claim
         with self.work.database.transaction() as connection:
             now = self.work.database.now(connection)
-            until = now + timedelta(seconds=self.work.batch_lease_s)
+            until = now + timedelta(seconds=self.patience.lease_s)
             if not store.claim_batch(connection, step, claim.batch, worker, until):
                 return replace(claim, batch=None, saw_conflict=True)
         steps.reached(CLAIMED)
         return replace(claim, batch=replace(claim.batch, epoch=claim.batch.epoch + 1))
 
-    def _work_on(self, step: Step, claim: Claim) -> None:
+    def _work_on(self, step: Step, claim: Claim) -> bool:
+        """Work on a batch; false when it was taken meanwhile."""
         batch = claim.batch
         assert batch is not None
         try:
             for tenant_id in claim.tenants:
-                if self.is_closing() or not self._turn(step, batch, tenant_id):
-                    return
-        finally:
+                if self.is_closing():
+                    break
+                if not self._turn(step, batch, tenant_id):
+                    self.patience.lost()
+                    return False
+        except BaseException:
             self._repair(step, batch)
+            raise
+        self._repair(step, batch)
+        self.patience.kept()
+        return True
 
     def _turn(self, step: Step, batch: Batch, tenant_id: int) -> bool:
         """One tenant's turn; false when the batch is not ours any more."""
@@ -189,7 +202,7 @@ class TenantWork[C]:
         outcome = self.run_one(step.leg, tenant_id)
         with self.work.database.transaction() as connection:
             now = self.work.database.now(connection)
-            until = now + timedelta(seconds=self.work.batch_lease_s)
+            until = now + timedelta(seconds=self.patience.lease_s)
             if not store.hold_batch(connection, step, batch, until):
                 return False
             self.note(connection, now, step, task, outcome)
