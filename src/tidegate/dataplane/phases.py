@@ -29,9 +29,13 @@ point, *H* a marker written after the last chunk's snapshot was taken, and consi
 5. *Splits.* With the sharding columns in the replica identity a row that leaves a shard is a delete
    there and an insert here, and 1 to 4 hold for each target. Without, the old shard is unknown: an
    update is an upsert where the new row belongs and a delete-if-there everywhere else, for ever, so
-   that 2 and 3 hold but 4 does not. A row that arrives with a value left out goes through
-   ``refetch`` and makes H unknown until it has been read (rule 4).
-6. *Kills.* Chunks with their marks, and rows with the position, commit together. Whatever ends the
+   that 2 and 3 hold and 4 is replaced by accounts, which must balance over all targets. A row that
+   arrives with a value left out goes through ``refetch`` and makes H unknown until it has been read
+   (rule 4).
+6. *Several source shards.* A stream touches rows of its own source shard only, so 1 to 5 hold for
+   the rows of each source by themselves. Where a row's place is taken by one of another source it
+   waits in ``refetch`` like a row whose value is missing (rule 4; ``collisions.py`` says how long).
+7. *Kills.* Chunks with their marks, and rows with the position, commit together. Whatever ends the
    worker leaves a state that some prefix of this history leaves; the next worker goes on from the
    rows. Only the holder of the newest epoch can commit (rule 17).
 
