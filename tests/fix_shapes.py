@@ -7,18 +7,22 @@ known from what was acknowledged; it is compared by plain SQL with whichever sid
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
 from fix_databases import APPLICATION
+from fix_fleet import Fleet
 from tidegate.router.psycopg import run
 from tidegate.topology import vindexes
 from tidegate.topology.shardspec import shard_key_range
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from fix_databases import Database
-    from fix_fleet import Fleet
 
 #: Sharding column outside the key; the same with the whole old row in the log; inside the key.
 DDL = """
@@ -431,3 +434,77 @@ def prepared(
                     connection.execute(sql.SQL(DDL).format(role=sql.SQL(APPLICATION)))
         fleet.add_keyspace(keyspace, databases, serving=serving, vschema=vschema(vindex))
     return Judged(fleet, seed, source, target)
+
+
+VINDEXES = ("hash", "binary_md5", "xxhash")
+
+
+class WorkerKiller(threading.Thread):
+    """SIGKILLs one of this process's workers now and then."""
+
+    def __init__(self, rng: random.Random, every_s: float) -> None:
+        super().__init__(daemon=True)
+        self.rng, self.every_s, self.killed = rng, every_s, 0
+        self.ending = threading.Event()
+
+    def run(self) -> None:
+        while not self.ending.wait(self.rng.uniform(0.2, 2) * self.every_s):
+            found = _workers()
+            if found:
+                with suppress(ProcessLookupError):
+                    os.kill(self.rng.choice(found), signal.SIGKILL)
+                    self.killed += 1
+
+    def finish(self) -> None:
+        self.ending.set()
+        self.join(30)
+
+
+def _workers() -> list[int]:
+    """This process's workers."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid():
+                command = (folder / "cmdline").read_bytes()
+                if b"tidegate.dataplane.worker" in command:
+                    found.append(int(folder.name))
+    return sorted(found)
+
+
+def judge(
+    folder: Path,
+    make_source: Callable[[], Database],
+    make_target: Callable[[], Database],
+    seed: int,
+    *,
+    kill_every_s: float = 0.0,
+) -> tuple[Judged, int]:
+    """Run a move of a random shape; returns it, and how many workers were killed on the way."""
+    rng = random.Random(seed)
+    before, after = random_shards(rng, 3), random_shards(rng, 3)
+    while before == after:
+        after = random_shards(rng, 3)
+    vindex = rng.choice(VINDEXES)
+    moves = rng.random() < 0.3
+    fleet = Fleet.make(folder)
+    killer = WorkerKiller(rng, kill_every_s) if kill_every_s else None
+    try:
+        judged = prepared(
+            fleet,
+            make_source,
+            make_target,
+            seed,
+            source=("left", before, vindex),
+            target=("right", after, rng.choice(VINDEXES)) if moves else ("left", after, vindex),
+        )
+        fleet.start_workers()
+        if killer is not None:
+            killer.start()
+        judged.run()
+    finally:
+        if killer is not None:
+            killer.finish()
+        fleet.close()
+    return judged, 0 if killer is None else killer.killed
