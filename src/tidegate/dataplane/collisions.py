@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SKEW_S = 5.0
 #: A stream that does not come this far ends the wait of others.
 WAIT_MAX_S = 600.0
+#: A wait is shown once it has lasted so long; most end at once.
+SAY_AFTER_S = 1.0
 #: Rounds that follow each other while rows are kept out wait at least, and at most, this long.
 ROUND_WAIT_MIN_S = 0.03
 ROUND_WAIT_MAX_S = 0.25

@@ -32,6 +32,7 @@ taken for gone.
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from tidegate import steps
@@ -238,7 +239,7 @@ class Refetcher:
                 " one of the rows; then start the workflow again",
                 rows=self._kept_out,
             )
-        if not self._said and self._pause_s > collisions.ROUND_WAIT_MIN_S:
+        if not self._said and now - since >= timedelta(seconds=collisions.SAY_AFTER_S):
             self._said = True
             message = f"waiting: {rows} finds its place taken; {wait.reason}"
             streams.say(conn, self._stream_id, epoch, message)
