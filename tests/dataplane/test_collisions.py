@@ -77,3 +77,8 @@ def test_a_stream_that_does_not_move_ends_the_wait_in_the_end(state: StreamState
     wait = judge([still], SINCE, after(WAIT_MAX_S + 1))
     assert wait.over
     assert f"({state})" in wait.reason
+
+
+def test_a_copy_that_goes_on_for_hours_is_waited_for() -> None:
+    copying = replace(OTHER, state=StreamState.COPYING, heartbeat_at=after(9 * WAIT_MAX_S))
+    assert not judge([copying], SINCE, after(9 * WAIT_MAX_S + 1)).over

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Clocks of a source and a target may differ by this much.
 SKEW_S = 5.0
-#: A stream that does not come this far ends the wait of others.
+#: Streams that are stopped, or were not heard of for so long, end the wait of others.
 WAIT_MAX_S = 600.0
 #: A wait is shown once it has lasted so long; most end at once.
 SAY_AFTER_S = 1.0
@@ -65,7 +65,14 @@ def judge(others: Sequence[StreamRow], since: datetime, now: datetime) -> Wait:
         now: by the same clock.
     """
     behind = tuple(row for row in others if not _has_passed(row, since, now))
-    return Wait(behind, over=not behind or now - since > timedelta(seconds=WAIT_MAX_S))
+    late = now - since > timedelta(seconds=WAIT_MAX_S)
+    return Wait(behind, over=not behind or (late and not any(_moves(row, now) for row in behind)))
+
+
+def _moves(row: StreamRow, now: datetime) -> bool:
+    """A worker is at it: copying may take hours, and is seen to go on."""
+    heard = row.heartbeat_at
+    return row.active and heard is not None and now - heard < timedelta(seconds=WAIT_MAX_S)
 
 
 def _has_passed(row: StreamRow, since: datetime, now: datetime) -> bool:
