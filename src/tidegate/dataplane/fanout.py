@@ -157,11 +157,11 @@ def _value(column: ShardColumn, given: bytes | None, *, binary: bool) -> Value:
 
 
 def distribute(
-    changes: Sequence[Change], targets: int, cuts: Sequence[int] = ()
+    changes: Sequence[Change], targets: int, cuts: Sequence[int] = (), *, homes: bool = True
 ) -> tuple[list[list[Change]], list[list[int]]]:
     """The changes of each target, in the order of the log.
 
-    ``relation.extra`` of each change is its :class:`Route`.
+    ``relation.extra`` of each change is its :class:`Route`. Without ``homes`` no route has one.
 
     Returns:
         For each target its changes, and for each of ``cuts`` (rising numbers of changes) how many
@@ -170,7 +170,8 @@ def distribute(
     Raises:
         ShardKeyError: a row has no place; names its table.
     """
-    _check_homes(changes)
+    if homes:
+        _check_homes(changes)
     placed = _places(changes)
     result: list[list[Change]] = [[] for _ in range(targets)]
     counts: list[list[int]] = [[] for _ in range(targets)]

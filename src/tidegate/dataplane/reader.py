@@ -146,6 +146,7 @@ class Reader(threading.Thread):
         self.error: BaseException | None = None
         self._open_log = open_log
         self._routes = routes
+        self._homes = any(route.home is not None for route in routes.values())
         self._inboxes = inboxes
         self._counterpart = counterpart.encode()
         self._decoder = pgoutput.Decoder(binary=binary, offset=HEADER_BYTES)
@@ -307,7 +308,8 @@ class Reader(threading.Thread):
         count = len(self._inboxes)
         if all(change[1].extra.unseen for change in batch.changes):
             return [batch] * count
-        shares, counts = fanout.distribute(batch.changes, count, [e.upto for e in batch.ends])
+        cuts = [end.upto for end in batch.ends]
+        shares, counts = fanout.distribute(batch.changes, count, cuts, homes=self._homes)
         return [
             Batch(
                 share,
