@@ -224,10 +224,8 @@ class Schema:
         if self._check is not None:
             self._check(found, connection)
         missing: Sequence[Update] = self.missing(applied)
-        if missing:
-            ledger.close_way_back(
-                connection
-            )  # the way back leads to the program before, no further
+        if missing:  # the way back leads to the program before, no further
+            ledger.close_way_back(connection)
         if not applied and self._fresh is not None:
             missing = self._apply_fresh(database, connection, self._fresh)
         for version, update in enumerate(missing, start=self.version - len(missing)):
@@ -240,6 +238,8 @@ class Schema:
             now = database.now(connection)
             ledger.record(connection, version + 1, update, update.sha256, now)
             steps.reached(UPDATED)
+        if not applied:  # no program before this one has seen the database
+            ledger.close_way_back(connection)
         return found
 
     def _apply_fresh(

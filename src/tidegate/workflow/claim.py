@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tidegate.cluster.generation import check_epoch, first_epoch
 from tidegate.dataplane.epochs import raise_epochs, read_epochs
-from tidegate.errors import ConnectError
+from tidegate.errors import ConnectError, NotFoundError
 
 if TYPE_CHECKING:
     from tidegate.workflow.model import Workflow
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def claim(sessions: Sessions, workflow: Workflow, generation: int) -> None:
     """Make sure that no newer cluster has the workflow, and that no older one may have it.
 
-    A shard that cannot be reached is passed over: what is asked next fails there by itself.
+    A shard that cannot be reached, or is gone, is passed over: what is asked next needs it or not.
 
     Raises:
         SupersededError: a cluster of a newer generation has acted on it.
@@ -32,7 +32,7 @@ def claim(sessions: Sessions, workflow: Workflow, generation: int) -> None:
     for keyspace, shard in sorted(places):
         try:
             session = sessions.get(keyspace, shard)
-        except ConnectError:
+        except (ConnectError, NotFoundError):
             continue
         epochs = read_epochs(session, workflow.uuid)
         check_epoch(max(epochs, default=0), generation, f"workflow {workflow.key}")

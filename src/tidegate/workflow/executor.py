@@ -144,6 +144,9 @@ def _perform(
 def _observed(actions: Actions, journal: Journal, cause: Exception) -> bool:
     try:
         return actions.point_reached()
+    except LeaseLostError as error:  # whoever has it now decides, and has ended our sessions
+        journal.unfinished(f"{cause}; then: {error}")
+        raise
     except Exception as error:  # noqa: BLE001 - whatever keeps us from seeing, we have not seen
         journal.unfinished(f"{cause}; then: {error}")
         raise OutcomeUnknownError(
