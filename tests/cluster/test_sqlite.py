@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,14 +48,16 @@ def test_a_url_that_names_no_shared_file_is_refused(url: str) -> None:
 def test_a_missing_folder_and_a_file_of_another_kind_are_named(tmp_path: Path) -> None:
     with pytest.raises(ClusterDatabaseError, match="No such file"):
         ClusterDatabase.open(f"sqlite:///{tmp_path}/nowhere/cluster.db")
+    with pytest.raises(ClusterDatabaseError, match="Is a directory"):
+        ClusterDatabase.open(f"sqlite:///{tmp_path}")
     (tmp_path / "text.db").write_text("no database, but long enough to be looked at\n" * 50)
     with pytest.raises(ClusterDatabaseError, match="not a database"):
         ClusterDatabase.open(f"sqlite:///{tmp_path}/text.db")
 
 
-def open_files(path: Path) -> int:
-    links = Path("/proc/self/fd").iterdir()
-    return sum(str(path) in str(link.readlink()) for link in links if link.is_symlink())
+def open_files(path: Path, what: str = "") -> int:
+    links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return sum(str(path) in link and what in link for link in links)
 
 
 def test_closing_leaves_no_connection_behind_not_even_one_in_use(tmp_path: Path) -> None:
@@ -66,6 +69,68 @@ def test_closing_leaves_no_connection_behind_not_even_one_in_use(tmp_path: Path)
     assert open_files(tmp_path) == 0
     with pytest.raises(ClusterDatabaseError, match="has been closed"), database.read():
         pytest.fail("opened again")
+
+
+ADDED = """
+import sys
+from tidegate.cluster.database import ClusterDatabase
+with ClusterDatabase.open(sys.argv[1]) as database:
+    with database.transaction() as connection:
+        connection.exec_driver_sql("INSERT INTO entry VALUES ('theirs')")
+"""
+
+
+def entries(database: ClusterDatabase) -> list[str]:
+    with database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT name FROM entry ORDER BY name")
+        return list(rows.scalars())
+
+
+def add_from_another_process(url: str) -> None:
+    """Open the file elsewhere, commit to it and close it, as a member does that leaves."""
+    subprocess.run([sys.executable, "-c", ADDED, url], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("again", ["beside", "opened and closed", "by a link"])
+def test_opening_the_file_again_keeps_the_locks_that_are_held(tmp_path: Path, again: str) -> None:
+    """Whoever closes the file elsewhere must not believe to be the last and delete the WAL."""
+    url, link = f"sqlite:///{tmp_path}/cluster.db", tmp_path / "link.db"
+    link.symlink_to(tmp_path / "cluster.db")
+    with ClusterDatabase.open(url) as database:
+        with database.transaction() as connection:
+            connection.exec_driver_sql("CREATE TABLE entry (name text)")
+        match again:
+            case "beside":
+                other = database.beside(busy_timeout_s=1)
+            case "by a link":
+                other = ClusterDatabase.open(f"sqlite:///{link}")
+            case _:
+                other = ClusterDatabase.open(url)
+                other.close()
+                other = database
+        add_from_another_process(url)
+        assert open_files(tmp_path, "(deleted)") == 0
+        with database.transaction() as connection:
+            connection.exec_driver_sql("INSERT INTO entry VALUES ('ours')")
+        assert entries(database) == entries(other) == ["ours", "theirs"]
+        with ClusterDatabase.open(url) as fresh:
+            assert entries(fresh) == ["ours", "theirs"]
+        other.close()
+
+
+def test_threads_that_make_the_file_together_keep_each_others_locks(tmp_path: Path) -> None:
+    for attempt in range(20):
+        url = f"sqlite:///{tmp_path}/{attempt}.db"
+        with ThreadPoolExecutor(4) as pool:
+            opened = list(pool.map(lambda _, url=url: ClusterDatabase.open(url), range(4)))
+        with opened[0].transaction() as connection:
+            connection.exec_driver_sql("CREATE TABLE entry (name text)")
+        if attempt % 10 == 0:
+            add_from_another_process(url)
+            assert [entries(each) for each in opened] == [["theirs"]] * 4
+        assert open_files(tmp_path, "(deleted)") == 0
+        for each in opened:
+            each.close()
 
 
 WRITER = """

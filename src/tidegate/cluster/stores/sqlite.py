@@ -9,16 +9,21 @@ in the subset of SQL that later engines share.
 * The driver's own transaction handling is off (``isolation_level=None``) and every transaction is
   begun explicitly: left to itself, the driver begins none before DDL or a SELECT, and a failed
   schema update would leave half of itself behind.
+* Once the file is there, nothing but SQLite opens it. Its locks are those of the process: closing
+  any other handle to the file gives all of them up, those of open connections too. Another process
+  would then believe that it is alone, delete the WAL in use, and commits be lost on both sides.
 * A write transaction begins with ``BEGIN IMMEDIATE``. It takes the one write lock first, so it
   never finds out half-way that what it read is stale. A reading one is a snapshot and cannot write.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -48,6 +53,7 @@ _CLOCK: Final = "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _POOL_SIZE: Final = 8
 _POOL_OVERFLOW: Final = 24
+_making: Final = threading.Lock()
 
 
 class SqliteStore:
@@ -77,8 +83,7 @@ class SqliteStore:
         """
         path = file_of(url)
         try:
-            # The side files of WAL get the permissions of this one.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            _make(path)
         except OSError as error:
             raise ClusterDatabaseError(
                 f"the cluster database {path} cannot be opened: {error.strerror}",
@@ -182,6 +187,23 @@ class SqliteStore:
 
 
 open_store = SqliteStore.open
+
+
+def _make(path: Path) -> None:
+    """Make the file if it is not there; one that is there is looked at and not opened.
+
+    Raises:
+        OSError: it cannot be made, or this process may not write it.
+    """
+    real = path.resolve()
+    # No thread may have a connection to the new file before the handle that made it is closed.
+    with _making, suppress(FileExistsError):
+        # The side files of WAL get the permissions of this one.
+        os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    if real.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(real, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def file_of(url: str) -> Path:
