@@ -20,7 +20,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, Text, insert, inspect, 
 from cluster_engines.engine import contents
 from fix_cluster import ENGINES
 from make_workflow import workflow
-from tidegate.cluster import backup
+from tidegate.cluster import backup, ledger
 from tidegate.cluster.backup import BackupError
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.leases import Leases
@@ -195,7 +195,16 @@ def test_a_backup_of_an_older_schema_is_filled_in_and_then_brought_up_to_date(
         backup.import_(filled, UPDATES, path)
         assert Schema(UPDATES).ensure(filled) == 2
         Schema(UPDATES).ensure(fresh)
-        assert contents(filled, but=("applied_at_ms",)) == contents(fresh, but=("applied_at_ms",))
+        aside = ("applied_at_ms", "older_works")
+        assert contents(filled, but=aside) == contents(fresh, but=aside)
+        assert way_back(filled) == [update.older_works for update in UPDATES[2:]]
+        assert not any(way_back(fresh)), "no older program has seen a new database"
+
+
+def way_back(database: ClusterDatabase) -> list[bool]:
+    """Of each update after the second, whether a program that lacks it may come back."""
+    with database.read() as connection:
+        return [bool(row.older_works) for row in ledger.read(connection)[2:]]
 
 
 def test_an_import_that_fails_leaves_the_database_as_it_was(
@@ -228,7 +237,7 @@ def spoiled(fill: Any, spoil: Any) -> Any:
 KILLED = """
 import sys
 from pathlib import Path
-from tidegate.cluster import backup
+from tidegate.cluster import backup, ledger
 from tidegate.cluster.backup import BackupError
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.server.node import UPDATES
