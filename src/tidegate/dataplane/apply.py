@@ -193,8 +193,13 @@ class TargetApplier(threading.Thread):
 
     def _wait(self) -> None:
         with self._inbox.changed:
-            if (self._inbox.empty() and not self._halt.is_set()) or self._held(self.control):
+            idle = self._inbox.empty() and not self._halt.is_set() and not self._urgent()
+            if idle or self._held(self.control):
                 self._inbox.changed.wait(WAIT_S)
+
+    def _urgent(self) -> bool:
+        """A marker has been read: somebody waits for the position to be recorded."""
+        return self.position < self._inbox.urgent_lsn <= self._source.delivered()
 
     def _next_batch(self) -> Batch | None:
         """What to apply in one transaction: as much as has arrived, up to the limits."""
@@ -422,9 +427,8 @@ class TargetApplier(threading.Thread):
         if stop_lsn is not None and delivered >= stop_lsn:
             return True
         due = time.monotonic() >= self._advanced_at + ADVANCE_INTERVAL_S
-        urgent = self.position < self._inbox.urgent_lsn <= delivered
         waits = self.position < self._h_lsn <= delivered
-        if not (due or urgent or waits):
+        if not (due or self._urgent() or waits):
             return False
         self._record(max(delivered, self.position), heard=self._source.caught_up(delivered))
         return True

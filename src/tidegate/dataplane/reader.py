@@ -232,8 +232,8 @@ class Reader(threading.Thread):
         if log.more(0):
             return
         self._hand_over(log)
-        self._marked = False
-        if self._pending.open_lsn is None:
+        if self._pending.open_lsn is None:  # else the commit of a marker may still be on its way
+            self._marked = False
             self._deliver(log.sent_lsn)
         log.more(WAIT_S)
 
