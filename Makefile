@@ -6,6 +6,9 @@ STAMP := $(VENV)/.ready
 # Tests mostly wait for servers: more processes than cores pay.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 
+# Tests and demo start Python by the thousand: compiled modules save a second or two each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test check soak lint types conformance bench docs clean
 
 help: ## this list

@@ -6,6 +6,7 @@ streamed. The token was checked where the request came in; between members the c
 
 An answer is waited for as long as the member it was asked of owns the work, however long the verb
 takes. A member that goes silent loses its lease within seconds, and then the caller is told so.
+A request that comes while one owner follows another waits for the successor, for seconds.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ LAST_WORD_S: Final = 3.0
 """How long a member may still answer that does not own the work any more."""
 UNKNOWN_S: Final = 30.0
 """How long an answer is waited for while nobody is known to own the work."""
+ELECTION_S: Final = 5.0
+"""How long a request that nobody has begun waits for an owner: a successor needs seconds."""
+ELECTION_LOOK_S: Final = 0.1
 
 _HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"te", b"upgrade", b"host"))
 _READS = frozenset(("GET", "HEAD"))
@@ -93,7 +97,7 @@ class Forward:
             await self._app(scope, receive, send)
             return
         try:
-            owner = await asyncio.to_thread(self._owner, scope)
+            owner = await self._elected(scope)
         except TidegateError as error:
             await problems.answer(error)(scope, receive, send)
             return
@@ -101,6 +105,17 @@ class Forward:
             await self._app(scope, receive, send)
             return
         await self._pass_on(owner, scope, receive, send)
+
+    async def _elected(self, scope: Scope) -> Elsewhere | None:
+        """Where a request has to go; None: here. Waits while one owner follows another."""
+        given_up_at = time.monotonic() + ELECTION_S
+        while True:
+            try:
+                return await asyncio.to_thread(self._owner, scope)
+            except NoOwnerError:
+                if _was_forwarded(scope) or time.monotonic() >= given_up_at:
+                    raise
+            await asyncio.sleep(ELECTION_LOOK_S)
 
     def _owner(self, scope: Scope) -> Elsewhere | None:
         """Where a request has to go; None: here."""
