@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tidegate.cluster import certificates
+from tidegate.cluster import certificates, issuing
 from tidegate.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -59,25 +59,25 @@ def greet(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[bytes | None,
 
 
 def test_members_of_one_cluster_meet_and_know_each_other_by_name(tmp_path: Path) -> None:
-    authority = certificates.make_authority("one", NOW)
-    first = folder(tmp_path / "a", authority, certificates.make_member(authority, "a", NOW))
-    second = folder(tmp_path / "b", authority, certificates.make_member(authority, "b", NOW))
+    authority = issuing.make_authority("one", NOW)
+    first = folder(tmp_path / "a", authority, issuing.make_member(authority, "a", NOW))
+    second = folder(tmp_path / "b", authority, issuing.make_member(authority, "b", NOW))
     seen, got = greet(
         certificates.member_context(ssl.Purpose.CLIENT_AUTH, first),
         certificates.member_context(ssl.Purpose.SERVER_AUTH, second),
     )
     assert got == b"hello"
     assert seen is not None
-    assert certificates.common_name(seen) == "b"
+    assert issuing.common_name(seen) == "b"
     member = (second / "member.crt").read_bytes()
     assert certificates.fingerprint(seen) == certificates.fingerprint(member)
 
 
 @pytest.mark.parametrize("foreign", ["server", "client"])
 def test_a_member_of_another_cluster_is_refused(tmp_path: Path, foreign: str) -> None:
-    ours, theirs = (certificates.make_authority(name, NOW) for name in ("one", "other"))
-    first = folder(tmp_path / "a", ours, certificates.make_member(ours, "a", NOW))
-    second = folder(tmp_path / "b", theirs, certificates.make_member(theirs, "b", NOW))
+    ours, theirs = (issuing.make_authority(name, NOW) for name in ("one", "other"))
+    first = folder(tmp_path / "a", ours, issuing.make_member(ours, "a", NOW))
+    second = folder(tmp_path / "b", theirs, issuing.make_member(theirs, "b", NOW))
     server, client = (second, first) if foreign == "server" else (first, second)
     with pytest.raises((ssl.SSLError, ConnectionError)):
         greet(
@@ -87,8 +87,8 @@ def test_a_member_of_another_cluster_is_refused(tmp_path: Path, foreign: str) ->
 
 
 def test_who_has_no_certificate_is_told_apart_where_that_is_allowed(tmp_path: Path) -> None:
-    authority = certificates.make_authority("one", NOW)
-    first = folder(tmp_path / "a", authority, certificates.make_member(authority, "a", NOW))
+    authority = issuing.make_authority("one", NOW)
+    first = folder(tmp_path / "a", authority, issuing.make_member(authority, "a", NOW))
     stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     stranger.check_hostname = False
     stranger.load_verify_locations(first / "ca.crt")
@@ -99,9 +99,9 @@ def test_who_has_no_certificate_is_told_apart_where_that_is_allowed(tmp_path: Pa
 
 
 def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
-    authority = certificates.make_authority("one", NOW - timedelta(days=5000))
-    old = certificates.make_member(authority, "b", NOW - timedelta(days=4000))
-    first = folder(tmp_path / "a", authority, certificates.make_member(authority, "a", NOW))
+    authority = issuing.make_authority("one", NOW - timedelta(days=5000))
+    old = issuing.make_member(authority, "b", NOW - timedelta(days=4000))
+    first = folder(tmp_path / "a", authority, issuing.make_member(authority, "a", NOW))
     second = folder(tmp_path / "b", authority, old)
     with pytest.raises((ssl.SSLError, ConnectionError)):
         greet(
@@ -111,15 +111,15 @@ def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
 
 
 def test_only_a_request_for_the_same_name_is_signed() -> None:
-    authority = certificates.make_authority("one", NOW)
-    request = certificates.make_request("b").certificate
-    certificates.sign(authority, request, "b", NOW)
+    authority = issuing.make_authority("one", NOW)
+    request = issuing.make_request("b").certificate
+    issuing.sign(authority, request, "b", NOW)
     for asked, name in ((request, "c"), (b"nonsense", "b"), (b"", "b")):
         with pytest.raises(InvalidArgumentError):
-            certificates.sign(authority, asked, name, NOW)
+            issuing.sign(authority, asked, name, NOW)
 
 
 def test_a_key_is_never_shown() -> None:
-    pair = certificates.make_authority("one", NOW)
+    pair = issuing.make_authority("one", NOW)
     assert "PRIVATE" not in repr(pair)
     assert "PRIVATE" in pair.key.decode()

@@ -6,7 +6,7 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tidegate.cluster import certificates
+from tidegate.cluster import issuing
 from tidegate.cluster.identity import Engine, Identity, IdentityFolder
 from tidegate.server.config import Settings
 from tidegate.server.node_cluster import NodeCluster
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def test_a_list_of_members_is_kept_when_it_differs_and_only_then(tmp_path: Path) -> None:
     now = datetime.now(UTC)
-    authority = certificates.make_authority("a-cluster", now)
-    member = certificates.make_member(authority, "a", now)
+    authority = issuing.make_authority("a-cluster", now)
+    member = issuing.make_member(authority, "a", now)
     identity = Identity("a-cluster", 1, "a", "10.0.0.1:7", Engine.SHARED, peers=("10.0.0.2:7",))
     folder = IdentityFolder(tmp_path)
     folder.prepare(identity, authority, member)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from conformance.clusterdb_lab import Lab, Outcome, attempt, check_error, lab
 from conformance.scenarios import Facts
 from make_cluster import add, extensions
-from tidegate.cluster import certificates, member_store, membership
+from tidegate.cluster import issuing, member_store, membership
 from tidegate.cluster.cluster_settings import UPDATES as SETTINGS_UPDATES
 from tidegate.cluster.cluster_settings import ClusterSettings
 from tidegate.cluster.dqlite.client import TIMEOUT_S as CALL_S
@@ -130,8 +130,8 @@ def begun(name: str, wanted: Facts) -> None:
         made.alone((1, 1))
         membership.check_beginning(name, Leftovers(address=address))
         now = datetime.now(UTC)
-        authority = certificates.make_authority("a-cluster", now)
-        own = certificates.make_member(authority, name, now)
+        authority = issuing.make_authority("a-cluster", now)
+        own = issuing.make_member(authority, name, now)
         member = only_member(made.database)
         identity = Identity("a-cluster", member.id, name, address, Engine.SHARED, made.url)
         name_first(made.database, identity, own.certificate)

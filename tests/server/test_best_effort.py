@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tidegate.cluster import certificates
+from tidegate.cluster import issuing
 from tidegate.cluster.cluster_settings import ClusterSettings
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.identity import Engine, Identity, IdentityFolder
@@ -30,8 +30,8 @@ def folder(tmp_path: Path) -> IdentityFolder:
     """A member's."""
     made = IdentityFolder(tmp_path)
     now = datetime.now(UTC)
-    authority = certificates.make_authority(ME.cluster, now)
-    made.prepare(ME, authority, certificates.make_member(authority, ME.name, now))
+    authority = issuing.make_authority(ME.cluster, now)
+    made.prepare(ME, authority, issuing.make_member(authority, ME.name, now))
     made.commit()
     return made
 

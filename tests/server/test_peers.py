@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tidegate.client.transport import Transport
-from tidegate.cluster import certificates
+from tidegate.cluster import certificates, issuing
 from tidegate.cluster.identity import Engine, Identity, IdentityFolder
 from tidegate.cluster.join_tokens import JoinToken
 from tidegate.errors import ClusterStateError, JoinTokenError, NotAMemberError, UnreachableNodeError
@@ -48,14 +48,14 @@ def member(path: Path, authority: Pair, name: str) -> Path:
     path.mkdir()
     folder = IdentityFolder(path)
     identity = Identity("uuid", 1, name, "127.0.0.1:1", Engine.DQLITE)
-    folder.prepare(identity, authority, certificates.make_member(authority, name, NOW))
+    folder.prepare(identity, authority, issuing.make_member(authority, name, NOW))
     folder.commit()
     return folder.path
 
 
 @pytest.fixture
 def authority() -> Pair:
-    return certificates.make_authority("one", NOW)
+    return issuing.make_authority("one", NOW)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_an_evicted_member_is_refused(tmp_path: Path, authority: Pair, address: 
 
 
 def test_a_member_of_another_cluster_is_refused(tmp_path: Path, address: str) -> None:
-    other = certificates.make_authority("other", NOW)
+    other = issuing.make_authority("other", NOW)
     with pytest.raises(UnreachableNodeError):
         PeerClient(member(tmp_path / "x", other, "x")).call(address, "GET", "/v1/workflows")
     with pytest.raises(JoinTokenError, match="no member of the cluster"):
@@ -120,7 +120,7 @@ def test_a_membership_is_kept_whole_or_not_at_all(tmp_path: Path, authority: Pai
     identity = Identity(
         "uuid", 3, "b", "127.0.0.1:1", Engine.SHARED, "sqlite:////x", ("127.0.0.1:2",)
     )
-    own = certificates.make_member(authority, "b", NOW)
+    own = issuing.make_member(authority, "b", NOW)
     folder.prepare(identity, authority, own)
     assert folder.read() is None
     folder.prepare(identity, authority, own)

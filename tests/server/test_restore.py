@@ -14,7 +14,7 @@ import pytest
 
 from fix_members import MemberCluster, members
 from fix_node import NodeProcess, until
-from tidegate.cluster import certificates, generation
+from tidegate.cluster import generation, issuing
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.identity import Engine as IdentityEngine
 from tidegate.cluster.identity import Identity, IdentityFolder
@@ -248,9 +248,9 @@ def test_a_replica_of_a_cluster_is_not_filled_alone(
     node.stop()
     identity = Identity("c", 1, "node-1", "127.0.0.1:1", IdentityEngine.DQLITE)
     now = datetime.now(UTC)
-    authority = certificates.make_authority("c", now)
+    authority = issuing.make_authority("c", now)
     folder = IdentityFolder(state)
-    folder.prepare(identity, authority, certificates.make_member(authority, "node-1", now))
+    folder.prepare(identity, authority, issuing.make_member(authority, "node-1", now))
     folder.commit()
     restore = ("cluster", "restore", str(backup), "--state-dir", str(state), "--force")
     assert "keeps a replica" in refused(ExitStatus.ERROR, *restore)["message"]

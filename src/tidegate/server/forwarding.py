@@ -17,8 +17,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import httpx2
-
 from tidegate.cluster.certificates import member_context
 from tidegate.cluster.identity import IdentityFolder
 from tidegate.errors import InvalidArgumentError, NoOwnerError, TidegateError
@@ -27,6 +25,7 @@ from tidegate.server.access import caller_of, told
 from tidegate.server.runtime import Stage
 
 if TYPE_CHECKING:
+    import httpx2
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from tidegate.server.runtime import Runtime
@@ -135,6 +134,8 @@ class Forward:
         return owner
 
     async def _pass_on(self, owner: Elsewhere, scope: Scope, receive: Receive, send: Send) -> None:
+        import httpx2  # noqa: PLC0415 - only a member passes requests on
+
         started = False
 
         async def counted(message: Message) -> None:
@@ -211,6 +212,8 @@ class Forward:
         """A client for one address; those of earlier owners are few and idle."""
         found = self._clients.get(owner.address)
         if found is None:
+            import httpx2  # noqa: PLC0415 - same
+
             timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
             folder = IdentityFolder(self._runtime.settings.state_dir).path
             context = member_context(ssl.Purpose.SERVER_AUTH, folder)

@@ -215,6 +215,8 @@ class Membership:
             AlreadyExistsError: a member has the name or the address.
             MemberVersionError: its versions differ from a member's.
         """
+        from tidegate.cluster import issuing  # noqa: PLC0415 - a node on its own needs none
+
         identity, authority = self.identity, self._signing()
         with self._database.transaction() as connection:
             now = self._database.now(connection)
@@ -230,7 +232,7 @@ class Membership:
                 member_store.write(
                     connection, gone, replace(gone, state=MemberState.EVICTED, evicted_at=now)
                 )
-            certificate = certificates.sign(authority, request, candidate.name, now)
+            certificate = issuing.sign(authority, request, candidate.name, now)
             member = member_store.insert(
                 connection,
                 name=candidate.name,

@@ -12,14 +12,14 @@ import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from tidegate.client.transport import Transport
-from tidegate.cluster.certificates import fingerprint, member_context, succeeded
+from tidegate.cluster.certificates import fingerprint, member_context
 from tidegate.errors import JoinTokenError, SupersededError, UnreachableNodeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from tidegate.client.transport import Transport
     from tidegate.cluster.join_tokens import JoinToken
 
 DIAL_S: Final = 3.0
@@ -58,12 +58,18 @@ class PeerClient:
             TidegateError: the member's refusal, in its own class.
         """
         try:
-            with Transport(f"https://{address}", verify=self._context) as transport:
+            with _transport(address, self._context) as transport:
                 return transport.call(method, path, body, timeout_s=timeout_s)
         except UnreachableNodeError as error:
             if "is not trusted" in error.message:
                 check_not_superseded([address], self._authority)
             raise
+
+
+def _transport(address: str, context: ssl.SSLContext) -> Transport:
+    from tidegate.client.transport import Transport  # noqa: PLC0415 - only members call members
+
+    return Transport(f"https://{address}", verify=context)
 
 
 def check_not_superseded(addresses: Sequence[str], authority: bytes) -> None:
@@ -80,6 +86,8 @@ def check_not_superseded(addresses: Sequence[str], authority: bytes) -> None:
     """
     if not addresses:
         return
+    from tidegate.cluster.issuing import succeeded  # noqa: PLC0415 - a node on its own needs none
+
     with ThreadPoolExecutor(min(len(addresses), PROBES), thread_name_prefix="probe") as pool:
         chains = pool.map(_chain_or_nothing, addresses)
         for address, chain in zip(addresses, chains, strict=True):
@@ -165,7 +173,7 @@ def ask_to_join(token: JoinToken, body: Json) -> tuple[str, Json]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False  # members are known by their authority, not by their host
         context.load_verify_locations(cadata=authority.decode())
-        with Transport(f"https://{address}", verify=context) as transport:
+        with _transport(address, context) as transport:
             told = {**body, "name": token.name, "secret": token.secret}
             return address, transport.call("POST", "/peer/join", told, timeout_s=60.0)
     raise last

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import uvicorn
 
-from tidegate.cluster.certificates import common_name, fingerprint, member_context
+from tidegate.cluster.certificates import fingerprint, member_context
 from tidegate.errors import InvalidArgumentError, NotAMemberError
 from tidegate.server import problems
 from tidegate.server.bounds import Limits
@@ -165,6 +165,8 @@ class PeerProtocol(BoundedProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection whose handshake is over."""
+        from tidegate.cluster.issuing import common_name  # noqa: PLC0415 - only members come here
+
         secured: ssl.SSLObject = transport.get_extra_info("ssl_object")
         certificate = secured.getpeercert(binary_form=True)
         told = {PEER_STATE: None, FINGERPRINT_STATE: ""}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tidegate.cluster import certificates
+from tidegate.cluster import issuing
 from tidegate.cluster.dqlite.client import RaftMember
 from tidegate.cluster.dqlite.member import last_entry, recover
 from tidegate.cluster.generation import risen
@@ -73,9 +73,9 @@ def _renewed(settings: Settings, identity: Identity, now: datetime) -> Identity:
     folder = IdentityFolder(settings.state_dir)
     old = folder.authority()
     after = replace(identity, generation=risen(identity.generation, now), peers=())
-    proof = certificates.make_succession(old, identity.name, after.generation, now)
-    authority = certificates.make_authority(identity.cluster, now)
-    own = certificates.make_member(authority, identity.name, now)
+    proof = issuing.make_succession(old, identity.name, after.generation, now)
+    authority = issuing.make_authority(identity.cluster, now)
+    own = issuing.make_member(authority, identity.name, now)
     folder.replace(after, authority, own, folder.succession() + proof)
     return after
 

@@ -2,7 +2,7 @@
 
 Decides where it lies in the state directory, and what becomes of the file that the node had before:
 it is set aside, never deleted, and never opened again by itself. A node that left a cluster must
-not go on with workflows that the cluster runs.
+not go on with workflows that the cluster runs. The engine is loaded only where there is a replica.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from tidegate.cluster.dqlite.member import FIRST_ID, DqliteMember
-from tidegate.cluster.dqlite.tls import MemberTls
 from tidegate.cluster.identity import next_port
 from tidegate.errors import TidegateError
 
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tidegate.cluster.dqlite.member import DqliteMember
     from tidegate.cluster.identity import Identity
     from tidegate.server.config import Settings
 
@@ -54,6 +53,9 @@ def opened(
     Raises:
         TidegateError: the folder is another member's, or has lost its log.
     """
+    from tidegate.cluster.dqlite.member import FIRST_ID, DqliteMember  # noqa: PLC0415 - see above
+    from tidegate.cluster.dqlite.tls import MemberTls  # noqa: PLC0415 - same
+
     tls = MemberTls.from_files(
         authority=files / "ca.crt", certificate=files / "member.crt", key=files / "member.key"
     )

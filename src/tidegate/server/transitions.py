@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from tidegate import steps
-from tidegate.cluster import backup, certificates, generation, member_store
-from tidegate.cluster.certificates import Pair
+from tidegate.cluster import backup, generation, member_store
+from tidegate.cluster.certificates import Pair, fingerprint
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.identity import Engine, Identity, IdentityFolder, next_port
 from tidegate.cluster.members import MemberState
@@ -149,8 +149,10 @@ def begin(settings: Settings, name: str, updates: Sequence[Update]) -> Identity:
         engine=Engine.SHARED if shared else Engine.DQLITE,
         database=settings.cluster_database,
     )
-    authority = certificates.make_authority(identity.cluster, now)
-    own = certificates.make_member(authority, name, now)
+    from tidegate.cluster import issuing  # noqa: PLC0415 - a node on its own needs none
+
+    authority = issuing.make_authority(identity.cluster, now)
+    own = issuing.make_member(authority, name, now)
     folder = IdentityFolder(settings.state_dir)
     files = folder.prepare(identity, authority, own)
     if not shared:
@@ -209,7 +211,7 @@ def name_first(database: ClusterDatabase, identity: Identity, certificate: bytes
             rows[0],
             name=identity.name,
             address=identity.address,
-            fingerprint=certificates.fingerprint(certificate),
+            fingerprint=fingerprint(certificate),
         )
         member_store.write(connection, rows[0], after)
     steps.reached(NAMED)
@@ -226,7 +228,7 @@ def note_recovery(database: ClusterDatabase, identity: Identity, certificate: by
         now = database.now(connection)
         for row in member_store.read(connection):
             if row.id == identity.member_id:
-                own = certificates.fingerprint(certificate)
+                own = fingerprint(certificate)
                 member_store.write(connection, row, replace(row, fingerprint=own))
             elif row.state is not MemberState.EVICTED:
                 gone = replace(row, state=MemberState.EVICTED, evicted_at=now)
@@ -252,8 +254,10 @@ def ask(settings: Settings, token: JoinToken, *, schema_version: int) -> LetIn:
         JoinTokenError: the token is refused.
         TidegateError: the node is refused, or no member answers.
     """
+    from tidegate.cluster import issuing  # noqa: PLC0415 - a node on its own needs none
+
     assert settings.member_address is not None
-    request = certificates.make_request(token.name)
+    request = issuing.make_request(token.name)
     _, answer = ask_to_join(
         token,
         {

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from tidegate.cluster.certificates import common_name, fingerprint
+from tidegate.cluster.certificates import fingerprint
 from tidegate.cluster.dqlite.pump import Link, Side
 from tidegate.cluster.dqlite.tls import (
     DIAL_TIMEOUT_S,
@@ -34,6 +34,7 @@ from tidegate.cluster.dqlite.tls import (
     keep_alive,
     parsed_address,
 )
+from tidegate.cluster.issuing import common_name
 from tidegate.errors import DqliteError
 
 if TYPE_CHECKING:

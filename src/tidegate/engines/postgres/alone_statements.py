@@ -1,7 +1,8 @@
 """Which statements cannot run in a transaction, and which index a statement builds.
 
 Decides from the text of one statement. The list is that of PostgreSQL's
-``PreventInTransactionBlock``, for what a migration may hold.
+``PreventInTransactionBlock``, for what a migration may hold. Patterns are compiled when they are
+first used: a node that runs no migration never needs them.
 """
 
 from __future__ import annotations
@@ -15,18 +16,14 @@ if TYPE_CHECKING:
 
 _NAME_BYTES: Final = 63
 _NAME: Final = r'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\U0010ffff][\w$]*)'
-_CREATE: Final = re.compile(
+_CREATE: Final = (
     r"CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?P<absent>IF\s+NOT\s+EXISTS\s+)?"
     rf"(?:(?!ON\s)(?P<name>{_NAME})\s+)?ON\s+(?:ONLY\s+)?"
-    rf"(?P<table>{_NAME}(?:\s*\.\s*{_NAME})?)",
-    re.IGNORECASE,
+    rf"(?P<table>{_NAME}(?:\s*\.\s*{_NAME})?)"
 )
-_DETACH: Final = re.compile(
-    r"\sDETACH\s+PARTITION\s.*\s(?:CONCURRENTLY|FINALIZE)\s*$", re.IGNORECASE | re.DOTALL
-)
-_REINDEX: Final = re.compile(
-    r"REINDEX\s*(?:\([^)]*\)\s*)?(?:(?:INDEX|TABLE|SCHEMA|DATABASE|SYSTEM)\s+)?CONCURRENTLY\b",
-    re.IGNORECASE,
+_DETACH: Final = r"\sDETACH\s+PARTITION\s.*\s(?:CONCURRENTLY|FINALIZE)\s*$"
+_REINDEX: Final = (
+    r"REINDEX\s*(?:\([^)]*\)\s*)?(?:(?:INDEX|TABLE|SCHEMA|DATABASE|SYSTEM)\s+)?CONCURRENTLY\b"
 )
 _PAIRS: Final = frozenset(
     {
@@ -56,7 +53,7 @@ class Index:
 
 def built_by(text: str) -> Index | None:
     """The index that a statement builds concurrently."""
-    found = _CREATE.match(text)
+    found = re.match(_CREATE, text, re.IGNORECASE)
     if found is None:
         return None
     return Index(_plain(found["name"] or ""), found["table"], bool(found["absent"]))
@@ -73,7 +70,7 @@ def _plain(name: str) -> str:
 
 def rebuilds(text: str) -> bool:
     """Whether a statement is a ``REINDEX … CONCURRENTLY``."""
-    return _REINDEX.match(text) is not None
+    return re.match(_REINDEX, text, re.IGNORECASE) is not None
 
 
 def runs_alone(statement: Statement) -> str | None:
@@ -87,7 +84,8 @@ def runs_alone(statement: Statement) -> str | None:
         ("REINDEX CONCURRENTLY", rebuilds(text)),
         (
             "DETACH PARTITION CONCURRENTLY",
-            words[:2] == ("ALTER", "TABLE") and _DETACH.search(text) is not None,
+            words[:2] == ("ALTER", "TABLE")
+            and re.search(_DETACH, text, re.IGNORECASE | re.DOTALL) is not None,
         ),
     )
     return next((name for name, holds in found if holds), None)

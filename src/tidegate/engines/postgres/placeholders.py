@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[^{}:\s]*)(?::(?P<form>[^{}\s]*))?\}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _FORMS: Final = ("literal", "raw")
-_JOINS: Final = re.compile(r"[A-Za-z0-9_$\"'\x80-\U0010ffff]")
+_JOINS: Final = r"[A-Za-z0-9_$\"'\x80-\U0010ffff]"
 #: What a raw value may be: anything that cannot end the statement or begin a quote or comment.
-_RAW: Final = re.compile(r"(?!.*(?:--|/\*))[^'\"$;\\\x00-\x1f]*", re.DOTALL)
+_RAW: Final = r"(?!.*(?:--|/\*))[^'\"$;\\\x00-\x1f]*"
 
 
 class PlaceholderError(ValueError):
@@ -89,7 +89,7 @@ def _slots(text: str, offset: int, first_line: int, dollars: tuple[str, ...]) ->
                 slot = _slot(text, at, "", line)
                 taken = slot.end
                 around = text[max(0, at - 1) : at] + text[taken : taken + 1]
-                if any(map(_JOINS.match, around)):
+                if any(re.match(_JOINS, each) for each in around):
                     raise PlaceholderError(line, f"{text[at:taken]}: {_JOINED}")
                 yield _moved(slot, offset, dollars)
             elif kind == "dollar" and "${" in piece:
@@ -172,7 +172,7 @@ def _written(slot: Slot, value: str) -> str:
     elif slot.form == "literal":
         written = "'" + value.replace("'", "''") + "'"
     elif slot.form == "raw":
-        if not _RAW.fullmatch(value):
+        if not re.fullmatch(_RAW, value, re.DOTALL):
             raise PlaceholderError(
                 slot.line,
                 f"${{{slot.name}:raw}}: the value has a quote, a semicolon, a backslash, $ or a"

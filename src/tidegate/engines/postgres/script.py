@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ _SPACE: Final = " \t\n\r\f\v"
 
 #: One piece of text that is skipped as a whole, or looked at. The first that fits wins.
 #: Whitespace and letters are PostgreSQL's: everything beyond ASCII may be part of an identifier.
-_TOKEN: Final = re.compile(
-    r"""
+_PIECE: Final = r"""
       (?P<space>[ \t\n\r\f\v]+)
     | (?P<line>--[^\n\r]*)
     | (?P<block>/\*)
@@ -38,15 +38,12 @@ _TOKEN: Final = re.compile(
     | (?P<close>[)\]])
     | (?P<backslash>\\)
     | (?P<other>.)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+    """
 _COMMENT: Final = re.compile(r"/\*|\*/")
 #: A literal goes on behind a line break, with the rules it began with.
-_CONTINUED: Final = re.compile(
+_CONTINUED: Final = (
     r"(?:[ \t\f\v]|--[^\n\r]*)*[\n\r](?:[ \t\n\r\f\v]+|--[^\n\r]*[\n\r])*'"
-    r"(?:[^'\\]+|\\.|'')*(?P<end>'?)",
-    re.DOTALL,
+    r"(?:[^'\\]+|\\.|'')*(?P<end>'?)"
 )
 _PSQL_COMMAND: Final = re.compile(r"\\[A-Za-z!?;.:_]{0,20}\+?")
 _REST_OF_LINE: Final = re.compile(r"[ \t\f\v\r]*(?:--[^\n]*)?(?:\n|\Z)")
@@ -63,6 +60,17 @@ _INSTEAD: Final = {
     "unrestrict": "pg_dump wrote it for psql; delete the line",
     ".": "it ends the rows of a COPY … FROM stdin, and there is none before it",
 }
+
+
+@cache
+def _token() -> re.Pattern[str]:
+    """Compiled when the first script is read: that takes longer than most modules to import."""
+    return re.compile(_PIECE, re.VERBOSE | re.DOTALL)
+
+
+@cache
+def _continued() -> re.Pattern[str]:
+    return re.compile(_CONTINUED, re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +150,10 @@ class _Scanner:
             UnreadableError: naming the line.
         """
         at = 0
+        token = _token()
         has_begun = False
         while at < len(self._text):
-            found = _TOKEN.match(self._text, at)
+            found = token.match(self._text, at)
             assert found is not None, "the last alternative takes any character"
             kind = found.lastgroup or ""
             end = self.end_of(found, kind)
@@ -181,7 +190,7 @@ class _Scanner:
         return found.end()
 
     def _after_continuations(self, start: int, end: int) -> int:
-        while (found := _CONTINUED.match(self._text, end)) is not None:
+        while (found := _continued().match(self._text, end)) is not None:
             if not found["end"]:
                 raise self._unreadable(start, "a quote is not closed")
             end = found.end()
@@ -287,9 +296,10 @@ def tokens(text: str) -> Iterator[tuple[str, int, int]]:
         UnreadableError: the text ends inside something.
     """
     scanner = _Scanner(text)
+    token = _token()
     at = 0
     while at < len(text):
-        found = _TOKEN.match(text, at)
+        found = token.match(text, at)
         assert found is not None, "the last alternative takes any character"
         kind = found.lastgroup or ""
         if kind == "backslash":
@@ -358,13 +368,14 @@ def transaction_control(statement: Statement) -> str | None:
     return None
 
 
-_OTHER_STRINGS: Final = re.compile(
+_OTHER_STRINGS: Final = (
     r"SET\s+(?:(?:SESSION|LOCAL)\s+)?STANDARD_CONFORMING_STRINGS\s*(?:=|TO)\s*'?"
-    r"(?:OFF?|FALSE|F|NO?|0)\b",
-    re.IGNORECASE,
+    r"(?:OFF?|FALSE|F|NO?|0)\b"
 )
 
 
 def changes_quoting(statement: Statement) -> bool:
     """Whether a statement would make backslashes in plain literals special from then on."""
-    return statement.words[:1] == ("SET",) and bool(_OTHER_STRINGS.match(statement.text))
+    return statement.words[:1] == ("SET",) and bool(
+        re.match(_OTHER_STRINGS, statement.text, re.IGNORECASE)
+    )

@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import json
 import struct
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, override
-
-from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
-from cryptography.hazmat.primitives.ciphers import Cipher, modes
 
 from tidegate.errors import InvalidArgumentError, ShardKeyError
 from tidegate.topology.destinations import KeyRangeDestination
@@ -33,13 +31,23 @@ from tidegate.topology.vindexes.values import UINT64_MAX, uint_of, uint_of_signe
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Three equal keys make triple DES single DES: what one pass encrypts the next one decrypts.
-_CIPHER: Final = Cipher(TripleDES(bytes(24)), modes.ECB())  # noqa: S305  # a hash, not a secret
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.modes import ECB
+
+
+@cache
+def _cipher() -> Cipher[ECB]:
+    """Single DES under the null key; its library is loaded by who hashes, not by every worker."""
+    from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES  # noqa: PLC0415 - same
+    from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415 - same
+
+    # Three equal keys make triple DES single DES: what one pass encrypts the next one decrypts.
+    return Cipher(TripleDES(bytes(24)), modes.ECB())  # noqa: S305  # a hash, not a secret
 
 
 def null_des(blocks: bytes) -> bytes:
     """Encrypt 8-byte blocks with single DES under the null key, each on its own."""
-    encryptor = _CIPHER.encryptor()
+    encryptor = _cipher().encryptor()
     return encryptor.update(blocks) + encryptor.finalize()
 
 
