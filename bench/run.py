@@ -25,6 +25,7 @@ import rows_catchup
 import rows_cluster
 import rows_copy
 import rows_switch
+import rows_tables
 import rows_tenants
 import rows_vdiff
 
@@ -40,6 +41,7 @@ ROWS: dict[str, Row] = {
         rows_catchup,
         rows_vdiff,
         rows_switch,
+        rows_tables,
         rows_tenants,
         rows_cluster,
     )

@@ -216,7 +216,7 @@ def test_rules_are_merged_removed_found_and_written() -> None:
     rules = (
         RoutingRules().with_rule("a", "k.a").merged(RoutingRules().with_rule("b@replica", "k.a"))
     )
-    assert [str(source) for source in rules.leading_to("k.public.a")] == ["a", "b@replica"]
+    assert [str(source) for source in rules.by_target()["k.a"]] == ["a", "b@replica"]
     assert RoutingRules.from_json(rules.to_json()) == rules
     assert len(rules.without(["a", "never"])) == 1
     with pytest.raises(InvalidArgumentError, match="duplicate"):

@@ -3,10 +3,10 @@
 Decides when to renew and how long a renewal may be believed. It must not decide what the work does
 about a loss: the work asks :meth:`LeaseKeeper.confirm` before each step that others would see.
 
-A thread renews at a third of the time to live. A renewal that fails for a passing reason (a busy
-database) is tried again at once and then every tenth of the time; the lease counts as lost when the
-database says so, or when the time to live has passed on this process's monotonic clock since before
-the last renewal that succeeded was asked for.
+A thread that does nothing else renews at a fifth of the time to live. A renewal that fails for a
+passing reason (a busy database) is tried again every tenth of the time; the lease counts as lost
+when the database says so, or when the time to live has passed on this process's monotonic clock
+since before the last renewal that succeeded was asked for.
 """
 
 from __future__ import annotations
@@ -116,11 +116,11 @@ class LeaseKeeper:
 
     def _keep(self) -> None:
         prefer_this_thread()
-        pause_s = self._ttl_s / 3
+        pause_s = self._ttl_s / 5
         while not self._leaving.wait(pause_s):
             try:
                 self.confirm()
-                pause_s = self._ttl_s / 3
+                pause_s = self._ttl_s / 5
             except LeaseLostError:
                 return
             except _PASSING:

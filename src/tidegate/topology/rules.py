@@ -141,6 +141,13 @@ class RoutingRules:
         )
         return RoutingRules({**self.rules, key: written})
 
+    def with_redirections(
+        self, redirections: Iterable[tuple[RuleSource, TableName]]
+    ) -> RoutingRules:
+        """The same rules with many set at once; one by one, each would copy all rules."""
+        added = {str(source): (str(target),) for source, target in redirections}
+        return RoutingRules({**self.rules, **added})
+
     def merged(self, other: RoutingRules) -> RoutingRules:
         """These rules and those of ``other``, whose entries win."""
         return RoutingRules({**self.rules, **other.rules})
@@ -150,11 +157,13 @@ class RoutingRules:
         gone = {str(RuleSource.parse(s) if isinstance(s, str) else s) for s in sources}
         return RoutingRules({key: to for key, to in self.rules.items() if key not in gone})
 
-    def leading_to(self, target: str | TableName) -> tuple[RuleSource, ...]:
-        """The sources of all rules that lead to a table, sorted by their written form."""
-        wanted = str(TableName.parse(target) if isinstance(target, str) else target)
-        keys = sorted(key for key, targets in self.rules.items() if wanted in targets)
-        return tuple(map(RuleSource.parse, keys))
+    def by_target(self) -> dict[str, tuple[RuleSource, ...]]:
+        """The sources of the rules that lead to each target; both by their written forms."""
+        found: dict[str, list[RuleSource]] = {}
+        for key, targets in sorted(self.rules.items()):
+            for target in dict.fromkeys(targets):
+                found.setdefault(target, []).append(RuleSource.parse(key))
+        return {target: tuple(sources) for target, sources in found.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The written form: a list of ``from_table`` and ``to_tables``."""

@@ -6,11 +6,11 @@ like: a change is a pure function from snapshot to snapshot, and
 bring in, not for those that are there already: a broken corner must not stop the mending of it.
 
 A change is: read a snapshot, apply the function, validate, then commit in one transaction only the
-objects that differ, each by compare-and-swap on its own version, and the revision by
-compare-and-swap on the one that was read. The revision is what makes changes serial: validation
-looks at the whole topology (a routing rule needs its keyspace), so two changes to different objects
-may each be right and wrong together. Whoever loses reads again and applies the function again,
-which is why it must be pure.
+objects that differ, each by compare-and-swap on its own version and many in one statement, and the
+revision by compare-and-swap on the one that was read. The revision is what makes changes serial:
+validation looks at the whole topology (a routing rule needs its keyspace), so two changes to
+different objects may each be right and wrong together. Whoever loses reads again and applies the
+function again, which is why it must be pure.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import random
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
+from itertools import batched, chain
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, select
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, select, text
 from sqlalchemy.exc import IntegrityError
 
 from tidegate.cluster.ledger import Update
@@ -31,7 +33,7 @@ from tidegate.topology.model import ObjectKey, Snapshot
 from tidegate.topology.validation import snapshot_findings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -41,6 +43,12 @@ DEFAULT_ATTEMPTS: Final = 40
 POLL_S: Final = 0.02
 """How often another process's change is looked for while somebody waits for one."""
 _MAX_PAUSE_S: Final = 0.1
+OBJECTS_A_STATEMENT: Final = 60
+"""A workflow of a thousand tables changes ten thousand rules in one transaction, and every other
+writer waits for it. Each object takes four parameters, and some engines take 255 of them."""
+NAMED_MAX: Final = 3
+_REMOVE: Final = "DELETE FROM topology_object WHERE (kind, name, version) IN (VALUES {})"
+_ADD: Final = "INSERT INTO topology_object (kind, name, version, body) VALUES {}"
 
 _CREATE_OBJECTS: Final = """
 CREATE TABLE topology_object (
@@ -256,36 +264,54 @@ def _swap(connection: Connection, stored: _Stored, bodies: Mapping[ObjectKey, st
     ).rowcount
     if moved != 1:
         return False
-    for key in sorted(stored.bodies.keys() | bodies.keys()):
-        if stored.bodies.get(key) != bodies.get(key):
-            _swap_object(connection, key, stored.versions.get(key), bodies.get(key))
+    changed = [
+        key
+        for key in sorted(stored.bodies.keys() | bodies.keys())
+        if stored.bodies.get(key) != bodies.get(key)
+    ]
+    _remove(connection, [(*key, stored.versions[key]) for key in changed if key in stored.versions])
+    added = [
+        (*key, stored.versions.get(key, 0) + 1, bodies[key]) for key in changed if key in bodies
+    ]
+    _add(connection, added)
     return True
 
 
-def _swap_object(
-    connection: Connection, key: ObjectKey, version: int | None, body: str | None
-) -> None:
-    kind, name = key
-    if version is None:
+def _remove(connection: Connection, objects: Sequence[tuple[str, str, int]]) -> None:
+    """Remove objects, each at the version it was read at; those that changed are added again."""
+    for few in batched(objects, OBJECTS_A_STATEMENT, strict=False):
+        statement = _REMOVE.format(_places(len(few), 3))
+        if connection.execute(text(statement), _values(few)).rowcount != len(few):
+            raise _overtaken([(kind, name) for kind, name, _ in few])
+
+
+def _add(connection: Connection, rows: Sequence[tuple[str, str, int, str]]) -> None:
+    for few in batched(rows, OBJECTS_A_STATEMENT, strict=False):
+        statement = _ADD.format(_places(len(few), 4))
         try:
-            connection.execute(_OBJECTS.insert().values(kind=kind, name=name, version=1, body=body))
+            connection.execute(text(statement), _values(few))
         except IntegrityError:
-            raise _overtaken(key) from None
-        return
-    is_read_one = (
-        (_OBJECTS.c.kind == kind) & (_OBJECTS.c.name == name) & (_OBJECTS.c.version == version)
+            raise _overtaken([(kind, name) for kind, name, *_ in few]) from None
+
+
+@cache
+def _places(rows: int, columns: int) -> str:
+    """Placeholders; SQLAlchemy's own statements of many rows are compiled anew each time."""
+    return ", ".join(
+        f"({', '.join(f':p{row * columns + column}' for column in range(columns))})"
+        for row in range(rows)
     )
-    if body is None:
-        statement: Any = _OBJECTS.delete().where(is_read_one)
-    else:
-        statement = _OBJECTS.update().where(is_read_one).values(version=version + 1, body=body)
-    if connection.execute(statement).rowcount != 1:
-        raise _overtaken(key)
 
 
-def _overtaken(key: ObjectKey) -> ConflictError:
-    """Somebody wrote the object and left the revision as it was: not through this module."""
+def _values(rows: Sequence[Sequence[object]]) -> dict[str, object]:
+    return {f"p{place}": value for place, value in enumerate(chain.from_iterable(rows))}
+
+
+def _overtaken(keys: Sequence[ObjectKey]) -> ConflictError:
+    """Somebody wrote an object and left the revision as it was: not through this module."""
+    named = ", ".join(f"{kind} {name}" for kind, name in keys[:NAMED_MAX])
+    more = f" or one of {len(keys) - NAMED_MAX} others" if len(keys) > NAMED_MAX else ""
     return ConflictError(
-        f"the {key[0]} {key[1]} was changed without a new revision of the topology",
+        f"{named}{more} was changed without a new revision of the topology",
         next_step="change the topology through tidegate only, then try again",
     )

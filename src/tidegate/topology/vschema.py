@@ -288,7 +288,12 @@ class VSchema:
 
     def with_table(self, name: str, spec: TableSpec) -> VSchema:
         """The same vschema with one table added or replaced."""
-        return replace(self, tables={**self.tables, canonical_table(name): spec})
+        return self.with_tables({name: spec})
+
+    def with_tables(self, specs: Mapping[str, TableSpec]) -> VSchema:
+        """The same vschema with many tables added or replaced."""
+        added = {canonical_table(name): spec for name, spec in specs.items()}
+        return replace(self, tables={**self.tables, **added})
 
     def without_tables(self, names: Iterable[str]) -> VSchema:
         """The same vschema without these tables; absent ones are no error."""

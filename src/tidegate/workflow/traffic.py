@@ -64,9 +64,10 @@ def with_rules(
 ) -> Snapshot:
     """With all rules of a type, or of a type in a cell, leading to one side."""
     keyspace = workflow.target_keyspace if to_target else workflow.source_keyspace
-    rules = snapshot.routing_rules
-    for source in rule_sources(workflow, tablet_type, cell):
-        rules = rules.with_rule(source, TableName(keyspace, source.table))
+    rules = snapshot.routing_rules.with_redirections(
+        (source, TableName(keyspace, source.table))
+        for source in rule_sources(workflow, tablet_type, cell)
+    )
     return snapshot.with_routing_rules(rules)
 
 
@@ -109,8 +110,7 @@ def with_initial_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
         return snapshot
     if workflow.added_vschema:
         vschema = snapshot.vschema(workflow.target_keyspace)
-        for table in workflow.added_vschema:
-            vschema = vschema.with_table(table, TableSpec())
+        vschema = vschema.with_tables({table: TableSpec() for table in workflow.added_vschema})
         snapshot = snapshot.with_vschema(workflow.target_keyspace, vschema)
     if not workflow.options.no_routing_rules:
         snapshot = without_rules(snapshot, workflow)
@@ -127,11 +127,14 @@ def with_name_kept(snapshot: Snapshot, workflow: Workflow, keyspace: str) -> Sna
     A rule that is there stays as it is.
     """
     rules = snapshot.routing_rules
-    for table in workflow.tables:
-        if str(RuleSource(table)) in rules.rules or _leads_by_itself(snapshot, table, keyspace):
-            continue
-        rules = rules.with_rule(RuleSource(table), TableName(keyspace, table))
-    return snapshot.with_routing_rules(rules)
+    return snapshot.with_routing_rules(
+        rules.with_redirections(
+            (RuleSource(table), TableName(keyspace, table))
+            for table in workflow.tables
+            if str(RuleSource(table)) not in rules.rules
+            and not _leads_by_itself(snapshot, table, keyspace)
+        )
+    )
 
 
 def _leads_by_itself(snapshot: Snapshot, table: str, keyspace: str) -> bool:
@@ -152,12 +155,15 @@ def with_other_names(
     sides = [workflow.source_keyspace, workflow.target_keyspace]
     to, away = reversed(sides) if to_target else sides
     wanted, own = set(types), set(own_rules(snapshot, workflow))
-    rules = snapshot.routing_rules
-    for table in workflow.tables:
-        for source in rules.leading_to(TableName(away, table)):
-            if source not in own and source.tablet_type in wanted:
-                rules = rules.with_rule(source, TableName(to, table))
-    return snapshot.with_routing_rules(rules)
+    leading = snapshot.routing_rules.by_target()
+    return snapshot.with_routing_rules(
+        snapshot.routing_rules.with_redirections(
+            (source, TableName(to, table))
+            for table in workflow.tables
+            for source in leading.get(str(TableName(away, table)), ())
+            if source not in own and source.tablet_type in wanted
+        )
+    )
 
 
 def completed(
@@ -170,8 +176,8 @@ def completed(
     source = snapshot.vschema(workflow.source_keyspace).without_tables(workflow.tables)
     target = snapshot.vschema(workflow.target_keyspace)
     if not target.sharded:
-        for table in set(workflow.tables) - set(target.tables):
-            target = target.with_table(table, TableSpec())
+        missing = set(workflow.tables) - set(target.tables)
+        target = target.with_tables({table: TableSpec() for table in missing})
     snapshot = snapshot.with_vschema(workflow.source_keyspace, source)
     snapshot = snapshot.with_vschema(workflow.target_keyspace, target)
     if keep_rules:

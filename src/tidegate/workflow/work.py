@@ -6,9 +6,10 @@ written there without its leases. It must not know what any operation does.
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
@@ -53,6 +54,31 @@ def keyspace_lease(keyspace: str) -> str:
     return f"keyspace/{keyspace}"
 
 
+class InUse:
+    """The leases that threads of this process act under, whatever the cluster database says.
+
+    A lease may expire while its thread still acts: the machine was busy, or the cluster database
+    was away. Other nodes succeed it by fencing. This process must not: it would take back, under
+    its own name, what its own thread goes on doing.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: set[str] = set()
+
+    def take(self, name: str) -> bool:
+        """Note that a thread acts under a lease; False when another one does."""
+        with self._lock:
+            is_free = name not in self._names
+            self._names.add(name)
+        return is_free
+
+    def give_back(self, name: str) -> None:
+        """Note that it has ended."""
+        with self._lock:
+            self._names.discard(name)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """What the service was composed of; ``holder`` is unique to this process."""
@@ -62,6 +88,7 @@ class Cluster:
     store: WorkflowStore
     holder: str
     routers: RouterReports
+    in_use: InUse = field(default_factory=InUse)
 
 
 @dataclass(frozen=True)
@@ -134,15 +161,28 @@ class Locks:
     def _entered(self, stack: ExitStack, name: str) -> LeaseKeeper:
         deadline = time.monotonic() + self._wait_s
         while True:
-            keeper = LeaseKeeper(
-                Leases(self._cluster.database), name, self._cluster.holder, self._ttl_s
-            )
             try:
-                return stack.enter_context(keeper)
+                return self._entered_once(stack, name)
             except ConflictError:
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(LEASE_POLL_S)
+
+    def _entered_once(self, stack: ExitStack, name: str) -> LeaseKeeper:
+        cluster = self._cluster
+        if not cluster.in_use.take(name):
+            raise ConflictError(
+                f"{name} is in use by another request on this node ({cluster.holder})",
+                next_step="wait for that request to end, then repeat the command",
+                name=name,
+                holder=cluster.holder,
+            )
+        with ExitStack() as taken:
+            taken.callback(cluster.in_use.give_back, name)
+            leases = Leases(cluster.database)
+            keeper = taken.enter_context(LeaseKeeper(leases, name, cluster.holder, self._ttl_s))
+            stack.push(taken.pop_all())
+        return keeper
 
 
 class Work:

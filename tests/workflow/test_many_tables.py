@@ -1,0 +1,108 @@
+"""Many tables in one workflow: leases are renewed beside a load, and nobody takes it back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fix_fleet import move_tables
+from make_many import RenewalWatch, busy_processors, make_tables
+from make_workflow import workflow
+from tidegate.cluster.database import ClusterDatabase
+from tidegate.errors import ConflictError
+from tidegate.workflow import create, traffic
+from tidegate.workflow.requests import CancelRequest
+from tidegate.workflow.work import Locks, workflow_lease
+
+if TYPE_CHECKING:
+    from fix_fleet import Fleet
+    from tidegate.workflow.plan import PlanStep
+
+pytestmark = pytest.mark.servers
+
+TABLES = 150
+GAP_MAX_S = 3.0
+LEASE = workflow_lease("shop", "move")
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+def test_a_lease_is_renewed_in_time_beside_a_load_and_many_tables(moving: Fleet) -> None:
+    """Situation 11: with fewer tables; all 1,160 in the soak test."""
+    tables = make_tables(moving.shards["commerce", "0"], TABLES)
+    with ClusterDatabase.open(moving.url) as database, busy_processors(15):
+        with RenewalWatch(database, LEASE) as watch:
+            moving.service.create(move_tables(tables=tables, auto_start=False))
+            moving.service.cancel(CancelRequest(keyspace="shop", workflow="move"))
+        assert watch.renewals
+        assert watch.longest_s < GAP_MAX_S
+    assert moving.own_objects() == {}
+
+
+def test_recovery_leaves_alone_what_its_own_process_still_does(
+    moving: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Situation 11: the lease has expired, and its thread goes on."""
+    going, go_on = threading.Event(), threading.Event()
+    real = create.CreateActions.do
+
+    def slowly(actions: create.CreateActions, step: PlanStep) -> None:
+        real(actions, step)
+        if step.name == create.STREAMS_MADE:
+            going.set()
+            assert go_on.wait(30)
+
+    monkeypatch.setattr(create.CreateActions, "do", slowly)
+    failed: list[Exception] = []
+
+    def create_it() -> None:
+        try:
+            moving.service.create(move_tables(auto_start=False))
+        except Exception as error:  # noqa: BLE001 - looked at below
+            failed.append(error)
+
+    creating = threading.Thread(target=create_it)
+    creating.start()
+    assert going.wait(30)
+    with moving.database.transaction() as connection:  # as if it had not been renewed in time
+        connection.exec_driver_sql("UPDATE lease SET expires_at_ms = 0, holder = NULL")
+    assert moving.service.recover() == {}
+    with (
+        pytest.raises(ConflictError, match="in use by another request on this node"),
+        Locks(moving.service._cluster, LEASE, wait_s=0.0),
+    ):
+        pass
+    go_on.set()
+    creating.join(60)
+    assert not creating.is_alive()
+    assert failed, "the lease was lost, so the creation does not go on under it"
+    moving.service.recover()
+    assert moving.service.list() == []
+    assert moving.own_objects() == {}
+
+
+@pytest.mark.alone
+def test_the_topology_of_a_thousand_tables_is_changed_without_keeping_others_waiting(
+    moving: Fleet,
+) -> None:
+    """Situation 11: nine thousand rules in one transaction, which every other writer waits for."""
+    names = tuple(f"many_{n}" for n in range(1000))
+    flow = workflow(tables=names, added_vschema=names)
+    held: list[float] = []
+    began = 0.0
+
+    def guard(_connection: object) -> None:
+        nonlocal began
+        began = time.monotonic()
+
+    for change in (
+        lambda found: traffic.with_initial_rules(found, flow),
+        lambda found: traffic.with_writes_switched(found, flow, to_target=True),
+        lambda found: traffic.without_traces(found, flow),
+    ):
+        moving.topology.update(change, guard=guard)
+        held.append(time.monotonic() - began)
+    assert max(held) < 1.0
