@@ -3,9 +3,10 @@
 One function opens connections, so that all sessions agree on what values look like as text, see
 all rows or fail, and wait for locks only so long. A session that read rows with another
 ``TimeZone`` or under row security would copy something else than the table (datapath rules 9
-and 22). ``synchronous_commit`` is at least ``on`` everywhere: an acknowledged position must
-survive a crash of the server that holds it (rule 3). Only chunks of a copy, which no position
-follows, turn it off for their transaction.
+and 22). Defaults of our role or database (``ALTER ROLE … SET``) decide nothing: least of all
+``role``, which would hide the rights that were granted to ours. ``synchronous_commit`` is at least
+``on`` everywhere: an acknowledged position must survive a crash of the server that holds it (rule
+3). Only chunks of a copy, which no position follows, turn it off for their transaction.
 
 A server must not keep a session whose process or machine is gone: it probes the connection itself,
 and ends transactions that stay idle. A process that is stopped still answers the probes, and may
@@ -65,6 +66,7 @@ SERVER_KEEPALIVES: tuple[tuple[str, str, int], ...] = (
 
 #: What every session is set to: setting, value, first major version that knows it.
 SESSION: tuple[tuple[str, str, int], ...] = (
+    ("role", "none", 10),
     *SERVER_KEEPALIVES,
     ("tcp_user_timeout", "30000", 12),
     ("row_security", "off", 10),
@@ -83,7 +85,15 @@ SESSION: tuple[tuple[str, str, int], ...] = (
     ("lc_monetary", "C", 10),
     ("quote_all_identifiers", "off", 10),
     ("standard_conforming_strings", "on", 10),
+    ("array_nulls", "on", 10),
     ("search_path", "pg_catalog", 10),
+)
+
+#: Set in a session that has another value and may change it; without the right to, even setting
+#: what is there already is an error.
+_REPLICATION_ROLE = (
+    "CASE WHEN pg_catalog.current_setting('session_replication_role') <> 'origin' AND {allowed}"
+    " THEN pg_catalog.set_config('session_replication_role', 'origin', false) END"
 )
 
 #: Parts of libpq's messages that mean: the server answered and does not accept who we are.
@@ -250,6 +260,10 @@ def _prepare_session(
         ("idle_in_transaction_session_timeout", str(round(idle_transaction_s * 1000))),
     ]
     calls = [f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in settings]
+    allowed = "pg_catalog.has_parameter_privilege(session_user, 'session_replication_role', 'SET')"
+    if major < 15:
+        allowed = "pg_catalog.current_setting('is_superuser')::pg_catalog.bool"
+    calls.append(_REPLICATION_ROLE.format(allowed=allowed))
     calls.append(
         "pg_catalog.set_config('synchronous_commit',"
         " CASE pg_catalog.current_setting('synchronous_commit')"

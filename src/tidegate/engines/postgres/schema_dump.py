@@ -37,6 +37,11 @@ LOCK_TIMEOUT_S = 5.0
 #: Major version of the programs in our own dependencies.
 OWN_MAJOR = 18
 
+#: Settings of pg_dump's session; these win over those of our role.
+_OPTIONS = " ".join(
+    f"-c {name}={value}" for name, value, _ in (*SERVER_KEEPALIVES, ("role", "none", 10))
+)
+
 _ENTRY = re.compile(r"^\d+; (\d+) (\d+) (.*)$", re.MULTILINE)
 _HEADER = re.compile(
     r"^--\n-- Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+);"
@@ -109,16 +114,28 @@ def dump_items(
 def _items(restore: Path, file: Path) -> list[Item]:
     """The items in the list's order; a script has them in another, grants last."""
     listing = _run([str(restore), "--list", str(file)])
-    entries = list(_ENTRY.finditer(listing))
+    return _of(restore, file, list(_ENTRY.finditer(listing)))
+
+
+def _of(restore: Path, file: Path, entries: Sequence[re.Match[str]]) -> list[Item]:
+    """The items of these entries of the list.
+
+    Where a function's text looks like a header, or two items have one name, they are parted until
+    each is alone: a few runs of pg_restore more, and not one for each item.
+    """
+    if not entries:
+        return []
     headers = list(_HEADER.finditer(text := _script(restore, file, [e[0] for e in entries])))
     pieces = {
         _named(header): (header, _body(text[header.end() : end]))
         for header, end in zip(headers, [h.start() for h in headers[1:]] + [len(text)], strict=True)
     }
-    if len(headers) != len(entries) or pieces.keys() != {e[3].strip() for e in entries}:
-        # A function's text looks like a header, or two items have one name: one by one.
-        return [_item(entry, *_piece(restore, file, entry[0])) for entry in entries]
-    return [_item(entry, *pieces[entry[3].strip()]) for entry in entries]
+    if len(headers) == len(entries) and pieces.keys() == {e[3].strip() for e in entries}:
+        return [_item(entry, *pieces[entry[3].strip()]) for entry in entries]
+    if len(entries) == 1:
+        return [_item(entries[0], *_piece(restore, file, entries[0][0]))]
+    half = len(entries) // 2
+    return [*_of(restore, file, entries[:half]), *_of(restore, file, entries[half:])]
 
 
 def _named(header: re.Match[str]) -> str:
@@ -182,15 +199,14 @@ def _programs(major: int) -> Path:
 
 def _guarded(endpoint: Endpoint) -> str:
     given = parsed(endpoint.conninfo)
-    return make_conninfo("", **{**given, **guarded(given)})
+    options = f"{given.get('options') or os.environ.get('PGOPTIONS', '')} {_OPTIONS}".strip()
+    return make_conninfo("", **{**given, **guarded(given), "options": options})
 
 
 def _run(command: list[str], endpoint: Endpoint | None = None) -> str:
     environment = {k: v for k, v in os.environ.items() if k in ("HOME", "PATH") or k[:2] == "PG"}
-    probes = " ".join(f"-c {name}={value}" for name, value, _ in SERVER_KEEPALIVES)
     # the name by which a preflight knows our own sessions
     environment |= {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "tidegate/schema"}
-    environment["PGOPTIONS"] = f"{environment.get('PGOPTIONS', '')} {probes}".strip()
     password = endpoint.password() if endpoint is not None else None
     if password is not None:
         environment["PGPASSWORD"] = password
