@@ -32,6 +32,8 @@ from make_facts import (
 from tidegate.engines.postgres.abilities import Abilities, MissingAbility
 from tidegate.engines.postgres.capacity import Capacity
 from tidegate.engines.postgres.catalog import Trigger
+from tidegate.engines.postgres.evaluated import Evaluated
+from tidegate.engines.postgres.rehearsal import Refused, Rehearsal
 from tidegate.engines.postgres.survey import (
     Need,
     OpenTransaction,
@@ -496,4 +498,55 @@ TARGET_CASES: list[Case] = [
     ),
 ]
 
-CASES = REQUEST_CASES + TABLE_CASES + SERVER_CASES + TARGET_CASES
+REFUSED_EXTENSION = Refused(
+    "extension vector",
+    'CREATE EXTENSION IF NOT EXISTS "vector"',
+    'permission denied to create extension "vector"',
+    "Must be superuser to create this extension.",
+    "42501",
+)
+REFUSED_OWNER = Refused(
+    "function public.log_it()",
+    "ALTER FUNCTION public.log_it() OWNER TO postgres",
+    'must be able to SET ROLE "postgres"',
+    "",
+    "42501",
+    "postgres",
+)
+
+#: What a trial at the target, or a look at the source's rows, has shown.
+TRIED_CASES: list[Case] = [
+    (
+        "TG-PF-431",
+        request(),
+        target(table(), rehearsal=Rehearsal((REFUSED_EXTENSION,))),
+        "extension vector cannot be made: permission denied",
+    ),
+    (
+        "TG-PF-432",
+        request(),
+        target(table(), rehearsal=Rehearsal((REFUSED_OWNER,))),
+        "function public.log_it() belongs to postgres",
+    ),
+    (
+        "TG-PF-433",
+        request(),
+        target(table(), rehearsal=Rehearsal(untried=("table public.t: canceled",))),
+        "not tried at customer/0: table public.t",
+    ),
+    ("TG-PF-434", request(), target(table(), server=server(encoding="SQL_ASCII")), "SQL_ASCII"),
+    (
+        "TG-PF-435",
+        request(),
+        source(table(), evaluated=(Evaluated(T, "check", "t_due", 100, 7),)),
+        "7 of 100 rows looked at do not meet CHECK t_due of t",
+    ),
+    (
+        "TG-PF-436",
+        request(),
+        source(table(), evaluated=(Evaluated(T, "index", "t_i", error="no function f"),)),
+        "index t_i of t cannot be evaluated: no function f",
+    ),
+]
+
+CASES = REQUEST_CASES + TABLE_CASES + SERVER_CASES + TARGET_CASES + TRIED_CASES

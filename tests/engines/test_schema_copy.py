@@ -239,7 +239,7 @@ def test_extensions_come_along_with_their_schema(database: Database, target: Dat
             " CREATE INDEX t_n ON public.t USING gin (n)"
         )
         plan = schema_copy.plan_schema(database.endpoint, [TableName("public", "t")])
-        assert plan.extensions == ("btree_gin", "citext")
+        assert plan.extensions == ("citext", "btree_gin")
         schema_copy.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
         for _, ddl in plan.after_copy:
             new.execute(ddl)

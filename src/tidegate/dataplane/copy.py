@@ -47,7 +47,7 @@ from tidegate.dataplane import source_tables, streams
 from tidegate.dataplane.chunks import Chunk, ChunkTask, agreed_plan, pending, tile
 from tidegate.dataplane.copy_work import CopyProgress, CopySummary, Run, TableWork
 from tidegate.dataplane.transfer import transfer
-from tidegate.engines.postgres import bounds, copy_state, distribute, refetch, split
+from tidegate.engines.postgres import bounds, copy_state, distribute, refetch, split, write_path
 from tidegate.engines.postgres import copy as wire
 from tidegate.engines.postgres.apply_tables import TargetTable
 from tidegate.engines.postgres.catalog import key_columns, require_tables
@@ -139,6 +139,7 @@ def _prepare(
     run = Run(spec, stop, on_progress, {}, queue.SimpleQueue())
     with ExitStack() as stack, _translated():
         source = stack.enter_context(connect(spec.source, purpose="copy"))
+        run.write_path = write_path.read(source, run.names)
         targets = {
             place: stack.enter_context(connect(target.endpoint, purpose="copy"))
             for place, target in enumerate(spec.targets)
@@ -280,7 +281,7 @@ def _copy_some(run: Run) -> bool:
     with ExitStack() as stack:
         source = stack.enter_context(connect(run.spec.source, purpose="copy"))
         targets = {
-            place: stack.enter_context(_open_target(run.spec, target))
+            place: stack.enter_context(_open_target(run, target))
             for place, target in enumerate(run.spec.targets)
         }
         stages: dict[tuple[str, int], ChunkStage] = {}
@@ -302,11 +303,12 @@ def _copy_some(run: Run) -> bool:
     return False
 
 
-def _open_target(spec: SpanSpec, target: TargetSpec) -> Session:
+def _open_target(run: Run, target: TargetSpec) -> Session:
     session = connect(target.endpoint, purpose="copy")
     try:
         wire.prepare_target(session)
-        streams.record_backend(session, target.stream_id, spec.epoch)
+        streams.record_backend(session, target.stream_id, run.spec.epoch)
+        write_path.use(session, run.names, run.write_path)
     except BaseException:
         session.close()
         raise

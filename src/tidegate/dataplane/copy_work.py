@@ -6,6 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tidegate.topology.names import TableName
+
 if TYPE_CHECKING:
     import queue
     from collections.abc import Callable
@@ -83,3 +85,9 @@ class Run:
     bytes: int = 0
     chunks: int = 0
     snapshot_lsn: int | None = None
+    write_path: str | None = None  # as the source asks for it
+
+    @property
+    def names(self) -> list[TableName]:
+        """The tables of the span."""
+        return [TableName.parse(rule.table) for rule in self.spec.tables]

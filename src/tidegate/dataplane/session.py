@@ -24,7 +24,7 @@ from tidegate.dataplane.apply import Source, StreamStoppedError, TargetApplier
 from tidegate.dataplane.reader import Inbox, Reader
 from tidegate.dataplane.refetch import Refetcher
 from tidegate.engines.postgres import copy as wire
-from tidegate.engines.postgres import slots, stream_row
+from tidegate.engines.postgres import slots, stream_row, write_path
 from tidegate.engines.postgres.apply import SESSION_SETTINGS
 from tidegate.engines.postgres.apply_tables import TargetTable
 from tidegate.engines.postgres.connection import connect
@@ -131,6 +131,8 @@ class Session:
         routes = source_tables.routes(self._source, list(self._watched.values()), self._spec)
         self._routes = {route.table: route for route in routes}
         self._observation = self._observe(active)
+        self._names = [TableName.parse(rule.table) for rule in self._spec.tables]
+        self._path = write_path.read(self._source, self._names)
         inboxes = [
             Inbox(_position(self._rows[place]) if place in active else NEVER)
             for place in range(len(self._spec.targets))
@@ -175,11 +177,13 @@ class Session:
         assert control is not None, "the row was read a moment ago"
         refetcher = Refetcher(self._spec, self._routes, stream_id=row.id, place=place)
         refetcher.reload(conn)
+        tables = self._tables(conn, others=bool(neighbours))
+        write_path.use(conn, self._names, self._path)
         return TargetApplier(
             conn,
             inbox,
             Source(lambda: self._reader.delivered, self._probe.reached_by),
-            self._tables(conn, others=bool(neighbours)),
+            tables,
             refetcher,
             stream_id=row.id,
             epoch=self._spec.epoch,

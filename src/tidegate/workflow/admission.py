@@ -8,14 +8,14 @@ that follows only acts. It must not write.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tidegate.dataplane.model import Direction
-from tidegate.errors import FailedPreconditionError, InvalidArgumentError
+from tidegate.errors import FailedPreconditionError, InvalidArgumentError, TidegateError
 from tidegate.topology.names import TableName
-from tidegate.workflow import spans, target_tables, traffic
+from tidegate.workflow import spans, target_tables, traffic, trial
 from tidegate.workflow.model import Workflow, WorkflowOptions
-from tidegate.workflow.preflight.check import refuse_errors
+from tidegate.workflow.preflight.check import errors, refuse_errors
 from tidegate.workflow.preflight.facts import ActiveWorkflow, PreflightRequest
 from tidegate.workflow.preflight.gather import gather
 from tidegate.workflow.preflight.registry import run_preflight
@@ -24,7 +24,7 @@ from tidegate.workflow.state import AutoIncrementHandling, WorkflowType, compare
 from tidegate.workflow.store import taken
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.preflight.check import Finding
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from tidegate.workflow.requests import CreateRequest
     from tidegate.workflow.sessions import Sessions
     from tidegate.workflow.target_tables import TargetPlan
+
+
+FOUND_AT_SERVERS: Final = frozenset(
+    {"TG-PF-305", "TG-PF-306", "TG-PF-309", "TG-PF-311", "TG-PF-407", "TG-PF-409", "TG-PF-410"}
+    | {"TG-PF-434", "TG-PF-436"}
+)
+"""Checks whose errors say nothing about the tables themselves: slots, sessions, rights, roles."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,19 @@ def admit(
     ]
     facts = gather(wanted, snapshot, sessions, active)
     findings = run_preflight(wanted, facts)
-    refuse_errors(findings, f"workflow {request.workflow}")
+    if not can_be_tried(findings):
+        refuse_errors(findings, f"workflow {request.workflow}")
     workflow = _record(request, wanted, facts, uuid=uuid, created_at=created_at)
     spans.stream_pairs(snapshot, workflow, Direction.FORWARD)
     spans.stream_pairs(snapshot, workflow, Direction.REVERSE)
-    target_plan = target_tables.plan(sessions, workflow, facts)
+    try:
+        target_plan = target_tables.plan(sessions, workflow, facts)
+        facts, target_plan = trial.tried(sessions, workflow, wanted, facts, target_plan)
+    except TidegateError:
+        refuse_errors(findings, f"workflow {request.workflow}")
+        raise
+    findings = run_preflight(wanted, facts)
+    refuse_errors(findings, f"workflow {request.workflow}")
     workflow = replace(
         workflow,
         created_tables=target_plan.created,
@@ -91,6 +106,14 @@ def admit(
         prior_rules=traffic.prior_rules(snapshot, workflow),
     )
     return Admission(workflow, target_plan, tuple(findings))
+
+
+def can_be_tried(findings: Iterable[Finding]) -> bool:
+    """Whether it makes sense to try a creation at the targets: only they may still be lacking.
+
+    Whoever grants rights wants the whole list, also of what only a trial shows.
+    """
+    return all(finding.id in FOUND_AT_SERVERS for finding in errors(findings))
 
 
 def preflight_request(request: CreateRequest, snapshot: Snapshot) -> PreflightRequest:

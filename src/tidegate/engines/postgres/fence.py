@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from itertools import batched
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -58,6 +59,7 @@ ARM_TIMEOUT_S = 30.0
 DRAIN_TIMEOUT_S = 5.0
 REMOVE_TIMEOUT_S = 30.0
 POLL_S = 0.001
+TABLES_A_STATEMENT = 50
 
 #: This module's table in Tidegate's schema at every shard.
 DDL = """
@@ -145,9 +147,14 @@ def arm_new(
     """
     found = require_tables(connection, tables)
     _record(connection, workflow_uuid, side, list(found), workflow=workflow, denying=True)
-    for table in found.values():
-        for statement in trigger_statements(table, set(found), workflow_uuid, side):
-            connection.execute(statement)
+    names = set(found)
+    for few in batched(found.values(), TABLES_A_STATEMENT, strict=False):
+        statements = [
+            statement
+            for table in few
+            for statement in trigger_statements(table, names, workflow_uuid, side)
+        ]
+        connection.execute(sql.SQL("; ").join(statements))
 
 
 def holders(

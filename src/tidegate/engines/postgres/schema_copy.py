@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
-from tidegate.engines.postgres import fence
+from tidegate.engines.postgres import fence, late_checks
 from tidegate.engines.postgres import schema_queries as queries
+from tidegate.engines.postgres.attempts import Attempt, RefusedError, first_line, named, run
 from tidegate.engines.postgres.catalog import require_tables
 from tidegate.engines.postgres.connection import SNAPSHOT_IDLE_S, connect
 from tidegate.engines.postgres.schema_dump import Item, dump_items
@@ -29,7 +30,7 @@ from tidegate.errors import AlreadyExistsError, FailedPreconditionError
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
@@ -70,7 +71,7 @@ class SchemaPlan:
 
     Attributes:
         tables: the tables.
-        extensions: what they need; must be available at the target.
+        extensions: what they need, each after those it requires; must be available at the target.
         roles: roles they name; must exist at the target.
         support: schemas, types, functions and shared sequences they lean on.
         pre_data: tables, their sequences, defaults, comments, grants.
@@ -128,6 +129,9 @@ def plan_schema(source: Endpoint, tables: Iterable[TableName]) -> SchemaPlan:
             for class_oid, oid, table, kind in session.execute(queries.PARTS, oids)
         }
         own = [n[1] for n in needed] + [s.oid for t in found.values() for s in t.sequences]
+        domain_checks = session.execute(
+            late_checks.DOMAIN_CHECKS, {"needed": [row[1] for row in needed]}
+        ).fetchall()
         roles = session.execute(queries.ROLES, oids | {"needed": own}).fetchall()
         statistics = session.execute(queries.STATISTICS, oids).fetchall()
         major = session.info.server_version // 10000
@@ -146,6 +150,7 @@ def plan_schema(source: Endpoint, tables: Iterable[TableName]) -> SchemaPlan:
     lists = _sort(found, items, support, needed=needed, parts=parts)
     names_of = {table.oid: name for name, table in found.items()}
     lists.after_copy += [(1, names_of[oid], ddl) for oid, ddl in statistics]
+    lists.checks_late(domain_checks)
     return lists.plan(dict(extensions), tuple(name for (name,) in roles))
 
 
@@ -218,7 +223,12 @@ class _Lists:
         self.after_copy: list[tuple[int, TableName, str]] = []
         self.after_catchup: list[tuple[int, TableName, str]] = []
         self.left_out: list[str] = []
-        self.placed: dict[tuple[str, str], tuple[TableName, str]] = {}
+        #: a dump has most CHECKs inside CREATE TABLE
+        self.placed: dict[tuple[str, str], tuple[TableName, str]] = {
+            (table.schema, _plain(check.name)): (table, "check")
+            for table, facts in found.items()
+            for check in facts.checks
+        }
 
     def support(self, item: Item, identity: str) -> None:
         self.support_names[item.schema, _plain(f"{item.kind} {item.name}")] = len(self.supports)
@@ -259,6 +269,23 @@ class _Lists:
         elif part in _AFTER_CATCH_UP:
             self.after_catchup.append((_AFTER_CATCH_UP.index("comment"), table, item.ddl))
 
+    def checks_late(self, domain_checks: list[tuple[int, str, str, str]]) -> None:
+        """CHECKs are left away until the rows are there."""
+        late = _AFTER_CATCH_UP.index("check")
+        for table, facts in self.found.items():
+            self.pre_data += late_checks.left_away(facts)
+            self.after_catchup += [(late, table, ddl) for ddl in late_checks.added_late(facts)]
+        first = min(self.found)
+        for _, identity, name, definition in domain_checks:
+            at = next((n for n, s in enumerate(self.supports) if s.identity == identity), None)
+            if at is None:
+                continue
+            made = self.supports[at]
+            away = late_checks.left_away_of_domain(identity, name)
+            self.supports[at] = Support(made.kind, made.identity, f"{made.ddl}\n{away}")
+            added = late_checks.added_late_to_domain(identity, name, definition)
+            self.after_catchup.append((late, first, added))
+
     def plan(self, extensions: dict[str, str], roles: tuple[str, ...]) -> SchemaPlan:
         given = {s.identity for s in self.supports} | {"public", "pg_catalog"}
         schemas = {sql.Identifier(schema).as_string() for schema in extensions.values()} - given
@@ -266,7 +293,7 @@ class _Lists:
         homes = [Support("SCHEMA", name, f"CREATE SCHEMA {name};") for name in sorted(schemas)]
         return SchemaPlan(
             tables=tuple(sorted(self.found)),
-            extensions=tuple(sorted(extensions)),
+            extensions=tuple(extensions),
             roles=roles,
             support=(*homes, *self.supports),
             pre_data=tuple(self.pre_data),
@@ -299,55 +326,55 @@ def create_tables(
         AlreadyExistsError: a table is there already.
         FailedPreconditionError: a role or extension is missing, or a right.
     """
+    database = target.info.dbname
     try:
         with target.transaction():
             target.execute("SET LOCAL check_function_bodies = off")
             target.execute("SET LOCAL client_min_messages = warning")
-            _make_support(target, plan)
-            for statement in (*plan.pre_data, *plan.keys):
-                target.execute(_trusted(statement))
+            for attempt in support_attempts(target, plan):
+                run(target, [attempt])
+            run(target, [named(ddl) for ddl in (*plan.pre_data, *plan.keys)])
             fence.arm_new(target, workflow_uuid, "target", plan.tables, workflow=workflow)
-    except psycopg.errors.DuplicateTable as error:
-        raise AlreadyExistsError(
-            f"the tables cannot be made in {target.info.dbname}: {_first_line(error)}",
-            next_step="drop or rename it there, or choose another target",
-        ) from None
+    except RefusedError as refused:
+        if isinstance(refused.error, psycopg.errors.DuplicateTable):
+            raise AlreadyExistsError(
+                f"the tables cannot be made in {database}: {first_line(refused.error)}",
+                next_step="drop or rename it there, or choose another target",
+            ) from None
+        raise FailedPreconditionError(
+            f"{refused.what} cannot be made in {database}: {first_line(refused.error)}",
+            next_step="correct it there and repeat the command; nothing was left behind",
+            sqlstate=refused.error.sqlstate,
+            object=refused.what,
+        ) from refused.error
     except psycopg.errors.Error as error:
         if target.closed:
             raise
         raise FailedPreconditionError(
-            f"the tables cannot be made in {target.info.dbname}: {_first_line(error)}",
-            next_step="mend it there and repeat the command; nothing was left behind",
+            f"the tables cannot be made in {database}: {first_line(error)}",
+            next_step="correct it there and repeat the command; nothing was left behind",
             sqlstate=error.sqlstate,
         ) from error
 
 
-def _make_support(target: Connection[TupleRow], plan: SchemaPlan) -> None:
-    schemas = [s for s in plan.support if s.kind == "SCHEMA"]
-    others = [s for s in plan.support if s.kind != "SCHEMA"]
-    _make_missing(target, schemas)
+def support_attempts(target: Connection[TupleRow], plan: SchemaPlan) -> Iterator[Attempt]:
+    """What makes the schemas, extensions and other support that the target lacks.
+
+    Each is looked up when its turn comes: an extension may have brought it along.
+    """
+    yield from _missing(target, [s for s in plan.support if s.kind == "SCHEMA"])
     for name in plan.extensions:
-        target.execute(
-            sql.SQL("CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA {}").format(
-                sql.Identifier(name), sql.Identifier(plan.extension_schemas[name])
-            )
-        )
-    _make_missing(target, others)
+        schema = sql.Identifier(plan.extension_schemas[name])
+        statement = sql.SQL("CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA {};")
+        ddl = statement.format(sql.Identifier(name), schema).as_string(target)
+        yield Attempt(f"extension {name}", ddl)
+    yield from _missing(target, [s for s in plan.support if s.kind != "SCHEMA"])
 
 
-def _make_missing(target: Connection[TupleRow], supports: Iterable[Support]) -> None:
+def _missing(target: Connection[TupleRow], supports: Iterable[Support]) -> Iterator[Attempt]:
     for support in supports:
         look_up = sql.SQL("SELECT {}(%s) IS NOT NULL").format(
             sql.Identifier("pg_catalog", _LOOK_UP[support.kind])
         )
         if target.execute(look_up, [support.identity]).fetchone() == (False,):
-            target.execute(_trusted(support.ddl))
-
-
-def _trusted(statement: str) -> sql.SQL:
-    """A statement of pg_dump, to be run as it is."""
-    return sql.SQL(statement)
-
-
-def _first_line(error: psycopg.Error) -> str:
-    return str(error).partition("\n")[0]
+            yield Attempt(f"{support.kind.lower()} {support.identity}", support.ddl)

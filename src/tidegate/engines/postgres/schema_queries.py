@@ -59,11 +59,11 @@ SELECT n.classid::int8, n.objid::int8, (pg_identify_object(n.classid, n.objid, 0
  ORDER BY 1, 2
 """
 
-#: Extensions by name, with the schema each lies in.
+#: Extensions by name, with the schema each lies in; each was made after those it requires.
 EXTENSIONS = """
 SELECT e.extname::text, n.nspname::text
   FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
- WHERE e.extname = ANY(%s) ORDER BY 1
+ WHERE e.extname = ANY(%s) ORDER BY e.oid
 """
 
 #: Parts of the tables: (class oid, oid, table oid, what it is).

@@ -7,6 +7,7 @@ values, so that every check is a pure function of them and one preflight sees on
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from tidegate.engines.postgres.catalog import Table
     from tidegate.engines.postgres.connection import ServerFacts
+    from tidegate.engines.postgres.evaluated import Evaluated
+    from tidegate.engines.postgres.rehearsal import Rehearsal
     from tidegate.engines.postgres.survey import Need
     from tidegate.topology.keyrange import KeyRange
     from tidegate.topology.model import Snapshot
@@ -71,6 +74,8 @@ class DatabaseFacts:
         tables: of a source all that were named or found, of a target those of the same names.
         abilities: what our role may do there, and what it lacks.
         capacity: the room there; of a source also how much log may be kept before the alarm.
+        evaluated: of a source, expressions of the tables on a sample of their rows.
+        rehearsal: of a target, how making everything there went; None when it was not tried.
     """
 
     keyspace: str
@@ -81,6 +86,8 @@ class DatabaseFacts:
     survey: Survey = field(default_factory=Survey)
     abilities: Abilities = field(default_factory=Abilities)
     capacity: Capacity = field(default_factory=Capacity)
+    rehearsal: Rehearsal | None = None
+    evaluated: tuple[Evaluated, ...] = ()
 
     @property
     def label(self) -> str:
@@ -104,6 +111,16 @@ class ActiveWorkflow:
 
 
 @dataclass(frozen=True)
+class HandedOver:
+    """Something beside the tables that gets another owner at a target; ``place`` names that."""
+
+    place: str
+    what: str
+    owner: str
+    new_owner: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """The whole picture of one preflight.
 
@@ -112,6 +129,7 @@ class Facts:
         unknown: tables that were named, to be moved or left out, and do not exist at the source.
         workflows: those that exist and touch either keyspace.
         overlaps: rows of several source shards that would meet, or lie on the wrong one.
+        handed_over: what will have another owner at the targets than at the source, and which.
     """
 
     snapshot: Snapshot
@@ -121,6 +139,7 @@ class Facts:
     unknown: tuple[TableName, ...] = ()
     workflows: tuple[ActiveWorkflow, ...] = ()
     overlaps: Overlaps = field(default_factory=Overlaps)
+    handed_over: tuple[HandedOver, ...] = ()
 
     def source_tables(self) -> Iterator[tuple[DatabaseFacts, Table]]:
         """Each wanted table at each source where it exists."""
@@ -133,6 +152,12 @@ class Facts:
     def all_tables(self) -> Iterator[tuple[DatabaseFacts, Table]]:
         """Each wanted table wherever it exists."""
         return self._tables(self.databases)
+
+    @property
+    def tables_owner(self) -> str:
+        """The role that owns most of the wanted tables."""
+        owners = Counter(table.owner for table in self.model_tables())
+        return min(owners, key=lambda role: (-owners[role], role), default="")
 
     def model_tables(self) -> Iterator[Table]:
         """Each wanted table once, as the first source that has it describes it."""

@@ -14,6 +14,7 @@ from tidegate.engines.postgres.abilities import read_abilities
 from tidegate.engines.postgres.capacity import read_capacity
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.connection import server_facts
+from tidegate.engines.postgres.evaluated import evaluate
 from tidegate.engines.postgres.survey import survey
 from tidegate.workflow.preflight import overlaps
 from tidegate.workflow.preflight.facts import (
@@ -135,6 +136,9 @@ def _databases(
                 connection, (*chosen, *to_be_made), makes_tables=bool(to_be_made)
             ),
             capacity=read_capacity(connection, budget_bytes=log_budget_bytes),
+            evaluated=()
+            if to_be_made
+            else evaluate(connection, {table.name: table.oid for table in chosen}),
         )
 
     return tuple(sessions.each(keyspace, tables, read).values())

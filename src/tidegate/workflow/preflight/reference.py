@@ -21,8 +21,9 @@ _INTRODUCTION: Final = """\
 # Preflight findings
 
 Before a workflow is created, every check on this page looks at the request, the topology and both
-sides' servers. Nothing is changed by looking. All findings are reported at once, each with its id,
-what was found where, why it matters and what to run next.
+sides' servers. At each target everything that `create` would make is made in a transaction that is
+rolled back; a source is only read. Nothing is changed. All findings are reported at once, each with
+its id, what was found where, why it matters and what to run next.
 
 An **error** refuses the workflow (exit status 4, code `TG-PRE-001`); a **warning** should be read;
 an **info** may be. Ids are stable: none is ever given another meaning. Errors marked *can be

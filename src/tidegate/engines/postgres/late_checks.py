@@ -1,0 +1,97 @@
+"""Leaves CHECK constraints away until the rows are there, and does not hold old rows to them.
+
+A row of the source has met its constraints there, when it was written. Whether it meets them today,
+in another session, is another question: the constraint's function may have been changed since, or
+look for another function on a ``search_path`` that is not ours; ``CHECK (due > now())`` stops being
+true by itself. So tables and domains are made without their CHECKs; once the stream has passed H,
+every CHECK is added NOT VALID, which holds for new rows, and validated where all rows meet it. One
+that they do not meet stays NOT VALID.
+
+What the log brings after H met its table's CHECKs at the source when it was written: every UPDATE
+looks at all of them. Those of a domain are looked at only when a value is made, so the source may
+update a row that holds a value the domain no longer takes, and the stream, which makes the value
+again, could not follow. A domain's CHECK that some value does not meet is therefore not added.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.engines.postgres.catalog import Table
+
+#: CHECKs of domains: (domain's oid, identity, constraint, definition).
+DOMAIN_CHECKS = """
+SELECT t.oid::int8, format('%%I.%%I', n.nspname, t.typname), c.conname::text,
+       pg_get_constraintdef(c.oid)
+  FROM pg_constraint c
+  JOIN pg_type t ON t.oid = c.contypid
+  JOIN pg_namespace n ON n.oid = t.typnamespace
+ WHERE c.contypid = ANY(%(needed)s) AND c.contype = 'c' AND c.convalidated
+ ORDER BY 2, 3
+"""
+
+#: Rows that do not meet a constraint leave it NOT VALID; what passes is tried again.
+_VALIDATE = """
+DO $tidegate$ BEGIN
+  ALTER TABLE {of} VALIDATE CONSTRAINT {name};
+EXCEPTION
+  WHEN lock_not_available OR deadlock_detected OR operator_intervention
+    OR insufficient_resources OR system_error THEN RAISE;
+  WHEN others THEN NULL;
+END $tidegate$;
+"""
+
+#: The same for a domain; one that has the constraint was there before and is left alone.
+_ADD_TO_DOMAIN = """
+DO $tidegate$ BEGIN
+  ALTER DOMAIN {of} ADD CONSTRAINT {name} {definition};
+EXCEPTION
+  WHEN lock_not_available OR deadlock_detected OR operator_intervention
+    OR insufficient_resources OR system_error THEN RAISE;
+  WHEN others THEN NULL;
+END $tidegate$;
+"""
+
+
+def left_away(table: Table) -> Iterator[str]:
+    """What takes a new table's CHECKs away; those that are not valid come later anyway."""
+    for check in table.checks:
+        if check.validated:
+            yield _composed(
+                "ALTER TABLE ONLY {of} DROP CONSTRAINT {name};", _relation(table), check.name
+            )
+
+
+def added_late(table: Table) -> Iterator[str]:
+    """What gives a table its CHECKs back, in order."""
+    for check in table.checks:
+        if check.validated:
+            of = _relation(table)
+            add = "ALTER TABLE ONLY {of} ADD CONSTRAINT {name} {definition} NOT VALID;"
+            yield _composed(add, of, check.name, definition=check.ddl)
+            yield _composed(_VALIDATE, of, check.name)
+
+
+def left_away_of_domain(identity: str, name: str) -> str:
+    """What takes a CHECK of a new domain away."""
+    return _composed("ALTER DOMAIN {of} DROP CONSTRAINT {name};", sql.SQL(identity), name)
+
+
+def added_late_to_domain(identity: str, name: str, definition: str) -> str:
+    """What gives a domain a CHECK back."""
+    return _composed(_ADD_TO_DOMAIN, sql.SQL(identity), name, definition=definition)
+
+
+def _relation(table: Table) -> sql.Identifier:
+    return sql.Identifier(table.name.schema, table.name.name)
+
+
+def _composed(text: str, of: sql.Composable, name: str, *, definition: str = "") -> str:
+    """A statement; ``definition`` is the catalogue's own text."""
+    words = {"of": of, "name": sql.Identifier(name), "definition": sql.SQL(definition)}
+    return sql.SQL(text).format(**words).as_string().strip()

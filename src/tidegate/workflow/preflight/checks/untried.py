@@ -1,0 +1,42 @@
+"""Says which part of a creation was not tried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.workflow.preflight.check import Check, Problem, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+NAMED_MAX = 5
+
+
+def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
+    """What the trial at a target did not reach."""
+    for database in facts.targets:
+        untried = database.rehearsal.untried if database.rehearsal else ()
+        if untried:
+            more = f" and {len(untried) - NAMED_MAX} more" if len(untried) > NAMED_MAX else ""
+            yield Problem(
+                database.label,
+                f"not tried at {database.label}: {'; '.join(untried[:NAMED_MAX])}{more}",
+                details={"untried": list(untried)},
+            )
+
+
+CHECK = Check(
+    id="TG-PF-433",
+    title="Something could not be tried at the target",
+    severity=Severity.WARNING,
+    cause=(
+        "A lock was held by others, or the time for the trial was used up, so that `create` may "
+        "still fail there. At the source nothing is tried at all: the publication and the slot are "
+        "judged by rights and settings alone, since making them would touch the application's "
+        "tables or wait for its transactions."
+    ),
+    remedy="run it again when nobody alters the target",
+    find=find,
+)
