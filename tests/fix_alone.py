@@ -1,4 +1,8 @@
-"""Tests that hold the product to a bound in time run alone, after all others, in the same run.
+"""Which process runs which test, and when: long ones early, those that hold a bound in time alone.
+
+Files go to processes whole, because their tests share databases. Files whose tests share nothing
+and take long, such as those that start clusters, are dealt out test by test, from the beginning on,
+to half of the processes: otherwise one process would be busy with one file long after the others.
 
 Beside three other tests every bound is a matter of luck. Such a test is marked ``alone``. Spread
 over several processes (``-n``), the others run first, file by file; then all processes but one end,
@@ -14,6 +18,25 @@ import pytest
 from xdist.scheduler.loadfile import LoadFileScheduling
 
 SUFFIX: Final = "@alone"
+LONG: Final = tuple(
+    f"tests/{name}"
+    for name in (
+        "bootstrap/test_kills",
+        "dataplane/test_exactly_once",
+        "dataplane/test_faults",
+        "server/test_evicted",
+        "server/test_members",
+        "server/test_owner_",
+        "server/test_partition",
+        "server/test_recovery",
+        "server/test_restore",
+        "server/test_rolling_upgrade",
+        "workflow/test_crashes",
+        "workflow/test_shapes_judged",
+        "workflow/test_silent_predecessors",
+    )
+)
+"""How the names of files begin whose tests are dealt out one by one."""
 
 
 class AloneLast(LoadFileScheduling):  # type: ignore[misc]  # pytest-xdist has no types
@@ -21,11 +44,19 @@ class AloneLast(LoadFileScheduling):  # type: ignore[misc]  # pytest-xdist has n
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return file + SUFFIX if nodeid.endswith(SUFFIX) else file
+        if nodeid.endswith(SUFFIX):
+            return file + SUFFIX
+        return nodeid if nodeid.startswith(LONG) else file
 
     def _next(self) -> str | None:
-        """The next file for any process; None when only tests that run alone are left."""
-        return next((unit for unit in self.workqueue if not unit.endswith(SUFFIX)), None)
+        """The next file or long test for any process; None when only the others are left."""
+        units = [unit for unit in self.workqueue if not unit.endswith(SUFFIX)]
+        busy = sum(
+            any(unit.startswith(LONG) and not all(tests.values()) for unit, tests in work.items())
+            for work in self.assigned_work.values()
+        )
+        wants_long = 2 * busy < len(self.nodes)
+        return min(units, key=lambda unit: unit.startswith(LONG) != wants_long, default=None)
 
     def _assign_work_unit(self, node: Any) -> None:
         unit = self._next()

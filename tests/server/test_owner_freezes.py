@@ -21,7 +21,7 @@ from tidegate.steps import FREEZE_VARIABLE
 if TYPE_CHECKING:
     from fix_members import Member
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 __all__ = ["members", "moving_shop"]
 

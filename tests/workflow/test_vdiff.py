@@ -198,6 +198,8 @@ def test_samples_carry_a_statement_that_reads_the_row(moved: Comparison) -> None
 
 def test_statistics_of_the_target_are_brought_up_to_date_on_request(moved: Comparison) -> None:
     query = "SELECT reltuples::int FROM pg_class WHERE oid = 'public.items'::regclass"
+    by_hand = "ALTER TABLE items SET (autovacuum_enabled = false)"  # nobody else analyzes
+    moved.world.run(moved.world.targets[0], by_hand)
     moved.world.run(moved.world.targets[0], "DELETE FROM items WHERE id > 19000; ANALYZE items")
     moved.world.run(moved.world.targets[0], "INSERT INTO items VALUES (20001)")
     moved.run()
