@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from make_facts import (
     T,
@@ -29,6 +30,7 @@ from make_facts import (
     target,
     typed,
 )
+from tidegate.dataplane.model import Direction
 from tidegate.engines.postgres.abilities import Abilities, MissingAbility
 from tidegate.engines.postgres.capacity import Capacity
 from tidegate.engines.postgres.catalog import Trigger
@@ -44,9 +46,13 @@ from tidegate.engines.postgres.survey import (
 from tidegate.topology.names import TableName
 from tidegate.topology.records import Shard
 from tidegate.topology.vschema import TableSpec, VindexSpec, VSchema
+from tidegate.workflow.catalogue import Catalogue
+from tidegate.workflow.preflight.check import Verb
 from tidegate.workflow.preflight.facts import (
+    ActiveWorkflow,
     Facts,
     PreflightRequest,
+    Since,
 )
 from tidegate.workflow.preflight.overlaps import Astray, Meeting, Overlaps
 
@@ -55,6 +61,8 @@ TRIGGER = Trigger("audit", "A", "public.log", own=False, ddl="")
 
 ASTRAY = Astray(T, "-80", 3, whole=True, rows=(("7",),))
 MEETING = Meeting(T, ("id",), ("-80", "80-"), 2, whole=False, rows=(("7",), ("8",)))
+
+RESHARD = ActiveWorkflow("split", "customer", "customer", (), reshards=True)
 
 type Case = tuple[str, PreflightRequest, Facts, str]
 
@@ -108,6 +116,18 @@ REQUEST_CASES: list[Case] = [
     ),
     ("TG-PF-108", reshard_request(target_shards=("-",)), resharding("-"), "same key range"),
     ("TG-PF-109", request(), facts(table(), workflows=active("other", T)), "carries t"),
+    (
+        "TG-PF-114",
+        request(),
+        facts(table(), workflows=(RESHARD,)),
+        "customer.split reshards keyspace customer",
+    ),
+    (
+        "TG-PF-114",
+        reshard_request(),
+        replace(resharding("-80", "80-"), workflows=active("move", TableName("public", "u"))),
+        "customer.move moves tables from commerce to customer",
+    ),
     ("TG-PF-110", split_request(), split_facts(sharded(tables="u"), table()), "does not declare"),
     ("TG-PF-110", split_request(), split_facts(VSchema(), table()), "not sharded"),
     (
@@ -549,4 +569,60 @@ TRIED_CASES: list[Case] = [
     ),
 ]
 
-CASES = REQUEST_CASES + TABLE_CASES + SERVER_CASES + TARGET_CASES + TRIED_CASES
+
+def both_sides(**changes: Any) -> Facts:
+    """Table t at the source and at the target."""
+    return replace(target(table(), there=(table(),)), **changes)
+
+
+def since(verb: Verb = Verb.SWITCH, **changes: Any) -> Since:
+    """Table t had an index at both sides when the workflow was made; now it is at one."""
+    had = {"t": {"index i": "1"}}
+    made = Since(
+        verb=verb,
+        direction=Direction.FORWARD,
+        then=Catalogue({"commerce/0": had, "customer/0": had}),
+        now=Catalogue({"commerce/0": had, "customer/0": {"t": {}}}),
+        sources=("commerce/0",),
+        targets=("customer/0",),
+    )
+    return replace(made, **changes)
+
+
+SINCE_CASES: list[Case] = [
+    (
+        "TG-PF-501",
+        reshard_request(tables=(T,)),
+        replace(
+            resharding("-80", "80-"),
+            sources=(database("0", table(), table("late"), keyspace="customer"),),
+            since=since(),
+        ),
+        "table late was made after workflow cust",
+    ),
+    (
+        "TG-PF-502",
+        request(),
+        both_sides(since=since()),
+        "index i of t was dropped at customer/0 since create; commerce/0 has it",
+    ),
+    (
+        "TG-PF-503",
+        request(),
+        both_sides(
+            since=since(
+                then=Catalogue({}), now=Catalogue({"customer/0": {"t": {"index mine": "1"}}})
+            )
+        ),
+        "index mine of t was made at customer/0 since create; commerce/0 lacks it",
+    ),
+    ("TG-PF-504", request(), facts(table(), since=since(Verb.COMPLETE)), "any more: t"),
+    (
+        "TG-PF-505",
+        request(),
+        both_sides(since=since(apart={"t": "writes lead to customer"})),
+        "routing rules of t disagree",
+    ),
+]
+
+CASES = REQUEST_CASES + TABLE_CASES + SERVER_CASES + TARGET_CASES + TRIED_CASES + SINCE_CASES

@@ -30,7 +30,7 @@ def test_no_check_file_is_forgotten_and_ids_are_unique_and_in_order() -> None:
     assert sorted(check.id for check in found) == [check.id for check in checks.ALL]
     assert len(CHECKS) == len(files)
     for check in found:
-        assert re.fullmatch(r"TG-PF-[1-4]\d\d", check.id)
+        assert re.fullmatch(r"TG-PF-[1-5]\d\d", check.id)
         assert check.cause.endswith(".")
         assert not check.remedy.endswith(".")
 

@@ -193,3 +193,40 @@ def test_a_reshard_moves_reads_cell_by_cell_then_writes() -> None:
     back = traffic.with_writes_switched(done, flow, to_target=False)
     assert [s.name for s in back.serving_shards("commerce")] == ["0"]
     assert traffic.observed_state(back, flow).all_reads_switched
+
+
+def test_the_state_is_read_from_the_rules_of_every_table() -> None:
+    moved = traffic.with_writes_switched(
+        traffic.with_initial_rules(BEFORE, MOVE), MOVE, to_target=True
+    )
+    assert traffic.tables_apart(moved, MOVE) == {}
+    for name in ("orders", "commerce.orders", "orders@primary"):
+        rules = moved.routing_rules.with_rule(name, "commerce.orders")
+        changed = moved.with_routing_rules(rules)
+        state = traffic.observed_state(changed, MOVE)
+        assert not state.writes_switched
+        assert state.tables_apart == ("orders",)
+        assert str(state).endswith("Routing rules disagree for tables: orders")
+    lost = moved.with_routing_rules(moved.routing_rules.with_rule("orders", "shop.customers"))
+    assert list(traffic.tables_apart(lost, MOVE)) == ["orders"]
+
+
+def test_reads_of_one_table_that_were_led_away_are_seen() -> None:
+    start = traffic.with_initial_rules(BEFORE, MOVE)
+    rules = start.routing_rules.with_rule("customers@replica:zone2", "shop.customers")
+    changed = start.with_routing_rules(rules)
+    assert list(traffic.tables_apart(changed, MOVE)) == ["customers"]
+    assert traffic.observed_state(changed, MOVE).no_reads_switched
+    moved = traffic.with_reads_switched(
+        start, MOVE, [TabletType.REPLICA], ("zone2",), to_target=True
+    )
+    assert traffic.tables_apart(moved, MOVE) == {}
+
+
+def test_a_bare_name_that_leads_to_another_database_is_not_ours() -> None:
+    start = traffic.with_writes_switched(
+        traffic.with_initial_rules(BEFORE, MOVE), MOVE, to_target=True
+    )
+    shared = start.with_routing_rules(start.routing_rules.with_rule("orders", "other.orders"))
+    assert traffic.tables_apart(shared, MOVE) == {}
+    assert traffic.observed_state(shared, MOVE).writes_switched

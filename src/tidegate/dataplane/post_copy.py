@@ -93,6 +93,19 @@ def run(conn: psycopg.Connection, spec: SpanSpec, phase: Phase) -> bool:
     return True
 
 
+def is_unfinished(conn: psycopg.Connection, workflow_uuid: str) -> bool:
+    """Whether something at this shard still waits for rows; no where nothing is installed."""
+    there = conn.execute("SELECT to_regclass('_tidegate.post_copy_action') IS NOT NULL").fetchone()
+    if there != (True,):
+        return False
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM _tidegate.post_copy_action"
+        " WHERE workflow_uuid = %s AND done_at IS NULL)",
+        [workflow_uuid],
+    ).fetchone()
+    return row == (True,)
+
+
 def _run_one(
     conn: psycopg.Connection, workflow_uuid: str, table: str, ordinal: int, ddl: str
 ) -> None:

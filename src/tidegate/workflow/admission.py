@@ -15,7 +15,8 @@ from tidegate.errors import FailedPreconditionError, InvalidArgumentError, Tideg
 from tidegate.topology.names import TableName
 from tidegate.workflow import spans, target_tables, traffic, trial
 from tidegate.workflow.model import Workflow, WorkflowOptions
-from tidegate.workflow.preflight.check import errors, refuse_errors
+from tidegate.workflow.preflight.check import errors, refuse_errors, run_checks
+from tidegate.workflow.preflight.checks import reshard_and_move, table_in_workflow
 from tidegate.workflow.preflight.facts import ActiveWorkflow, PreflightRequest
 from tidegate.workflow.preflight.gather import gather
 from tidegate.workflow.preflight.registry import run_preflight
@@ -24,7 +25,7 @@ from tidegate.workflow.state import AutoIncrementHandling, WorkflowType, compare
 from tidegate.workflow.store import taken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.preflight.check import Finding
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from tidegate.workflow.requests import CreateRequest
     from tidegate.workflow.sessions import Sessions
     from tidegate.workflow.target_tables import TargetPlan
+
+#: What another workflow can bring about that begins at the same moment.
+CLASHES: Final = (table_in_workflow.CHECK, reshard_and_move.CHECK)
 
 
 FOUND_AT_SERVERS: Final = frozenset(
@@ -43,23 +47,42 @@ FOUND_AT_SERVERS: Final = frozenset(
 
 @dataclass(frozen=True)
 class Admission:
-    """A request that may be carried out: the record to be, and the tables to be made for it."""
+    """A request that may be carried out: the record to be, and the tables to be made for it.
+
+    Attributes:
+        wanted, facts: what was asked for and found; others may begin until it is recorded.
+    """
 
     workflow: Workflow
     target_plan: TargetPlan
     findings: tuple[Finding, ...]
+    wanted: PreflightRequest
+    facts: Facts
+
+    def refuse_others(self, existing: Iterable[Workflow]) -> None:
+        """Look for workflows that clash once more, in the transaction that records this one.
+
+        Raises:
+            PreflightError: somebody was first; the finding names the other workflow.
+        """
+        facts = replace(self.facts, workflows=active_workflows(existing))
+        findings = run_checks(CLASHES, self.wanted, facts)
+        refuse_errors(findings, f"workflow {self.wanted.workflow}")
 
 
 def admit(
     request: CreateRequest,
     snapshot: Snapshot,
     sessions: Sessions,
-    existing: Sequence[Workflow],
+    existing: Callable[[], Sequence[Workflow]],
     *,
     uuid: str,
     created_at: str,
 ) -> Admission:
     """Validate a request completely.
+
+    Workflows are listed before the servers are looked at and again after each look: a table that
+    another workflow has just made is not found without that workflow.
 
     Raises:
         NotFoundError: a keyspace, shard or table it names does not exist.
@@ -70,21 +93,20 @@ def admit(
     """
     for keyspace in (request.source_keyspace, request.target_keyspace):
         snapshot.keyspace(keyspace)
+    known: dict[str, Workflow] = {}
+
+    def listed() -> tuple[ActiveWorkflow, ...]:
+        known.update({workflow.uuid: workflow for workflow in existing()})
+        return active_workflows(known.values())
+
     if any(
         w.target_keyspace == request.target_keyspace and w.name == request.workflow
-        for w in existing
+        for w in listed()
     ):
         raise taken(request.target_keyspace, request.workflow)
     wanted = preflight_request(request, snapshot)
-    active = [
-        ActiveWorkflow(
-            w.name, w.source_keyspace, w.target_keyspace, tuple(map(TableName.parse, w.tables))
-        )
-        for w in existing
-        if {w.source_keyspace, w.target_keyspace}
-        & {request.source_keyspace, request.target_keyspace}
-    ]
-    facts = gather(wanted, snapshot, sessions, active)
+    facts = gather(wanted, snapshot, sessions)
+    facts = replace(facts, workflows=listed())
     findings = run_preflight(wanted, facts)
     if not can_be_tried(findings):
         refuse_errors(findings, f"workflow {request.workflow}")
@@ -95,9 +117,10 @@ def admit(
         target_plan = target_tables.plan(sessions, workflow, facts)
         facts, target_plan = trial.tried(sessions, workflow, wanted, facts, target_plan)
     except TidegateError:
+        findings = run_preflight(wanted, replace(facts, workflows=listed()))
         refuse_errors(findings, f"workflow {request.workflow}")
         raise
-    findings = run_preflight(wanted, facts)
+    findings = run_preflight(wanted, replace(facts, workflows=listed()))
     refuse_errors(findings, f"workflow {request.workflow}")
     workflow = replace(
         workflow,
@@ -105,7 +128,21 @@ def admit(
         created_support=target_plan.support,
         prior_rules=traffic.prior_rules(snapshot, workflow),
     )
-    return Admission(workflow, target_plan, tuple(findings))
+    return Admission(workflow, target_plan, tuple(findings), wanted, facts)
+
+
+def active_workflows(existing: Iterable[Workflow]) -> tuple[ActiveWorkflow, ...]:
+    """What the preflight has to know of the workflows there are."""
+    return tuple(
+        ActiveWorkflow(
+            w.name,
+            w.source_keyspace,
+            w.target_keyspace,
+            tuple(map(TableName.parse, w.tables)),
+            reshards=w.type is WorkflowType.RESHARD,
+        )
+        for w in existing
+    )
 
 
 def can_be_tried(findings: Iterable[Finding]) -> bool:
@@ -204,6 +241,7 @@ def _record(
             ),
             copy_threads=request.copy_threads,
             log_budget_bytes=request.log_budget_bytes,
+            allow=request.allow,
         ),
         added_vschema=added,
         created_at=created_at,

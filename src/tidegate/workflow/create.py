@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
-from tidegate.engines.postgres import sidecar
-from tidegate.workflow import objects, spans, target_tables, traffic
+from tidegate.workflow import objects, recheck, spans, target_tables, traffic
 from tidegate.workflow.model import Phase, StreamRef, Workflow, replication_name
 from tidegate.workflow.plan import Plan, PlanStep, Zone
 from tidegate.workflow.state import WorkflowType
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from tidegate.topology.model import Snapshot
+    from tidegate.workflow.preflight.facts import Facts
     from tidegate.workflow.target_tables import TargetPlan
     from tidegate.workflow.work import Work
 
@@ -116,16 +116,17 @@ def plan_again() -> Plan:
 
 @dataclass
 class CreateActions:
-    """The steps of one creation; ``target_plan`` is None when a crashed one is taken back."""
+    """The steps of one creation; plan and facts are None when a crashed one is taken back."""
 
     work: Work
     auto_start: bool
     target_plan: TargetPlan | None = None
+    facts: Facts | None = None
 
     def __post_init__(self) -> None:
         self.work.delete_when_undone = True
         self._do: dict[str, Callable[[], None]] = {
-            INSTALLED: self._install,
+            INSTALLED: lambda: objects.install_sidecars(self.work),
             TABLES_MADE: self._make_tables,
             STREAMS_MADE: self._make_streams,
             PUBLISHED: self._publish,
@@ -157,10 +158,6 @@ class CreateActions:
         workflow = self.work.workflow
         found = self.work.cluster.store.find(workflow.target_keyspace, workflow.name)
         return found is not None and found.uuid == workflow.uuid and found.phase is Phase.ACTIVE
-
-    def _install(self) -> None:
-        objects.at_source(self.work, lambda _s, session: sidecar.install(session))
-        objects.at_target(self.work, lambda _s, session: sidecar.install(session))
 
     def _make_tables(self) -> None:
         assert self.target_plan is not None, "a creation is never continued by another process"
@@ -221,7 +218,12 @@ class CreateActions:
         self.work.change_topology(lambda found: traffic.without_traces(found, self.work.workflow))
 
     def _activate(self) -> None:
-        self.work.save(lambda w: replace(w, phase=Phase.ACTIVE))
+        if self.point_reached():
+            return
+        assert self.target_plan is not None, "a creation is never continued by another process"
+        assert self.facts is not None
+        catalogue = recheck.at_create(self.work, self.facts, self.target_plan).encode()
+        self.work.save(lambda w: replace(w, phase=Phase.ACTIVE, catalogue=catalogue))
 
     def _start(self) -> None:
         if self.auto_start:

@@ -52,11 +52,12 @@ class WorkflowOptions:
     sharded_auto_increment_handling: str = AutoIncrementHandling.REMOVE
     copy_threads: int = 2
     log_budget_bytes: int | None = None
+    allow: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Inverse of :func:`dataclasses.asdict`."""
-        lists = {key: tuple(value[key]) for key in ("cells", "tablet_types")}
+        lists = {key: tuple(value.get(key, ())) for key in ("cells", "tablet_types", "allow")}
         return cls(**{**value, **lists})
 
 
@@ -123,6 +124,8 @@ class Workflow:
         operations: how many operations have begun so far.
         version: compare-and-swap counter of the row.
         last_pause_ms: how long writes were refused in the last switch of writes.
+        catalogue: what the tables of both sides were, as :mod:`tidegate.workflow.catalogue` keeps
+            it; empty in records that were made before it was kept.
     """
 
     uuid: str
@@ -147,6 +150,7 @@ class Workflow:
     last_pause_ms: float | None = None
     created_at: str = ""
     version: int = 0
+    catalogue: str = ""
 
     @property
     def key(self) -> str:
@@ -189,8 +193,12 @@ class Workflow:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As stored and shown."""
+        """As stored."""
         return asdict(self)
+
+    def shown(self) -> dict[str, Any]:
+        """As the API shows it: without what only programs can read."""
+        return {key: value for key, value in asdict(self).items() if key != "catalogue"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

@@ -6,6 +6,7 @@ Decides names and places: which side has slots, publications, streams, fences, t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tidegate.dataplane import streams
@@ -13,7 +14,7 @@ from tidegate.dataplane.model import Direction
 from tidegate.engines.postgres import fence, publication, sidecar, slots
 from tidegate.topology.names import TableName
 from tidegate.workflow import spans
-from tidegate.workflow.model import opposite, replication_name
+from tidegate.workflow.model import Phase, opposite, replication_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
+    from tidegate.workflow.model import Workflow
     from tidegate.workflow.work import Work
 
 SLOT_TIMEOUT_S = 60.0
@@ -76,10 +78,36 @@ def delete_streams(work: Work, direction: Direction) -> None:
     at_sources_of(opposite(direction))(work, delete)
 
 
+def install_sidecars(work: Work) -> None:
+    """Make the schema ``_tidegate`` at every shard, for this workflow."""
+    user = user_of(work.workflow)
+    at_source(work, lambda _s, session: sidecar.install(session, user))
+    at_target(work, lambda _s, session: sidecar.install(session, user))
+
+
+def user_of(workflow: Workflow) -> sidecar.User:
+    """How the schema ``_tidegate`` knows a workflow."""
+    return sidecar.User(workflow.uuid, workflow.key)
+
+
 def remove_sidecars(work: Work) -> None:
-    """Remove the schema ``_tidegate`` wherever nothing needs it any more."""
-    at_source(work, lambda _s, session: sidecar.remove_if_unused(session))
-    at_target(work, lambda _s, session: sidecar.remove_if_unused(session))
+    """Remove the schema ``_tidegate`` from every shard that no other workflow names.
+
+    A workflow that is being created, or taken back, has said so at its shards by itself.
+    """
+    mine = work.workflow
+    others = [
+        other
+        for other in work.cluster.store.all()
+        if other.uuid != mine.uuid and other.phase is not Phase.CREATING
+    ]
+
+    def leave(keyspace: str, shard: str, session: Connection[TupleRow]) -> None:
+        using = [user_of(other) for other in others if (keyspace, shard) in other.places()]
+        sidecar.leave(session, user_of(mine), using)
+
+    at_source(work, partial(leave, mine.source_keyspace))
+    at_target(work, partial(leave, mine.target_keyspace))
 
 
 def remove_fence(work: Work, side: fence.Side) -> None:

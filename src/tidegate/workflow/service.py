@@ -41,13 +41,15 @@ from tidegate.workflow import (
 from tidegate.workflow.admission import admit
 from tidegate.workflow.claim import claim
 from tidegate.workflow.model import Operation, OperationKind, Phase
-from tidegate.workflow.outcome import Outcome
+from tidegate.workflow.outcome import Outcome, outcome_of
+from tidegate.workflow.preflight.check import Verb
 from tidegate.workflow.readiness import (
     require_movable,
     require_removable,
     require_verified,
     verified_age_s,
 )
+from tidegate.workflow.recheck import require_unchanged, verb_of
 from tidegate.workflow.requests import checked_log_budget
 from tidegate.workflow.sessions import Sessions, endpoints_of, named_errors
 from tidegate.workflow.status import WorkflowStatus, read_status
@@ -181,7 +183,7 @@ class WorkflowService:
                 request,
                 snapshot,
                 sessions,
-                self._cluster.store.all(),
+                self._cluster.store.all,
                 uuid=DRY_RUN_UUID if dry_run else str(uuids.uuid4()),
                 created_at=self._cluster.store.now().isoformat(),
             )
@@ -200,12 +202,16 @@ class WorkflowService:
                 1, OperationKind.CREATE, {**request.to_json(), "auto_start": request.auto_start}
             )
             recorded = self._cluster.store.insert(
-                replace(workflow, operation=operation, operations=1), locks.leases()
+                replace(workflow, operation=operation, operations=1),
+                locks.leases(),
+                guard=admission.refuse_others,
             )
             with Work(self._cluster, locks, recorded) as work:
-                actions = create.CreateActions(work, request.auto_start, target_plan)
+                actions = create.CreateActions(
+                    work, request.auto_start, target_plan, admission.facts
+                )
                 executor.run(plan, actions, work)
-                return self._outcome(work, f"{plan.title}: done", plan, findings=admission.findings)
+                return outcome_of(work, f"{plan.title}: done", plan, findings=admission.findings)
 
     # -- streams
 
@@ -232,6 +238,7 @@ class WorkflowService:
         with self._work(keyspace, name, look=dry_run) as work:
             budget = checked_log_budget(log_budget_bytes)
             direction = self._direction_now(work)
+            findings = require_unchanged(work, Verb.START, direction)
             refs = work.workflow.streams_of(direction)
             lines = tuple(
                 f"start {direction} stream {ref.source_shard} to {ref.target_shard}" for ref in refs
@@ -242,7 +249,13 @@ class WorkflowService:
                         lambda w: replace(w, options=replace(w.options, log_budget_bytes=budget))
                     )
                 objects.start_streams(work, direction)
-            return self._outcome(work, f"{direction} streams started", lines=lines, dry_run=dry_run)
+            return outcome_of(
+                work,
+                f"{direction} streams started",
+                lines=lines,
+                findings=findings,
+                dry_run=dry_run,
+            )
 
     def stop(self, keyspace: str, name: str, *, dry_run: bool = False) -> Outcome:
         """Stop the streams where they are; when it returns nothing more is applied."""
@@ -258,7 +271,7 @@ class WorkflowService:
                 for ref in refs:
                     session = work.sessions.get(target, ref.target_shard)
                     streams.stop(session, ref.stream_id, "stopped by request")
-            return self._outcome(work, f"{direction} streams stopped", lines=lines, dry_run=dry_run)
+            return outcome_of(work, f"{direction} streams stopped", lines=lines, dry_run=dry_run)
 
     # -- traffic
 
@@ -288,7 +301,11 @@ class WorkflowService:
             read_lines = reads.lines(before, workflow, request, direction)
             writes = request.writes and state.writes_switched is (direction is Direction.REVERSE)
             lines = list(read_lines)
+            findings: tuple[Finding, ...] = ()
             if read_lines or writes:
+                joins = not writes and state.writes_switched is (direction is Direction.FORWARD)
+                verb = Verb.JOIN if joins else verb_of(direction)
+                findings = require_unchanged(work, verb, direction)
                 require_movable(before, workflow, work.sessions, request, direction)
             if writes:
                 if direction is Direction.FORWARD and not request.allow_unverified:
@@ -302,12 +319,13 @@ class WorkflowService:
                     reads.move(work, request, direction)
                 if writes:
                     self._move_writes(work, request, direction)
-            return self._outcome(
+            return outcome_of(
                 work,
                 f"{direction} switch of {workflow.key}" if lines else NO_CHANGES,
                 lines=tuple(lines),
                 start_state=str(state),
                 pause_ms=work.workflow.last_pause_ms if writes and not dry_run else None,
+                findings=findings,
                 dry_run=dry_run,
                 routers=routers.followed(work),
             )
@@ -331,6 +349,7 @@ class WorkflowService:
             complete.require_completable(
                 work.workflow, status.state, status.streams, status.unreachable
             )
+            findings = require_unchanged(work, Verb.COMPLETE, keeps_data=request.keep_data)
             if not (request.keep_data or request.rename_tables):
                 require_removable(work, source=True)
             plan = complete.plan_complete(work.workflow, request)
@@ -338,8 +357,13 @@ class WorkflowService:
                 work.begin(OperationKind.COMPLETE, asdict(request), {})
                 work.save(lambda w: replace(w, phase=Phase.COMPLETING))
                 executor.run(plan, complete.CompleteActions(work, request), work)
-            return self._outcome(
-                work, plan.title, plan, dry_run=dry_run, start_state=status.traffic
+            return outcome_of(
+                work,
+                plan.title,
+                plan,
+                findings=findings,
+                dry_run=dry_run,
+                start_state=status.traffic,
             )
 
     def cancel(self, request: CancelRequest, *, dry_run: bool = False) -> Outcome:
@@ -351,6 +375,7 @@ class WorkflowService:
         with self._work(request.keyspace, request.workflow, traffic=True, look=dry_run) as work:
             status = read_status(work.snapshot, work.workflow, work.sessions)
             cancel.require_cancellable(work.workflow, status.state, status.unreachable)
+            findings = require_unchanged(work, Verb.CANCEL, keeps_data=request.keep_data)
             if not request.keep_data:
                 require_removable(work, source=False)
             plan = cancel.plan_cancel(work.workflow, request)
@@ -358,8 +383,13 @@ class WorkflowService:
                 work.begin(OperationKind.CANCEL, asdict(request), {})
                 work.save(lambda w: replace(w, phase=Phase.CANCELLING))
                 executor.run(plan, cancel.CancelActions(work, request), work)
-            return self._outcome(
-                work, plan.title, plan, dry_run=dry_run, start_state=status.traffic
+            return outcome_of(
+                work,
+                plan.title,
+                plan,
+                findings=findings,
+                dry_run=dry_run,
+                start_state=status.traffic,
             )
 
     # -- endpoints
@@ -450,37 +480,6 @@ class WorkflowService:
             with Work(self._cluster, locks, workflow) as work:
                 claim(work.sessions, work.workflow, self._generation)
                 recovery.end_operation(work)
-
-    def _outcome(
-        self,
-        work: Work,
-        summary: str,
-        plan: Any = None,
-        *,
-        lines: tuple[str, ...] = (),
-        start_state: str = "",
-        pause_ms: float | None = None,
-        findings: tuple[Finding, ...] = (),
-        dry_run: bool = False,
-        routers: Sequence[dict[str, Any]] = (),
-    ) -> Outcome:
-        found = self._cluster.store.find(work.workflow.target_keyspace, work.workflow.name)
-        current = ""
-        if found is not None and found.uuid == work.workflow.uuid:
-            current = str(traffic.observed_state(self._cluster.topology.read(), found))
-        else:
-            found = None
-        return Outcome(
-            summary=summary,
-            lines=tuple(plan.lines()) if plan is not None else lines,
-            start_state=start_state,
-            current_state=current,
-            pause_ms=pause_ms,
-            workflow=found,
-            findings=findings,
-            dry_run=dry_run,
-            routers=tuple(routers),
-        )
 
     def _direction_now(self, work: Work) -> Direction:
         return Direction.FORWARD if self._writes_at_source(work) else Direction.REVERSE

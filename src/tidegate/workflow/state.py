@@ -200,6 +200,7 @@ class State:
         replica_cells_switched: cells whose replica reads go to the target; likewise the others.
         is_partial_migration: the workflow moves some shards only; then reads and writes of a shard
             move together and the shard lists count, not the cells.
+        tables_apart: tables whose routing rules disagree with those of the workflow's others.
     """
 
     workflow: str = ""
@@ -214,12 +215,16 @@ class State:
     is_partial_migration: bool = False
     shards_already_switched: tuple[str, ...] = field(default=())
     shards_not_yet_switched: tuple[str, ...] = field(default=())
+    tables_apart: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.is_partial_migration:
             return self._partial_text()
         writes = "Writes Switched" if self.writes_switched else "Writes Not Switched"
-        return f"{self._reads_text()}. {writes}"
+        text = f"{self._reads_text()}. {writes}"
+        if self.tables_apart:
+            text += f". Routing rules disagree for tables: {','.join(self.tables_apart)}"
+        return text
 
     @property
     def all_reads_switched(self) -> bool:

@@ -150,7 +150,7 @@ class WorkflowStatus:
     def to_json(self) -> dict[str, Any]:
         """As the API shows it."""
         return {
-            "workflow": self.workflow.to_json(),
+            "workflow": self.workflow.shown(),
             "traffic": self.traffic,
             "phase": self.phase,
             "streams": [asdict(s) for s in self.streams],

@@ -21,7 +21,7 @@ from tidegate.errors import AlreadyExistsError, ConflictError, NotFoundError
 from tidegate.workflow.model import Workflow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import Connection
 
@@ -109,12 +109,8 @@ class WorkflowStore:
 
     def all(self, keyspace: str | None = None) -> list[Workflow]:
         """Every workflow, or those of a target keyspace, by keyspace and name."""
-        query = select(_WORKFLOW.c.body, _WORKFLOW.c.version)
-        if keyspace is not None:
-            query = query.where(_WORKFLOW.c.keyspace == keyspace)
         with self._database.read() as connection:
-            rows = connection.execute(query.order_by(_WORKFLOW.c.keyspace, _WORKFLOW.c.name))
-            return [_workflow(body, version) for body, version in rows]
+            return _all(connection, keyspace)
 
     def get(self, keyspace: str, name: str) -> Workflow:
         """The workflow of that name.
@@ -136,8 +132,19 @@ class WorkflowStore:
         """The workflow of that name, or None."""
         return next((w for w in self.all(keyspace) if w.name == name), None)
 
-    def insert(self, workflow: Workflow, leases: Sequence[Lease] = ()) -> Workflow:
+    def insert(
+        self,
+        workflow: Workflow,
+        leases: Sequence[Lease] = (),
+        *,
+        guard: Callable[[Sequence[Workflow]], None] | None = None,
+    ) -> Workflow:
         """Add a workflow.
+
+        Args:
+            workflow: its record.
+            leases: under which it is made.
+            guard: called with those there are, in the same transaction; refuses by raising.
 
         Raises:
             AlreadyExistsError: the name is taken in the target keyspace.
@@ -147,6 +154,8 @@ class WorkflowStore:
         try:
             with self._database.transaction() as connection:
                 self.prove(connection, leases)
+                if guard is not None:
+                    guard(_all(connection))
                 connection.execute(
                     _WORKFLOW.insert().values(
                         uuid=added.uuid,
@@ -292,6 +301,14 @@ def _overtaken(workflow: Workflow) -> ConflictError:
         next_step="look at it again and repeat the command",
         workflow=workflow.name,
     )
+
+
+def _all(connection: Connection, keyspace: str | None = None) -> list[Workflow]:
+    query = select(_WORKFLOW.c.body, _WORKFLOW.c.version)
+    if keyspace is not None:
+        query = query.where(_WORKFLOW.c.keyspace == keyspace)
+    rows = connection.execute(query.order_by(_WORKFLOW.c.keyspace, _WORKFLOW.c.name))
+    return [_workflow(body, version) for body, version in rows]
 
 
 def _body(workflow: Workflow) -> str:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate.dataplane import accounts, streams
 from tidegate.dataplane.model import Direction, StreamState
-from tidegate.engines.postgres import fence, holders, journal, publication, slots
+from tidegate.engines.postgres import fence, holders, journal, publication, sidecar, slots
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.position import Position, format_lsn
 from tidegate.errors import NotFoundError, WaitTimeoutError
 from tidegate.topology.names import TableName
 from tidegate.workflow import (
+    objects,
+    recheck,
     routers,
     spans,
     switch,
@@ -137,6 +139,7 @@ class SwitchActions:
 
     def point_reached(self) -> bool:
         """Whether a journal of this switch is on any source; after this nobody else writes one."""
+        self._at_closing(self._install)
         self.decided = switch_journal.close_all(
             self.work.sessions, self.closing_keyspace, self.closing, self.key
         )
@@ -166,7 +169,12 @@ class SwitchActions:
         slots.create(endpoint, name, timeout_s=self.request.timeout_s, mark=mark)
 
     def _arm(self) -> None:
+        self._at_closing(self._install)
         self._at_closing(self._arm_one)
+
+    def _install(self, _shard: str, session: Connection[TupleRow]) -> None:
+        """Where the closing side lost the schema, or has one of an older release, it gets it."""
+        sidecar.install(session, objects.user_of(self.work.workflow))
 
     def _arm_one(self, _shard: str, session: Connection[TupleRow]) -> None:
         """A fence that stands and is open is left alone."""
@@ -196,12 +204,17 @@ class SwitchActions:
         self._read_staying()
         if self.request.enable_reverse_replication:
             self._at_closing(self._delete_way_back_at)
+        self._look_again()
         if not self.request.ignore_routers:
             cluster = self.work.cluster
             routers.require_answering(cluster.routers, cluster.topology.revision())
         took_s = self.work.cluster.store.durations(switch.TAIL, REMEMBERED)
         self.pause.reserve_s = reserve_s(took_s, self.request.max_pause_s)
         self.work.locks.confirm()
+
+    def _look_again(self) -> None:
+        """What was waited for so far may have taken long: nothing is fenced on an old look."""
+        recheck.require_unchanged(self.work, recheck.verb_of(self.direction), self.direction)
 
     # -- the pause
 

@@ -325,7 +325,37 @@ def observed_state(snapshot: Snapshot, workflow: Workflow) -> State:
         rdonly_cells_switched=rdonly[0],
         rdonly_cells_not_switched=rdonly[1],
         writes_switched=_writes_switched(snapshot, workflow),
+        tables_apart=tuple(tables_apart(snapshot, workflow)),
     )
+
+
+def tables_apart(snapshot: Snapshot, workflow: Workflow) -> dict[str, str]:
+    """Tables whose rules do not agree with the others', and in which way; empty when all agree.
+
+    A switch moves every table in one change. What differs was changed by somebody else, and then no
+    verb can know where the rows are.
+    """
+    if workflow.type is WorkflowType.RESHARD:
+        return {}
+    found: dict[str, str] = {}
+    kinds: list[tuple[TabletType | None, str | None]] = [(None, None)]
+    kinds += [(tablet_type, cell) for tablet_type in READ_TYPES for cell in sorted(snapshot.cells)]
+    for tablet_type, cell in kinds:
+        sides = {t: _side(snapshot, workflow, t, tablet_type, cell) for t in workflow.tables}
+        seen = set(sides.values())
+        if len(seen) == 1 and _ELSEWHERE not in seen:
+            continue
+        what = "writes" if tablet_type is None else f"{str(tablet_type).lower()} reads in {cell}"
+        common = workflow.target_keyspace if _TARGET in seen else workflow.source_keyspace
+        for table, side in sides.items():
+            if side not in {_TARGET, *(() if _TARGET in seen else (_SOURCE,))}:
+                where = workflow.source_keyspace if side == _SOURCE else "elsewhere"
+                found.setdefault(table, f"{what} lead {_to(where)}, those of others to {common}")
+    return found
+
+
+def _to(where: str) -> str:
+    return where if where == "elsewhere" else f"to {where}"
 
 
 def _read_cells(
@@ -333,7 +363,7 @@ def _read_cells(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     cells = sorted(snapshot.cells)
     if workflow.type is not WorkflowType.RESHARD:
-        there = [c for c in cells if _leads_to_target(snapshot, workflow, tablet_type, c)]
+        there = [c for c in cells if _all_at_target(snapshot, workflow, tablet_type, c)]
         return tuple(there), tuple(c for c in cells if c not in there)
     shards = snapshot.shards_of(workflow.target_keyspace)
     sources = [s for s in shards if s.name in workflow.source_shards]
@@ -346,7 +376,7 @@ def _read_cells(
 
 def _writes_switched(snapshot: Snapshot, workflow: Workflow) -> bool:
     if workflow.type is not WorkflowType.RESHARD:
-        return _leads_to_target(snapshot, workflow, None)
+        return _all_at_target(snapshot, workflow, None)
     return not any(
         shard.serving
         for shard in snapshot.shards_of(workflow.target_keyspace)
@@ -354,13 +384,49 @@ def _writes_switched(snapshot: Snapshot, workflow: Workflow) -> bool:
     )
 
 
-def _leads_to_target(
+def _all_at_target(
     snapshot: Snapshot, workflow: Workflow, tablet_type: TabletType | None, cell: str | None = None
 ) -> bool:
-    """Whether the first table's own rule leads to the target; all tables move in one change."""
-    table = workflow.tables[0]
+    """Whether the rules of every table lead to the target."""
+    return all(
+        _side(snapshot, workflow, table, tablet_type, cell) == _TARGET for table in workflow.tables
+    )
+
+
+_SOURCE, _TARGET, _ELSEWHERE = "source", "target", "elsewhere"
+
+
+def _side(
+    snapshot: Snapshot,
+    workflow: Workflow,
+    table: str,
+    tablet_type: TabletType | None,
+    cell: str | None = None,
+) -> str:
+    """Where the rules of a table lead, under its bare name and under the source's.
+
+    Without a rule it is at the source. A bare name may belong to an equally named table of other
+    keyspaces; then only the source's name counts.
+    """
     rules = snapshot.routing_rules.rules
-    found = rules.get(str(RuleSource(table, None, tablet_type)))
-    if cell is not None:
-        found = rules.get(str(RuleSource(table, None, tablet_type, cell)), found)
-    return found == (str(TableName(workflow.target_keyspace, table)),)
+    sides: dict[tuple[str, ...], str] = {
+        (str(TableName(workflow.source_keyspace, table)),): _SOURCE,
+        (str(TableName(workflow.target_keyspace, table)),): _TARGET,
+    }
+    found: set[str] = set()
+    for keyspace in (None, workflow.source_keyspace):
+        rule = rules.get(str(RuleSource(table, keyspace, tablet_type)))
+        if cell is not None:
+            rule = rules.get(str(RuleSource(table, keyspace, tablet_type, cell)), rule)
+        elif tablet_type is None:
+            rule = rules.get(str(RuleSource(table, keyspace, TabletType.PRIMARY)), rule)
+        if rule is None or (keyspace is None and not _is_ours(workflow, rule)):
+            continue
+        found.add(sides.get(rule, _ELSEWHERE))
+    return found.pop() if len(found) == 1 else (_ELSEWHERE if found else _SOURCE)
+
+
+def _is_ours(workflow: Workflow, rule: tuple[str, ...]) -> bool:
+    """Whether the rule of a bare name leads into a keyspace of the workflow, or nowhere."""
+    keyspaces = tuple(f"{name}." for name in (workflow.source_keyspace, workflow.target_keyspace))
+    return not rule or any(target.startswith(keyspaces) for target in rule)

@@ -50,6 +50,10 @@ _LOOK_UP = {
     "SEQUENCE": "to_regclass",
 }
 
+#: Serialises those who make tables in one database; arbitrary, constant.
+MAKERS_LOCK = 0x7469_6465_6D61_6B65
+MAKERS_WAIT_S = 30
+
 #: When a part of a table is made; within a time in this order.
 _BEFORE = ("default", "key")
 _AFTER_COPY = ("index",)
@@ -331,6 +335,7 @@ def create_tables(
         with target.transaction():
             target.execute("SET LOCAL check_function_bodies = off")
             target.execute("SET LOCAL client_min_messages = warning")
+            _take_turns(target)
             for attempt in support_attempts(target, plan):
                 run(target, [attempt])
             run(target, [named(ddl) for ddl in (*plan.pre_data, *plan.keys)])
@@ -355,6 +360,12 @@ def create_tables(
             next_step="correct it there and repeat the command; nothing was left behind",
             sqlstate=error.sqlstate,
         ) from error
+
+
+def _take_turns(target: Connection[TupleRow]) -> None:
+    """Two workflows may lean on the same types and functions: the second one finds them made."""
+    target.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [f"{MAKERS_WAIT_S}s"])
+    target.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [MAKERS_LOCK])
 
 
 def support_attempts(target: Connection[TupleRow], plan: SchemaPlan) -> Iterator[Attempt]:

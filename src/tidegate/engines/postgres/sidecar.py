@@ -6,8 +6,12 @@ idempotent DDL with a version; a part of the recorded version is not run again. 
 whole has a release (:mod:`tidegate.engines.postgres.sidecar_releases`): a fresh one is made from
 the parts and is at the newest release, an older one is brought there by the releases' changes.
 
+Each workflow that names the shard has a row in ``_tidegate.workflow``, from the transaction that
+makes the schema for it until it has ended. The schema stays while there is one: before its first
+switch a workflow has nothing else at its source.
+
 It must not decide anything about streams (``tidegate.dataplane.streams`` does) and never drops a
-schema that still holds a stream, a journal, an armed fence or a VDiff.
+schema that still holds a workflow, a stream, a journal, an armed fence or a VDiff.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from tidegate.engines.postgres import fence, journal, vdiff_tables
 from tidegate.engines.postgres import sidecar_releases as releases
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import psycopg
 
 SCHEMA = "_tidegate"
@@ -30,7 +36,7 @@ SCHEMA = "_tidegate"
 ADVISORY_LOCK = 0x7469_6465_6761_7465
 
 #: Rows in any of these keep the schema alive.
-KEEPING_TABLES = ("stream", "journal", "fence", "vdiff")
+KEEPING_TABLES = ("workflow", "stream", "journal", "fence", "vdiff")
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,14 @@ class Part:
     name: str
     version: int
     ddl: str
+
+
+@dataclass(frozen=True)
+class User:
+    """A workflow that needs the schema."""
+
+    workflow_uuid: str
+    name: str
 
 
 def _streams_part() -> Part:
@@ -54,15 +68,20 @@ def parts() -> list[Part]:
         Part("vdiff", vdiff_tables.VERSION, vdiff_tables.DDL),
         Part("fence", 1, fence.DDL),
         Part("switch", 1, journal.DDL),
+        Part("workflows", 1, releases.WORKFLOWS),
     ]
 
 
-def install(conn: psycopg.Connection) -> None:
+def install(conn: psycopg.Connection, user: User | None = None) -> None:
     """Make the schema, or bring it up to this program's release; cheap when nothing is to do.
 
     Safe to run from several nodes at once. A schema that a newer program made stays as it is.
+
+    Args:
+        conn: a session on the shard.
+        user: the workflow it is made for; the schema stays until :func:`leave` is called for it.
     """
-    if _is_current(conn):
+    if user is None and _is_current(conn):
         return
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock(%s)", [ADVISORY_LOCK])
@@ -86,6 +105,41 @@ def install(conn: psycopg.Connection) -> None:
             )
         if found is None:
             releases.record(conn, releases.NEWEST)
+        if user is not None:
+            _enter(conn, [user])
+
+
+def leave(conn: psycopg.Connection, user: User, others: Iterable[User] = ()) -> bool:
+    """End a workflow's use of the schema and drop it unless it is still needed; says if it is gone.
+
+    Args:
+        conn: a session on the shard.
+        user: the workflow that has ended.
+        others: workflows that are known to name the shard; a release without the table of
+            workflows made the schema without their rows.
+    """
+    if not is_installed(conn):
+        return True
+    known = list(others)
+    with conn.transaction():
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", [ADVISORY_LOCK])
+        if _exists(conn, "workflow"):
+            conn.execute(
+                "DELETE FROM _tidegate.workflow WHERE workflow_uuid = %s", [user.workflow_uuid]
+            )
+            _enter(conn, known)
+        elif known:
+            return False
+        return remove_if_unused(conn)
+
+
+def _enter(conn: psycopg.Connection, users: Iterable[User]) -> None:
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO _tidegate.workflow (workflow_uuid, name) VALUES (%s, %s)"
+            " ON CONFLICT DO NOTHING",
+            [(user.workflow_uuid, user.name) for user in users],
+        )
 
 
 def _is_current(conn: psycopg.Connection) -> bool:

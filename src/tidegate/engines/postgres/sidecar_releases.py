@@ -40,10 +40,20 @@ ALTER TABLE _tidegate.vdiff_table ADD COLUMN moment_at timestamptz, ADD COLUMN p
 ALTER TABLE _tidegate.vdiff_chunk ADD COLUMN keys jsonb;
 """
 
+#: Which workflows name the shard, also those that have nothing else there yet.
+WORKFLOWS: Final = """
+CREATE TABLE IF NOT EXISTS _tidegate.workflow (
+    workflow_uuid uuid PRIMARY KEY,
+    name text NOT NULL,
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+"""
+
 RELEASES: Final = (
     Release("1.0.0", ""),
     Release("1.1.0", _ACCOUNTS),
     Release("1.2.0", _VDIFF_MOMENTS),
+    Release("1.3.0", WORKFLOWS),
 )
 """All releases, oldest first; the list only grows at its end."""
 

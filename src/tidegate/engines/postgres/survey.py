@@ -340,6 +340,13 @@ def survey(
     )
 
 
+def publications(
+    connection: Connection[TupleRow], tables: Mapping[TableName, int]
+) -> dict[TableName, tuple[str, ...]]:
+    """The publications of others that have one of the tables, given with their OIDs."""
+    return _by_table(connection, _PUBLICATIONS, tables)
+
+
 def _names(connection: Connection[TupleRow], query: LiteralString) -> frozenset[str]:
     return frozenset(row[0] for row in connection.execute(query))
 

@@ -157,7 +157,7 @@ def show_workflow(node: Node, keyspace: str, name: str, response: Response) -> J
     workflow = _found(node, keyspace, name)
     response.headers["ETag"] = f'"{workflow.version}"'
     history = [asdict(event) for event in node.workflows.history(keyspace, name)]
-    return one({**_listed(node, workflow), "workflow": workflow.to_json(), "history": history})
+    return one({**_listed(node, workflow), "workflow": workflow.shown(), "history": history})
 
 
 @router.get("/workflows/{keyspace}/{name}/status", dependencies=[READ])

@@ -31,6 +31,20 @@ class Severity(StrEnum):
     INFO = "info"
 
 
+class Verb(StrEnum):
+    """What is done to a workflow that runs, after a second look at the catalogue."""
+
+    SWITCH = "switch"
+    REVERSE = "reverse"
+    JOIN = "join"  # reads go to where writes are, over no stream
+    START = "start"
+    COMPLETE = "complete"
+    CANCEL = "cancel"
+
+
+#: Verbs after which rows go on from one side to the other.
+STREAMING = frozenset({Verb.SWITCH, Verb.REVERSE, Verb.JOIN, Verb.START})
+
 _RANK = {severity: rank for rank, severity in enumerate(Severity)}
 
 
@@ -52,12 +66,15 @@ class Check:
     """One check.
 
     Attributes:
-        id: ``TG-PF-nnn``; 1xx request and topology, 2xx tables, 3xx servers, 4xx targets.
+        id: ``TG-PF-nnn``; 1xx request and topology, 2xx tables, 3xx servers, 4xx targets, 5xx what
+            has changed since create.
         title: what is wrong, in a few words.
         severity: of all its findings.
         cause: why it matters.
         remedy: what to do, where a finding does not say it more exactly.
         waivable: the user may take its errors as warnings, by id.
+        again: verbs of a running workflow that look at it again.
+        each_side: then the tables of the target are looked at as well, as of a source.
     """
 
     id: str
@@ -67,6 +84,8 @@ class Check:
     remedy: str
     find: Callable[[PreflightRequest, Facts], Iterable[Problem]]
     waivable: bool = False
+    again: frozenset[Verb] = frozenset()
+    each_side: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +123,11 @@ def run_checks(checks: Iterable[Check], request: PreflightRequest, facts: Facts)
         for check in checks
         for problem in check.find(request, facts)
     ]
+    return in_order(findings)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings as they are reported."""
     return sorted(findings, key=lambda f: (_RANK[f.severity], f.id, f.object, f.message))
 
 
@@ -117,8 +141,8 @@ def errors(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity is Severity.ERROR]
 
 
-def refuse_errors(findings: Iterable[Finding], what: str) -> None:
-    """Let ``what`` go on unless a finding refuses.
+def refuse_errors(findings: Iterable[Finding], what: str, *, cannot: str = "cannot start") -> None:
+    """Let ``what`` go on unless a finding refuses; ``cannot`` says what is refused.
 
     Raises:
         PreflightError: with all findings, warnings included, in ``details["findings"]``.
@@ -130,7 +154,7 @@ def refuse_errors(findings: Iterable[Finding], what: str) -> None:
     first = refusing[0]
     more = f" (and {len(refusing) - 1} more)" if len(refusing) > 1 else ""
     raise PreflightError(
-        f"{what} cannot start: {first.id} {first.object}: {first.message}{more}",
+        f"{what} {cannot}".strip() + f": {first.id} {first.object}: {first.message}{more}",
         next_step=first.next_step if not more else "deal with every finding, then run it again",
         findings=[finding.to_json() for finding in all_findings],
     )

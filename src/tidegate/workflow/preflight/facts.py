@@ -8,13 +8,15 @@ values, so that every check is a pure function of them and one preflight sees on
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from tidegate.dataplane.model import Direction
 from tidegate.engines.postgres.abilities import Abilities
 from tidegate.engines.postgres.capacity import Capacity
 from tidegate.engines.postgres.survey import Survey
 from tidegate.topology.vschema import TableKind
+from tidegate.workflow.catalogue import drift
 from tidegate.workflow.preflight.overlaps import Overlaps
 from tidegate.workflow.state import AutoIncrementHandling, WorkflowType
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from tidegate.topology.model import Snapshot
     from tidegate.topology.names import TableName
     from tidegate.topology.vschema import TableSpec, VSchema
+    from tidegate.workflow.catalogue import Catalogue, Drift
+    from tidegate.workflow.preflight.check import Verb
 
 #: A transaction open for longer than this is worth a warning: slot and fence would wait for it.
 LONG_TRANSACTION_S = 60.0
@@ -108,6 +112,47 @@ class ActiveWorkflow:
     source_keyspace: str
     target_keyspace: str
     tables: tuple[TableName, ...]
+    reshards: bool = False
+
+
+@dataclass(frozen=True)
+class Since:
+    """What the look at a workflow that runs knows beside the facts of now.
+
+    Attributes:
+        verb: what is about to be done.
+        direction: where traffic goes, or, for a start, rows.
+        then: the catalogue of when it was created; None: it was not kept then.
+        now: the catalogue of now.
+        apart: tables whose routing rules disagree with those of the others, and how.
+        unfinished: shards where indexes or constraints still wait for the copy.
+        keeps_source, keeps_target: the verb keeps that side's tables where they are.
+    """
+
+    verb: Verb
+    direction: Direction
+    then: Catalogue | None
+    now: Catalogue
+    apart: Mapping[str, str] = field(default_factory=dict)
+    unfinished: frozenset[str] = frozenset()
+    keeps_source: bool = False
+    keeps_target: bool = False
+    sources: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+
+    def drift(self) -> list[Drift]:
+        """What the sides no longer share, seen from the side that traffic goes to."""
+        if self.then is None:
+            return []
+        forward = self.direction is Direction.FORWARD
+        leaving, entering = (self.sources, self.targets)[:: 1 if forward else -1]
+        return drift(
+            self.then,
+            self.now,
+            leaving=leaving,
+            entering=entering,
+            unfinished=self.unfinished,
+        )
 
 
 @dataclass(frozen=True)
@@ -130,6 +175,7 @@ class Facts:
         workflows: those that exist and touch either keyspace.
         overlaps: rows of several source shards that would meet, or lie on the wrong one.
         handed_over: what will have another owner at the targets than at the source, and which.
+        since: of a workflow that runs, what was when it was created; None when one is created.
     """
 
     snapshot: Snapshot
@@ -140,6 +186,11 @@ class Facts:
     workflows: tuple[ActiveWorkflow, ...] = ()
     overlaps: Overlaps = field(default_factory=Overlaps)
     handed_over: tuple[HandedOver, ...] = ()
+    since: Since | None = None
+
+    def exchanged(self) -> Facts:
+        """The same facts with the sides exchanged: the tables of the target as of a source."""
+        return replace(self, sources=self.targets, targets=self.sources)
 
     def source_tables(self) -> Iterator[tuple[DatabaseFacts, Table]]:
         """Each wanted table at each source where it exists."""

@@ -8,6 +8,7 @@ would be nothing to check.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tidegate.engines.postgres.abilities import read_abilities
@@ -15,7 +16,7 @@ from tidegate.engines.postgres.capacity import read_capacity
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.evaluated import evaluate
-from tidegate.engines.postgres.survey import survey
+from tidegate.engines.postgres.survey import Survey, publications, survey
 from tidegate.workflow.preflight import overlaps
 from tidegate.workflow.preflight.facts import (
     LONG_TRANSACTION_S,
@@ -100,6 +101,45 @@ def gather(
         workflows=tuple(workflows),
         overlaps=overlaps.look(request, snapshot, sessions, tables, wanted),
     )
+
+
+def gather_again(request: PreflightRequest, snapshot: Snapshot, sessions: Sessions) -> Facts:
+    """Read what the checks of a running workflow look at: its tables, and of a reshard all tables.
+
+    A few queries of the catalogue at each server, however many tables there are.
+
+    Raises:
+        NotFoundError: a shard does not exist.
+        ConnectError: a server cannot be reached.
+    """
+    names = None if request.reshards else request.tables
+
+    def read(keyspace: str, shard: str, connection: Connection[TupleRow]) -> DatabaseFacts:
+        tables = read_tables(connection, names)
+        oids = {name: tables[name].oid for name in request.tables if name in tables}
+        return DatabaseFacts(
+            keyspace=keyspace,
+            shard=shard,
+            tablet=snapshot.primary_of(keyspace, shard).alias,
+            server=server_facts(connection),
+            tables=tables,
+            survey=Survey(publications=publications(connection, oids)),
+            abilities=read_abilities(
+                connection, [tables[name] for name in oids], makes_tables=False
+            ),
+        )
+
+    sides = [
+        tuple(sessions.each(keyspace, shards, partial(read, keyspace)).values())
+        for keyspace, shards in (
+            (request.source_keyspace, request.source_shards),
+            (request.target_keyspace, request.target_shards),
+        )
+    ]
+    wanted, unknown = selected_tables(
+        request, {name for database in sides[0] for name in database.tables}
+    )
+    return Facts(snapshot, sides[0], sides[1], wanted, unknown)
 
 
 def _databases(

@@ -10,6 +10,7 @@ import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from tidegate.workflow.preflight.check import Verb
 from tidegate.workflow.preflight.registry import CHECKS
 
 if TYPE_CHECKING:
@@ -27,7 +28,13 @@ its id, what was found where, why it matters and what to run next.
 
 An **error** refuses the workflow (exit status 4, code `TG-PRE-001`); a **warning** should be read;
 an **info** may be. Ids are stable: none is ever given another meaning. Errors marked *can be
-accepted* are taken as warnings when their id is given to `create --allow`.
+accepted* are taken as warnings when their id is given to `create --allow`, for as long as the
+workflow exists.
+
+The checks that name a verb are looked at again whenever that verb is run or dry-run, on the
+catalogue as it is then: what changed since create is refused or named before anything happens.
+With `--on-ddl IGNORE` a difference of columns (TG-PF-404) warns instead of refusing; `start`
+refuses a foreign key (TG-PF-210) only on the side that rows are applied to.
 
 This page is written from the checks: see `src/tidegate/workflow/preflight/checks/`.
 """
@@ -37,6 +44,15 @@ _CHAPTERS: Final = {
     "2": "Tables",
     "3": "Servers",
     "4": "Targets",
+    "5": "Since create",
+}
+
+_VERBS: Final = {
+    Verb.SWITCH: "switchtraffic",
+    Verb.REVERSE: "reversetraffic",
+    Verb.START: "start",
+    Verb.COMPLETE: "complete",
+    Verb.CANCEL: "cancel",
 }
 
 
@@ -69,6 +85,10 @@ def _entry(check: Check) -> Iterator[str]:
     yield ""
     yield f"What to do: {check.remedy}."
     yield ""
+    if check.again:
+        verbs = ", ".join(f"`{_VERBS[verb]}`" for verb in _VERBS if verb in check.again)
+        yield f"Looked at again by {verbs}."
+        yield ""
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tidegate.errors import InvalidArgumentError
-from tidegate.workflow.preflight.check import Check, Finding, run_checks
+from tidegate.workflow.preflight.check import STREAMING, Check, Finding, Verb, in_order, run_checks
 from tidegate.workflow.preflight.checks import ALL
 
 if TYPE_CHECKING:
@@ -35,3 +35,17 @@ def run_preflight(request: PreflightRequest, facts: Facts) -> list[Finding]:
             ids=refused,
         )
     return run_checks(ALL, request, facts)
+
+
+def run_again(request: PreflightRequest, facts: Facts, verb: Verb) -> list[Finding]:
+    """Every finding of the checks that a verb of a running workflow looks at again.
+
+    Where rows go on in either direction, the tables of the target are looked at as those of a
+    source: rows may come back from there.
+    """
+    chosen = [check for check in ALL if verb in check.again]
+    found = run_checks(chosen, request, facts)
+    if verb in STREAMING:
+        both = [check for check in chosen if check.each_side]
+        found += run_checks(both, request, facts.exchanged())
+    return in_order(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 from tidegate.workflow.preflight.shape import quoted, quoted_table
 
 if TYPE_CHECKING:
@@ -37,4 +37,5 @@ CHECK = Check(
     ),
     remedy="ALTER TABLE … ENABLE TRIGGER …, which makes it fire for the application only",
     find=find,
+    again=STREAMING,
 )

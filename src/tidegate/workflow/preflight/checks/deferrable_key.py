@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.engines.postgres.catalog import key_columns
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,4 +34,6 @@ CHECK = Check(
     ),
     remedy="make the key immediate: drop it and add it without DEFERRABLE",
     find=find,
+    again=STREAMING,
+    each_side=True,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity, Verb
 from tidegate.workflow.preflight.shape import quoted, quoted_table
 
 if TYPE_CHECKING:
@@ -16,21 +16,27 @@ if TYPE_CHECKING:
 
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
-    """Foreign keys with one end among the wanted tables and the other outside."""
+    """Foreign keys with one end among the wanted tables and the other outside.
+
+    Of both sides: rows that a stream applies are not checked against them. A completion ends the
+    streams and keeps the target.
+    """
     wanted = set(facts.wanted)
-    for database, table in facts.source_tables():
+    completes = facts.since is not None and facts.since.verb is Verb.COMPLETE
+    for database, table in facts.source_tables() if completes else facts.all_tables():
         for key in table.foreign_keys:
             if key.referenced not in wanted:
-                yield _problem(database.label, table.name, key, "stays behind", key.referenced)
+                yield _problem(database.label, table.name, key, key.referenced)
         for key in table.referenced_by:
             if key.table not in wanted:
-                yield _problem(database.label, table.name, key, "stays behind", key.table)
+                yield _problem(database.label, table.name, key, key.table)
 
 
-def _problem(label: str, table: TableName, key: ForeignKey, what: str, other: TableName) -> Problem:
+def _problem(label: str, table: TableName, key: ForeignKey, other: TableName) -> Problem:
     return Problem(
         f"{label} {table}",
-        f"foreign key {key.name} of {key.table} references {key.referenced}, and {other} {what}",
+        f"foreign key {key.name} of {key.table} references {key.referenced}, and {other} stays"
+        " behind",
         f"move {other} too, or ALTER TABLE {quoted_table(key.table)}"
         f" DROP CONSTRAINT {quoted(key.name)}",
         details={
@@ -47,8 +53,10 @@ CHECK = Check(
     severity=Severity.ERROR,
     cause=(
         "A foreign key cannot reach into another database: rows would be checked against, or "
-        "removed by, a table that is not beside them."
+        "removed by, a table that is not beside them. Rows that a stream applies are not checked "
+        "at all, so a foreign key that says VALID would not be."
     ),
     remedy="move the other table too, or drop the foreign key",
     find=find,
+    again=STREAMING | {Verb.COMPLETE},
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.topology.vschema import TableKind
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import Check, Problem, Severity, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,4 +57,5 @@ CHECK = Check(
         "table a reference table, or drop the foreign key"
     ),
     find=find,
+    again=frozenset({Verb.SWITCH}),
 )

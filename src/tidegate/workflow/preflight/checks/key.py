@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.engines.postgres.catalog import key_columns
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,4 +36,6 @@ CHECK = Check(
         " on NOT NULL columns"
     ),
     find=find,
+    again=STREAMING,
+    each_side=True,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,4 +38,6 @@ CHECK = Check(
     ),
     remedy="name the tables behind it",
     find=find,
+    again=STREAMING,
+    each_side=True,
 )

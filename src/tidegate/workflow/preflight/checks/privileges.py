@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 from tidegate.workflow.preflight.shape import quoted, quoted_table
 
 if TYPE_CHECKING:
@@ -43,4 +43,5 @@ CHECK = Check(
     cause="The workflow would fail half-way, at the first statement its role may not run.",
     remedy="grant it as the finding says",
     find=find,
+    again=STREAMING,
 )

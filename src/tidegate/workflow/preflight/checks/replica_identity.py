@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tidegate.engines.postgres.catalog import key_columns
 from tidegate.engines.postgres.publication import identity_problem
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 from tidegate.workflow.preflight.shape import quoted_table
 
 if TYPE_CHECKING:
@@ -46,4 +46,5 @@ CHECK = Check(
         "lock_timeout first"
     ),
     find=find,
+    again=STREAMING,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 from tidegate.workflow.preflight.shape import quoted
 
 if TYPE_CHECKING:
@@ -42,4 +42,5 @@ CHECK = Check(
         "before: a superuser role"
     ),
     find=find,
+    again=STREAMING,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,4 +32,6 @@ CHECK = Check(
     ),
     remedy="ALTER TABLE … DISABLE ROW LEVEL SECURITY, or leave the table out",
     find=find,
+    again=STREAMING,
+    each_side=True,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import Check, Problem, Severity, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,4 +34,5 @@ CHECK = Check(
     cause="The vindex decides the shard of a row by columns that the table does not have.",
     remedy="name existing columns in the vschema",
     find=find,
+    again=frozenset({Verb.SWITCH}),
 )

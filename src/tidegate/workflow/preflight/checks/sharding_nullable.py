@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import Check, Problem, Severity, Verb
 from tidegate.workflow.preflight.shape import quoted, quoted_table
 
 if TYPE_CHECKING:
@@ -38,4 +38,5 @@ CHECK = Check(
     ),
     remedy="ALTER TABLE … ALTER COLUMN … SET NOT NULL, after giving every row a value",
     find=find,
+    again=frozenset({Verb.SWITCH}),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tidegate.topology.vindexes.pg_binary import DECODERS
 from tidegate.topology.vindexes.pg_types import INTEGERS, TEXTS, pg_type_name
 from tidegate.topology.vschema import VindexSpec
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import Check, Problem, Severity, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,4 +91,5 @@ CHECK = Check(
     ),
     remedy="choose another vindex type for the column, or another column",
     find=find,
+    again=frozenset({Verb.SWITCH}),
 )

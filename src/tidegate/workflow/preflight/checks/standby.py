@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,4 +32,5 @@ CHECK = Check(
         "target_session_attrs=read-write follow a failover"
     ),
     find=find,
+    again=STREAMING,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.topology.vschema import TableKind
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import Check, Problem, Severity, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,4 +56,5 @@ CHECK = Check(
         " a reference table"
     ),
     find=find,
+    again=frozenset({Verb.SWITCH}),
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tidegate.errors import TidegateError
 from tidegate.topology import vindexes
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import Check, Problem, Severity, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,4 +73,5 @@ CHECK = Check(
         "mend the vindex in the vschema; `tidegate vindex map --type TYPE` tries it on a value"
     ),
     find=find,
+    again=frozenset({Verb.SWITCH}),
 )

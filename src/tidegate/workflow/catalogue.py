@@ -1,0 +1,286 @@
+"""What the tables of a workflow were when it was made, and which changes since then are drift.
+
+Decides which features of a table are remembered, in which compact form, and how two moments of two
+sides are compared. A feature is a name ("index orders_mark") with a digest of its definition, so a
+change can be named without keeping definitions. Tables and shards that are alike are kept once.
+
+Not drift: what both sides have, what both changed, and what Tidegate makes itself (its triggers and
+publications are no features; what waits for the copy at a target is left out until it is built).
+Columns and keys are compared by the preflight's check of definitions, not here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from tidegate.engines.postgres.catalog import Table
+    from tidegate.topology.names import TableName
+
+type Features = Mapping[str, str]
+type Tables = Mapping[str, Features]
+
+DIGEST_BYTES: Final = 4
+
+#: Kinds that a target gets after the rows, from actions that wait for them.
+LATER: Final = (
+    "index ",
+    "constraint ",
+    "check ",
+    "foreign key ",
+    "reference ",
+    "trigger ",
+    "rule ",
+)
+#: Kinds that other checks compare, and more exactly.
+COMPARED_ELSEWHERE: Final = ("column ", "reference ")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Features by table by shard; ``others``: tables beside the workflow's at a reshard's shard."""
+
+    shards: Mapping[str, Tables] = field(default_factory=dict)
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def encode(self) -> str:
+        """As the workflow's record keeps it."""
+        distinct: dict[str, int] = {}
+        shards = {
+            shard: {
+                table: distinct.setdefault(json.dumps(found, sort_keys=True), len(distinct))
+                for table, found in sorted(tables.items())
+            }
+            for shard, tables in sorted(self.shards.items())
+        }
+        body = {
+            "features": [json.loads(each) for each in distinct],
+            "shards": shards,
+            "others": {shard: list(names) for shard, names in sorted(self.others.items())},
+        }
+        packed = zlib.compress(json.dumps(body, separators=(",", ":")).encode(), 9)
+        return base64.b64encode(packed).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> Self | None:
+        """Inverse of :meth:`encode`; None for a workflow that was made before catalogues were."""
+        if not text:
+            return None
+        body: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
+        return cls(
+            {
+                shard: {table: body["features"][number] for table, number in tables.items()}
+                for shard, tables in body["shards"].items()
+            },
+            {shard: tuple(names) for shard, names in body["others"].items()},
+        )
+
+
+class How(StrEnum):
+    """How a feature differs, seen from the side that traffic goes to."""
+
+    LACKS = "lacks"
+    DIFFERS = "differs"
+    BESIDES = "besides"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One feature of a table that the sides no longer share."""
+
+    shard: str
+    table: str
+    message: str
+    how: How
+
+
+def features(table: Table, publications: Iterable[str]) -> dict[str, str]:
+    """The features of one table, without anything of Tidegate's."""
+    found = {
+        **dict(_column_features(table)),
+        **dict(_constraint_features(table)),
+        **{f"sequence {s.name}": f"{s.kind} {s.column}" for s in table.sequences},
+        **{f"trigger {t.name}": f"{t.enabled} {t.ddl}" for t in table.triggers if not t.own},
+        **{f"partition {name}": "" for name in table.children},
+        **{f"rule {rule}": "" for rule in table.rules},
+        **{f"publication {name}": "" for name in publications},
+        **_rights(table),
+    }
+    return {name: _digest(definition) for name, definition in found.items()}
+
+
+def _constraint_features(table: Table) -> Iterator[tuple[str, str]]:
+    for constraint in table.constraints:
+        yield f"constraint {constraint.name}", constraint.ddl
+    for index in table.indexes:
+        if not index.is_constraint:
+            yield f"index {index.name}", index.ddl
+    for check in table.checks:
+        yield f"check {check.name}", _whether_valid_or_not(check.ddl)
+    for key in table.foreign_keys:
+        yield f"foreign key {key.name}", _whether_valid_or_not(key.ddl)
+    for key in table.referenced_by:
+        yield f"reference {key.name} of {key.table}", key.ddl
+
+
+def _whether_valid_or_not(ddl: str) -> str:
+    """A target gets what old rows do not meet without a look at them; it is the same constraint."""
+    return ddl.removesuffix(" NOT VALID")
+
+
+def _column_features(table: Table) -> Iterator[tuple[str, str]]:
+    for column in table.columns:
+        yield f"column {column.name}", f"{column.type_name} {column.not_null} {column.generated}"
+        if column.default is not None and not column.generated:
+            yield f"default of {column.name}", column.default
+        if column.identity:
+            yield f"identity of {column.name}", column.identity
+
+
+def _rights(table: Table) -> dict[str, str]:
+    """Owner and grants; what the owner may do follows from being the owner."""
+    found = {"owner": table.owner, "row security": f"{table.row_security}"}
+    for item in table.acl:
+        grantee, _, rest = item.rpartition("=")
+        if _unquoted(grantee) != table.owner:
+            found[f"grant to {_unquoted(grantee) or 'PUBLIC'}"] = rest.partition("/")[0]
+    return found
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _digest(definition: str) -> str:
+    return hashlib.blake2b(definition.encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def tables_features(
+    tables: Mapping[TableName, Table],
+    publications: Mapping[TableName, tuple[str, ...]],
+    wanted: Iterable[TableName],
+) -> dict[str, dict[str, str]]:
+    """The features of the wanted tables that are there."""
+    return {
+        str(name): features(tables[name], publications.get(name, ()))
+        for name in wanted
+        if name in tables
+    }
+
+
+def with_later(
+    made: Tables, source: Tables, actions: Iterable[tuple[TableName, str]]
+) -> dict[str, dict[str, str]]:
+    """A target as it will be: with what statements that wait for the rows make of the source's.
+
+    Args:
+        made: the target's tables as they have just been made.
+        source: the tables at the source.
+        actions: (table, statement).
+    """
+    found = {table: dict(each) for table, each in made.items()}
+    statements: dict[str, list[str]] = {}
+    for about, statement in actions:
+        statements.setdefault(str(about), []).append(statement)
+    for table, waiting in statements.items():
+        words = set(re.findall(r'"(?:[^"]|"")+"|\w+', " ".join(waiting)))
+        for feature, digest in source.get(table, {}).items():
+            kind = next((kind for kind in LATER if feature.startswith(kind)), None)
+            if kind is None or table not in found:
+                continue
+            name = feature.removeprefix(kind)
+            if name in words or f'"{name.replace(chr(34), chr(34) * 2)}"' in words:
+                found[table].setdefault(feature, digest)
+    return found
+
+
+def drift(
+    then: Catalogue,
+    now: Catalogue,
+    *,
+    leaving: Iterable[str],
+    entering: Iterable[str],
+    unfinished: Iterable[str] = (),
+) -> list[Drift]:
+    """What the sides no longer share, seen from the side that traffic goes to.
+
+    Args:
+        then: as it was when the workflow was made.
+        now: as it is.
+        leaving: shards of the side that traffic comes from, or that goes.
+        entering: shards of the side that traffic goes to, or that stays.
+        unfinished: shards where something still waits for the copy.
+    """
+    found: dict[tuple[str, str, str], Drift] = {}
+    waiting, origins = set(unfinished), list(leaving)
+    for entered in entering:
+        for left in origins:
+            skipped = COMPARED_ELSEWHERE + (LATER if waiting & {entered, left} else ())
+            for table in sorted({*now.shards.get(left, {}), *now.shards.get(entered, {})}):
+                one = _Pair(
+                    left,
+                    entered,
+                    *(
+                        each.shards.get(shard, {}).get(table, {})
+                        for shard in (left, entered)
+                        for each in (then, now)
+                    ),
+                )
+                for feature in one.all():
+                    if feature.startswith(skipped):
+                        continue
+                    change = one.compare(feature)
+                    if change is not None:
+                        made = Drift(entered, table, f"{feature} of {table} {change[0]}", change[1])
+                        found.setdefault((entered, table, feature), made)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One table at two shards, at two moments."""
+
+    left: str
+    entered: str
+    left_then: Features
+    left_now: Features
+    entered_then: Features
+    entered_now: Features
+
+    def all(self) -> list[str]:
+        return sorted({*self.left_then, *self.left_now, *self.entered_then, *self.entered_now})
+
+    def compare(self, feature: str) -> tuple[str, How] | None:
+        """What happened to a feature on one side only."""
+        was, left = self.left_then.get(feature), self.left_now.get(feature)
+        expected, entered = self.entered_then.get(feature), self.entered_now.get(feature)
+        if left == entered or (left == was and entered == expected):
+            return None
+        if entered is None:
+            return self._missing(was, left, expected), How.LACKS
+        if left is None:
+            if was is None:
+                return f"was made at {self.entered} since create; {self.left} lacks it", How.BESIDES
+            return (
+                f"was dropped at {self.left} since create; {self.entered} still has it",
+                How.DIFFERS,
+            )
+        if left != was and entered != expected:
+            return None  # both were altered: two servers may write one definition differently
+        where, other = (self.left, self.entered) if left != was else (self.entered, self.left)
+        return f"was altered at {where} since create, and not at {other}", How.DIFFERS
+
+    def _missing(self, was: str | None, left: str | None, expected: str | None) -> str:
+        if was == left and expected is not None:
+            return f"was dropped at {self.entered} since create; {self.left} has it"
+        done = "made" if was is None else "altered"
+        return f"was {done} at {self.left} since create; {self.entered} lacks it"

@@ -1,0 +1,128 @@
+"""What is remembered of a table, in which form, and which changes are drift."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from make_facts import foreign_key, index, table
+from tidegate.engines.postgres.catalog import Check, Trigger
+from tidegate.topology.names import TableName
+from tidegate.workflow.catalogue import Catalogue, How, drift, features, with_later
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FEATURES = st.dictionaries(
+    st.sampled_from(["index a", "index b", "grant to x"]), st.text(max_size=3)
+)
+
+
+def compared(
+    then: tuple[Mapping[str, str], Mapping[str, str]],
+    now: tuple[Mapping[str, str], Mapping[str, str]],
+    *,
+    unfinished: tuple[str, ...] = (),
+) -> list[tuple[How, str]]:
+    """What has drifted between a source and a target, of one table."""
+    catalogues = [Catalogue({"a/0": {"t": s}, "b/0": {"t": t}}) for s, t in (then, now)]
+    found = drift(*catalogues, leaving=["a/0"], entering=["b/0"], unfinished=unfinished)
+    return [(each.how, each.message) for each in found]
+
+
+I1, I2 = {"index i": "1"}, {"index i": "2"}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "how", "words"),
+    [
+        (({}, {}), (I1, {}), How.LACKS, "made at a/0"),
+        (({}, {}), ({}, I1), How.BESIDES, "made at b/0"),
+        ((I1, I1), ({}, I1), How.DIFFERS, "dropped at a/0"),
+        ((I1, I1), (I1, {}), How.LACKS, "dropped at b/0"),
+        ((I1, I1), (I2, I1), How.DIFFERS, "altered at a/0"),
+        ((I1, I1), (I1, I2), How.DIFFERS, "altered at b/0"),
+        ((I1, {}), (I2, {}), How.LACKS, "altered at a/0"),
+    ],
+)
+def test_what_one_side_only_has_done_is_drift(
+    then: tuple[dict[str, str], dict[str, str]],
+    now: tuple[dict[str, str], dict[str, str]],
+    how: How,
+    words: str,
+) -> None:
+    ((found, message),) = compared(then, now)
+    assert found is how
+    assert message.startswith(f"index i of t was {words}")
+
+
+@given(FEATURES, FEATURES, FEATURES)
+def test_what_did_not_change_and_what_both_did_is_no_drift(
+    source: dict[str, str], target: dict[str, str], both: dict[str, str]
+) -> None:
+    assert compared((source, target), (source, target)) == []
+    assert compared((source, target), (both, both)) == []
+
+
+def test_what_waits_for_the_copy_is_no_drift_until_it_is_built() -> None:
+    assert compared((I1, I1), (I1, {}), unfinished=("b/0",)) == []
+    grants = {"grant to x": "r"}
+    assert compared((grants, grants), (grants, {}), unfinished=("b/0",)) != []
+
+
+@given(st.dictionaries(st.text(max_size=3), st.dictionaries(st.text(max_size=3), FEATURES)))
+def test_a_catalogue_is_read_back_as_it_was(shards: dict[str, dict[str, dict[str, str]]]) -> None:
+    made = Catalogue(shards, {"a/0": ("other",)})
+    assert Catalogue.decode(made.encode()) == made
+    assert Catalogue.decode("") is None
+
+
+def test_a_catalogue_of_a_thousand_tables_and_two_sides_is_small() -> None:
+    tables = {
+        f"table_{n}": features(table(f"table_{n}", indexes=(index(f"table_{n}_a_idx", "a"),)), ())
+        for n in range(1000)
+    }
+    encoded = Catalogue({"a/0": tables, "b/-80": tables, "b/80-": tables}).encode()
+    assert len(encoded) < 100_000
+
+
+def test_objects_of_tidegate_are_no_features() -> None:
+    mine = Trigger("_tidegate_fence", "A", "_tidegate.fence", own=True, ddl="")
+    theirs = Trigger("log", "O", "public.log", own=False, ddl="")
+    found = features(table(triggers=(mine, theirs)), ["cdc"])
+    assert [name for name in found if name.startswith(("trigger", "publication"))] == [
+        "trigger log",
+        "publication cdc",
+    ]
+
+
+def test_a_constraint_that_old_rows_do_not_meet_is_the_same_constraint() -> None:
+    valid, not_valid = (
+        features(table(checks=(Check("c", validated=not end, ddl=f"CHECK ((v > 0)){end}"),)), ())
+        for end in ("", " NOT VALID")
+    )
+    assert valid == not_valid
+
+
+def test_what_an_owner_may_do_is_no_grant() -> None:
+    acl = ("owner=arwdDxtm/owner", "app=arw/owner", "=r/owner", '"The Clerk"=r/owner')
+    found = [name for name in features(table(acl=acl), ()) if name.startswith("grant")]
+    assert found == ["grant to app", "grant to PUBLIC", "grant to The Clerk"]
+
+
+def test_a_target_will_have_what_its_later_statements_make() -> None:
+    key = foreign_key("t", "v", "u", "id")
+    source = features(
+        table(indexes=(index("i", "v"), index('odd "one"', "v")), foreign_keys=(key,)), ()
+    )
+    made = features(table(), ())
+    actions = [
+        (TableName("public", "t"), "CREATE INDEX i ON public.t USING btree (v)"),
+        (TableName("public", "t"), 'CREATE INDEX "odd ""one""" ON public.t USING btree (v)'),
+    ]
+    found = with_later({"t": made}, {"t": source}, actions)["t"]
+    assert {"index i", 'index odd "one"'} <= set(found)
+    assert "foreign key fk" not in found
