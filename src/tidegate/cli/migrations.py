@@ -103,7 +103,9 @@ def show(name: str, /, *, common: Common = DEFAULTS) -> None:
     answer = common.client().migrations.show(name)
     rows = [(column.title.lower(), column.of(answer)) for column in COLUMNS]
     rows.append(("head", answer["head"]))
-    common.one(answer, rows, name, more="\n" + table_text(answer["versions"], VERSION_COLUMNS))
+    again = [{**each, "transaction": True} for each in answer["repeatable"]]
+    versions = [*answer["versions"], *again]
+    common.one(answer, rows, name, more="\n" + table_text(versions, VERSION_COLUMNS))
     _note_ignored(answer)
 
 

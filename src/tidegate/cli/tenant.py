@@ -199,6 +199,9 @@ def status(
     for each in answer["late"]:
         more += f"\n{each['version']} sorts before versions that {each['tenants']} tenants have"
     more += "\nrun it there with tidegate tenant upgrade --out-of-order" if answer["late"] else ""
+    for each in answer["repeatable"]:
+        if each["tenants"]:
+            more += f"\n{each['name']} is to be run in {each['tenants']} tenants"
     common.one(answer, rows, answer["head"], more=more)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.local import LocalServer
 
 servers = [pytest.mark.servers, pytest.mark.slow]
-KNOWN = ["schema", "tenant", "days"]
+KNOWN = {"schema": "", "tenant": "", "days": "30"}
 
 
 def written(text: str, **values: str) -> str:

@@ -19,8 +19,8 @@ from tidegate.bootstrap.tenants.hands import PURPOSE
 from tidegate.bootstrap.tenants.model import RunOptions
 from tidegate.bootstrap.tenants.outcomes import Outcome, Result
 from tidegate.bootstrap.tenants.programs import ProgramHand
+from tidegate.bootstrap.tenants.repeatables import split
 from tidegate.bootstrap.tenants.selection import Selection, select
-from tidegate.bootstrap.tenants.worker.tidegate_records import Asker, Row, own
 from tidegate.engines.postgres import tenant_records, tenants
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import InvalidArgumentError, TidegateError
@@ -133,7 +133,9 @@ class Amender:
                 is_known = bool(current) or name in tenant.versions
                 if is_known and not (request.dry_run or amended.reason):
                     whole = request.verb is not Verb.REPAIR and not amended.amendment.unknown
-                    chain = opened.chain if whole and current == target else None
+                    # Its repeatable files are not known by this, so the next run looks at them.
+                    versions = replace(opened.chain, repeatable=())
+                    chain = versions if whole and current == target else None
                     self._store.store_version(tenant.id, name, current, chain)
                 found.append(amended)
         return found
@@ -195,18 +197,13 @@ class _Session:
         )
         connection = self._connect(job)
         rows = tenants.begin(connection, settings)
-        asker = Asker(
-            source.name,
-            {version.id: version.sha256 for version in chain.versions},
-            {version.id: version.name for version in chain.versions},
-            self._opened.others,
-            job.stored,
-        )
-        found = own([Row(*row) for row in rows], asker)
+        found = self._opened.own(rows, job.stored)
         if found.refusal:
             tenants.rollback(connection)
             return Amendment(refusal=found.refusal)
-        amendment = amend(self._request.verb, chain, found.rows, job.target)
+        has_files = self._opened.folder is not None
+        own_rows = split(found.rows)[0] if has_files else found.rows
+        amendment = amend(self._request.verb, chain, own_rows, job.target)
         if self._request.dry_run or amendment.refusal or not amendment.changes:
             tenants.rollback(connection)
             return amendment

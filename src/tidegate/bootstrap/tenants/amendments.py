@@ -6,6 +6,8 @@ Decides from values: the rows that a tenant has of a source, and the source's ve
 * *stamp*: the record says that version, whatever it said before.
 * *repair*: the record has the hashes and names of the files as they are now, and no file that was
   begun outside a transaction and not completed. What the source does not know stays, and is named.
+
+None of them touches what is recorded of repeatable files: they run when they have to.
 """
 
 from __future__ import annotations

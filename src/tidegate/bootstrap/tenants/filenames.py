@@ -2,7 +2,8 @@
 
 Decides from the name alone. Names are those that people bring along: ``001_orders.sql``,
 ``001_orders.up.sql`` with ``001_orders.down.sql`` (golang-migrate), ``V1_2__orders.sql`` with
-``U1_2__orders.sql`` (Flyway). The extension may be in any case.
+``U1_2__orders.sql``, and ``R__views.sql`` without a version (Flyway). The extension may be in any
+case.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from tidegate.bootstrap.tenants.repeatables import PREFIX
 
 _SQL: Final = re.compile(r"\.sql", re.IGNORECASE)
 _NUMBERED: Final = re.compile(
@@ -21,7 +24,7 @@ _LETTERED: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _REPEATABLE: Final = re.compile(r"R__(?P<name>.+)\.sql", re.IGNORECASE | re.DOTALL)
-FORMS: Final = "NNN_name.sql, NNN_name.up.sql with NNN_name.down.sql, or V1__name.sql"
+FORMS: Final = "NNN_name.sql, NNN_name.up.sql with NNN_name.down.sql, V1__name.sql, or R__name.sql"
 
 
 class Way(StrEnum):
@@ -29,6 +32,8 @@ class Way(StrEnum):
 
     UP = "up"
     DOWN = "down"
+    REPEAT = "repeat"
+    """It has none, and runs whenever its content has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,14 @@ class FileName:
     """A name that was understood."""
 
     version: str
-    """As written; a dot stands for each underscore in the number of a ``V`` or ``U`` file."""
+    """As written; a dot stands for each underscore in the number of a ``V`` or ``U`` file.
+
+    A repeatable file has its prefix and name instead.
+    """
     name: str
     way: Way
     order: tuple[int, ...]
-    """Sorts versions: by number, not by letters."""
+    """Sorts versions: by number, not by letters; empty for a repeatable file."""
     is_lettered: bool
     """Of the form ``V1__name.sql``, whose numbers may have gaps."""
 
@@ -62,8 +70,10 @@ def read_name(name: str) -> FileName | str:
         number = found["number"].replace("_", ".")
         way = Way.UP if found["letter"] in "vV" else Way.DOWN
         return FileName(number, found["name"], way, _order(number), is_lettered=True)
-    if _REPEATABLE.fullmatch(name):
-        return "repeatable migrations are not supported; give it a version: V1__name.sql"
+    found = _REPEATABLE.fullmatch(name)
+    if found is not None:
+        id_ = f"{PREFIX}{found['name']}"
+        return FileName(id_, found["name"], Way.REPEAT, (), is_lettered=True)
     return f"its name is not {FORMS}"
 
 

@@ -9,11 +9,15 @@ A file with the comment ``-- tidegate: no-transaction`` before its first stateme
 by statement outside a transaction; so does one that holds nothing but statements that cannot run
 in one, such as ``CREATE INDEX CONCURRENTLY``. After an interruption it goes on with the statement
 it was interrupted in.
+
+The hash of a repeatable file is that of its text and of the source's values that it uses, so that
+it runs again when one of them changes. Values of the tenant are not part of it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,26 +92,43 @@ class Folder:
     scripts: tuple[Script, ...]
     ignored: tuple[str, ...] = ()
     """What lies in it and is not run, each with the reason."""
+    repeatable: tuple[Script, ...] = ()
+    """What runs after all others whenever its content has changed, in order."""
 
     @property
     def chain(self) -> Chain:
         """The versions in order."""
-        return Chain(tuple(script.version for script in self.scripts))
+        return Chain(
+            tuple(script.version for script in self.scripts),
+            repeatable=tuple(script.version for script in self.repeatable),
+        )
+
+    @property
+    def all(self) -> tuple[Script, ...]:
+        """Every script that brings a tenant forward."""
+        return (*self.scripts, *self.repeatable)
 
     def of(self, version: str) -> Script:
-        """The script of a version."""
-        return next(script for script in self.scripts if script.version.id == version)
+        """The script of a version, or a repeatable one."""
+        return next(script for script in self.all if script.version.id == version)
+
+    def as_of(self, version: str, repeatable: Collection[str]) -> Folder:
+        """The folder as if it ended with a version and had no other repeatable files than these."""
+        place = self.chain.position(version)
+        scripts = self.scripts if place is None else self.scripts[: place + 1]
+        again = tuple(each for each in self.repeatable if each.version.id in repeatable)
+        return replace(self, scripts=scripts, repeatable=again)
 
 
 def read_folder(
-    path: str, *, recursive: bool = False, variables: Collection[str] | None = None
+    path: str, *, recursive: bool = False, variables: Mapping[str, str] | None = None
 ) -> Folder:
     """Read and check a folder.
 
     Args:
         path: of the folder.
         recursive: read what lies in folders below it, too.
-        variables: names that the files may use; None to take any.
+        variables: that the files may use, with the source's values; None to take any.
 
     Raises:
         MigrationSourceError: it cannot be read, or must not be run; ``findings`` lists all reasons.
@@ -163,7 +184,7 @@ def check_folder(
     files: Mapping[str, bytes],
     *,
     ignored: Sequence[str] = (),
-    variables: Collection[str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Folder:
     """The scripts of a folder, given its ``.sql`` files by their paths below it.
 
@@ -186,10 +207,14 @@ def check_folder(
     named.sort(key=lambda each: each[0].order)
     ups = [each for each in named if each[0].way is Way.UP]
     downs = [each for each in named if each[0].way is Way.DOWN]
-    findings += _numbers(ups) + _undoing(ups, downs)
+    again = sorted((each for each in named if each[0].way is Way.REPEAT), key=lambda e: e[0].name)
+    findings += _numbers(ups) + _undoing(ups, downs) + _twice(again)
     if not files:
         aside = f"; it has {', '.join(ignored[:5])}" if ignored else ""
         findings.append(finding(path, f"it holds no file named {filenames.FORMS}{aside}"))
+    elif again and not ups:
+        first = "add a first version, which may be empty: 001_start.sql"
+        findings.append(finding(path, f"it holds repeatable files and no version; {first}"))
     if findings:
         raise MigrationSourceError(
             f"the folder {path} cannot be run: {len(findings)} reasons",
@@ -198,7 +223,7 @@ def check_folder(
         )
     undo = {meaning.order: read[name] for meaning, name in downs}
     scripts = [replace(read[name], down=undo.get(meaning.order)) for meaning, name in ups]
-    return Folder(tuple(scripts), tuple(ignored))
+    return Folder(tuple(scripts), tuple(ignored), tuple(read[name] for _, name in again))
 
 
 def finding(name: str, message: str) -> dict[str, Any]:
@@ -207,7 +232,7 @@ def finding(name: str, message: str) -> dict[str, Any]:
 
 
 def _script(
-    name: str, meaning: FileName, content: bytes, known: Collection[str] | None
+    name: str, meaning: FileName, content: bytes, known: Mapping[str, str] | None
 ) -> tuple[Script | None, list[str]]:
     if len(content) > FILE_BYTES_MAX:
         return None, [f"it is larger than {FILE_BYTES_MAX} bytes"]
@@ -227,22 +252,36 @@ def _script(
         wrong.append("it holds a zero byte")
     is_alone, mixed = _alone(cut.statements, is_told=NO_TRANSACTION in directives)
     wrong += mixed
-    version = Version(
-        id=meaning.version,
-        name=meaning.name,
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
-        is_transactional=not is_alone,
-    )
-    pieces = sql.pieces(text, cut, one_by_one=not version.is_transactional)
+    if is_alone and meaning.way is Way.REPEAT:
+        wrong.append(
+            "a repeatable file runs in a transaction, together with its record; put what cannot"
+            " into a version of its own"
+        )
+    pieces = sql.pieces(text, cut, one_by_one=is_alone)
     used: set[str] = set()
     if NO_VARIABLES not in directives:
         used, unknown = _variables(pieces, known)
         wrong += unknown
+    values = {each: (known or {}).get(each, "") for each in sorted(used)}
+    version = Version(
+        id=meaning.version,
+        name=meaning.name,
+        sha256=_hash(text, values if meaning.way is Way.REPEAT else {}),
+        is_transactional=not is_alone,
+    )
     return Script(version, name, text, pieces, variables=frozenset(used)), wrong
 
 
+def _hash(text: str, values: Mapping[str, str]) -> str:
+    """What stands for a text, and the values that are written into it."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in values.items():
+        digest.update(f"\0{name}\0{value}".encode())
+    return digest.hexdigest()
+
+
 def _variables(
-    pieces: Iterable[sql.Piece], known: Collection[str] | None
+    pieces: Iterable[sql.Piece], known: Mapping[str, str] | None
 ) -> tuple[set[str], list[str]]:
     """The variables that a file uses, and what is wrong with them."""
     used: set[str] = set()
@@ -332,6 +371,15 @@ def _numbers(named: Iterable[tuple[FileName, str]]) -> list[dict[str, Any]]:
                 found.append(finding(file, f"{missing} is missing between it and {other}"))
         previous = meaning, file
     return found
+
+
+def _twice(named: Sequence[tuple[FileName, str]]) -> list[dict[str, Any]]:
+    """Repeatable files that have one name, in one folder or in several."""
+    return [
+        finding(file, f"its name is also that of {other}")
+        for (before, other), (meaning, file) in itertools.pairwise(named)
+        if before.version == meaning.version
+    ]
 
 
 def _may_have_gaps(meaning: FileName) -> bool:

@@ -1,9 +1,10 @@
 """Whether a folder of SQL files is as it was when it was read, at two prices.
 
-Decides from what the file system says, without reading a file. The cheap look asks the folders
-only: a file that is added, removed or renamed changes the time of its folder. The other asks every
-file, too, and so finds one that was written in its place. A time that was young when the folder was
-read is not trusted by the cheap look, because a second change would leave it as it is.
+Decides from what the file system says, without reading a file. The cheap look asks the folders, and
+the files that may be edited in their place, which are the repeatable ones: a file that is added,
+removed or renamed changes the time of its folder. The other asks every file, and so finds any that
+was written in its place. A time that was young when the folder was read is not trusted by the cheap
+look, because a second change would leave it as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import time
 from dataclasses import dataclass
 from typing import Final
+
+from tidegate.bootstrap.tenants.repeatables import is_repeatable
 
 SETTLED_NS: Final = 2_000_000_000
 """How old the last change of a folder must be for its time to tell of another one."""
@@ -26,11 +29,13 @@ class Marks:
     folders: tuple[_Mark, ...]
     files: tuple[_Mark, ...]
     read_at_ns: int
+    watched: tuple[_Mark, ...]
+    """What the cheap look asks: the folders, and the files that may be edited in their place."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether the times of the folders tell of any later change."""
-        return all(self.read_at_ns - mark[3] > SETTLED_NS for mark in self.folders)
+        """Whether the times of what the cheap look asks tell of any later change."""
+        return all(self.read_at_ns - mark[3] > SETTLED_NS for mark in self.watched)
 
 
 def look(path: str, *, recursive: bool) -> Marks:
@@ -42,6 +47,7 @@ def look(path: str, *, recursive: bool) -> Marks:
     now_ns = time.time_ns()
     folders = [_mark(path)]
     files: list[_Mark] = []
+    editable: list[_Mark] = []
     waiting = [path]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
@@ -52,15 +58,21 @@ def look(path: str, *, recursive: bool) -> Marks:
                         waiting.append(entry.path)
                 else:
                     files.append(_mark(entry.path))
-    return Marks(tuple(sorted(folders)), tuple(sorted(files)), now_ns)
+                    if is_repeatable(entry.name.upper()):
+                        editable.append(files[-1])
+    folders.sort()
+    return Marks(tuple(folders), tuple(sorted(files)), now_ns, (*folders, *editable))
 
 
 def is_untouched(marks: Marks) -> bool:
-    """Whether no file was added, removed or renamed since; False when that cannot be told."""
+    """Whether nothing was added, removed or renamed since, and no repeatable file edited.
+
+    False when that cannot be told.
+    """
     if not marks.is_settled:
         return False
     try:
-        return all(_mark(mark[0]) == mark for mark in marks.folders)
+        return all(_mark(mark[0]) == mark for mark in marks.watched)
     except OSError:
         return False
 

@@ -77,9 +77,9 @@ class RunGround:
         ]
 
     def complete(self, tenants: Iterable[str]) -> Complete:
-        """Tenants that have everything up to the target."""
-        versions = self._opened.chain.upto(self._run.target)
-        return Complete(self._digest, versions, frozenset(tenants))
+        """Tenants that have all that belongs to the target."""
+        contents = self._opened.chain.contents_at(self._run.target)
+        return Complete(self._digest, contents, frozenset(tenants))
 
     def hash_of(self, version: str) -> str:
         """The hash of a version's text."""

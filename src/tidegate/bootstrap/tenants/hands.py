@@ -18,6 +18,7 @@ import psycopg
 
 from tidegate import steps
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result, cause_of, refusal
+from tidegate.bootstrap.tenants.repeatables import last_version, repeats, split
 from tidegate.bootstrap.tenants.versions import Standing, groups, look_at
 from tidegate.bootstrap.tenants.worker.tidegate_records import Asker, Row, own
 from tidegate.engines.postgres import holders, tenant_alone, tenants
@@ -85,6 +86,19 @@ class Hand(Protocol):
         """Give up what is held open."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Stand:
+    """How a tenant stands, and what its version table has to be rid of before something runs."""
+
+    look: Look
+    refused: str
+    """Why it must not be upgraded; empty when it may."""
+    marked: frozenset[str]
+    """Versions that were begun outside a transaction and are not complete."""
+    repeated: frozenset[str]
+    """Repeatable files that the tenant has, in whichever wording."""
+
+
 class SqlHand:
     """Runs the files of a folder.
 
@@ -134,16 +148,17 @@ class SqlHand:
         first: str | None = None
         try:
             while True:
-                look, refused, marked = self._look(connection, job)
+                stand = self._look(connection, job)
+                look = stand.look
                 first = look.current if first is None else first
-                if refused:
+                if stand.refused:
                     tenants.rollback(connection)
-                    return Outcome.failed(Cause.VERSION, refused)
+                    return Outcome.failed(Cause.VERSION, stand.refused)
                 if look.standing is Standing.AT_TARGET:
                     tenants.commit(connection)
                     break
                 group = groups(look.pending, single=self._is_single)[0]
-                if self._run(connection, job, group, marked):
+                if self._run(connection, job, group, stand):
                     steps.reached(COMMITTED)
                     applied += [version.id for version in group]
                 if len(group) == len(look.pending):
@@ -157,21 +172,18 @@ class SqlHand:
             failed = self._failed(connection, job, error)
             if failed.result is Result.MISSING:
                 return failed
-            now = applied[-1] if applied else first or ""
+            now = last_version(applied) or first or ""
             return replace(failed, from_version=first or "", to_version=now, applied=tuple(applied))
         finally:
             self._clean(job, connection)
 
-    def _look(self, connection: Connection[TupleRow], job: Job) -> tuple[Look, str, frozenset[str]]:
-        """How the tenant stands, in its transaction, why it must not be upgraded, and its marks.
-
-        Marks are on versions that were begun outside a transaction and are not complete.
-        """
+    def _look(self, connection: Connection[TupleRow], job: Job) -> _Stand:
+        """How the tenant stands, in its transaction."""
         settings = self._settings(job)
         rows = tenants.begin(connection, settings)
         asker = Asker(self._source.name, self._hashes, self._names, self._others, job.stored)
         found = own([Row(*row) for row in rows], asker)
-        complete = [row for row in found.rows if row.begun is None]
+        complete, repeated = split(row for row in found.rows if row.begun is None)
         look = look_at(
             self._chain,
             [(row.version, row.sha256) for row in complete],
@@ -179,16 +191,20 @@ class SqlHand:
             out_of_order=self._options.out_of_order,
         )
         refused = found.refusal or refusal(look, job.target) or ""
+        again = repeats(self._chain, repeated, job.target)
         if found.adopted and not refused:
             tenants.adopt(connection, settings, found.adopted)
-        return look, refused, frozenset(r.version for r in found.rows if r.begun is not None)
+        if again.gone and not refused:
+            tenants.forget(connection, settings, again.gone)
+        marked = frozenset(row.version for row in found.rows if row.begun is not None)
+        return _Stand(again.after(look), refused, marked, frozenset(repeated))
 
     def _run(
         self,
         connection: Connection[TupleRow],
         job: Job,
         group: tuple[Version, ...],
-        marked: frozenset[str],
+        stand: _Stand,
     ) -> bool:
         """Run versions and record them; false when another session was quicker."""
         settings = self._settings(job)
@@ -202,9 +218,10 @@ class SqlHand:
         self._is_traced |= any(tenants.leaves_traces(script.text) for script in scripts)
         if not group[0].is_transactional:
             return self._run_alone(connection, job, scripts[0], recorded[0])
-        begun = [version.id for version in group if version.id in marked]
-        if begun:  # it ran without a transaction before it was edited
-            tenants.forget_marks(connection, settings, begun)
+        # Repeated ones, and those that ran without a transaction before they were edited.
+        former = [v.id for v in group if v.id in stand.repeated or v.id in stand.marked]
+        if former:
+            tenants.forget(connection, settings, former)
         if any(script.has_rows for script in scripts):
             self._run_with_rows(connection, settings, scripts, recorded)
             return True

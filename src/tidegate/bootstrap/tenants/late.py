@@ -29,7 +29,7 @@ def late_versions(
         tenants: with what is stored of them.
         source: whose versions.
         chain: of the source.
-        sets: by digest, the versions it stands for.
+        sets: by digest, what it stands for.
     """
     kinds = Counter(
         (each.versions.get(source, ""), each.digests.get(source, "")) for each in tenants

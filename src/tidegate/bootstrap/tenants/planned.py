@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from tidegate.bootstrap.tenants.previews import group_of
 from tidegate.bootstrap.tenants.undoing import refuse_irreversible, undone
 from tidegate.errors import FailedPreconditionError, InvalidArgumentError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tidegate.bootstrap.tenants.model import Item, Run, Tenant
-    from tidegate.bootstrap.tenants.previews import Preview
+    from tidegate.bootstrap.tenants.previews import Group, Preview
     from tidegate.bootstrap.tenants.service import UpgradeRequest
     from tidegate.bootstrap.tenants.sources import Opened
     from tidegate.bootstrap.tenants.versions import Chain
@@ -31,10 +32,12 @@ class Planned:
     run: Run
     items: tuple[Item, ...]
     chain: Chain
-    sql: Mapping[str, Preview] | None = None
-    """By the version that tenants are at; only when asked for."""
+    sql: Mapping[Group, Preview] | None = None
+    """Only when asked for."""
     late: Mapping[str, int] = field(default_factory=dict)
     """Versions that sort before ones which tenants have, and how many tenants lack each."""
+    repeats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By tenant's id, the repeatable files that it lacks, by what is stored of it."""
 
     def to_json(self) -> dict[str, Any]:
         """The waves by name, and for each version that tenants are at, what would be run."""
@@ -43,18 +46,21 @@ class Planned:
             cut[item.wave].append(item.name)
         ids = self.chain.ids
         end = ids.index(self.run.target) + 1
-        steps_of: dict[str, Any] = {}
+        steps_of: dict[Group, Any] = {}
         for item in self.items:
-            found = steps_of.setdefault(item.from_version, {"tenants": 0, "versions": []})
+            group = group_of(item, self.repeats)
+            found = steps_of.setdefault(
+                group, {"from": item.from_version, "tenants": 0, "versions": []}
+            )
             found["tenants"] += 1
             if self.run.options.downgrade:
                 undo = undone(self.chain, item.from_version, self.run.target)
                 found["versions"] = list(undo)
                 continue
             start = ids.index(item.from_version) + 1 if item.from_version in ids else 0
-            found["versions"] = list(ids[start:end])
-        for version, preview in (self.sql or {}).items():
-            steps_of[version] |= preview.to_json()
+            found["versions"] = [*ids[start:end], *group[1]]
+        for which, preview in (self.sql or {}).items():
+            steps_of[which] |= preview.to_json()
         return {
             "source": self.run.source.name,
             "target": self.run.target,
@@ -62,7 +68,7 @@ class Planned:
             "downgrade": self.run.options.downgrade,
             "waves": [{"wave": n + 1, "tenants": names} for n, names in enumerate(cut)],
             "late": [{"version": each, "tenants": count} for each, count in self.late.items()],
-            "steps": [{"from": version, **found} for version, found in sorted(steps_of.items())],
+            "steps": [found for _, found in sorted(steps_of.items(), key=lambda step: step[0])],
         }
 
 

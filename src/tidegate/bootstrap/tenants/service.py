@@ -8,6 +8,7 @@ cluster database, or changes nothing. The work on runs is done by :mod:`.loop`.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +38,7 @@ from tidegate.bootstrap.tenants.provisioning import (
     registered,
 )
 from tidegate.bootstrap.tenants.registry import Registry
+from tidegate.bootstrap.tenants.repeatables import lacking
 from tidegate.bootstrap.tenants.runs import RunStore
 from tidegate.bootstrap.tenants.selection import Selection, select
 from tidegate.bootstrap.tenants.sources import Sources
@@ -127,25 +129,15 @@ class TenantService:
         opened = self.sources.open(self.sources.find(request.source))
         target = opened.target(request.to)
         source = opened.source.name
-        known = self.tenants.all()
-        if request.discovery.is_wanted:
-            with self._database.read() as connection:
-                now = self._database.now(connection)
-            keyspace = request.selection.keyspace
-            known += not_yet_registered(self.registry, keyspace, request.discovery, now)
-            known.sort(key=lambda tenant: tenant.name)
-        if not known:
-            raise NotFoundError(
-                "no tenant is registered",
-                next_step="tidegate tenant discover --keyspace K --schemas 'tenant_%' --register",
-            )
-        chosen = select(known, request.selection, source, opened.chain, target)
+        chosen = select(self._known(request), request.selection, source, opened.chain, target)
         behind = to_be_run(chosen, opened, target, request)
-        late = (
-            {}
-            if request.options.downgrade
-            else late_versions(chosen, source, opened.chain, self.tenants.sets(source))
-        )
+        late: dict[str, int] = {}
+        repeats: dict[str, tuple[str, ...]] = {}
+        if not request.options.downgrade:
+            sets = self.tenants.sets(source)
+            late = late_versions(chosen, source, opened.chain, sets)
+            if opened.chain.is_last(target):
+                repeats = lacking(behind, source, opened.chain, sets)
         if late and not request.options.out_of_order:
             raise out_of_order(late, opened.chain)
         cut = waves.plan_waves([tenant.name for tenant in behind], spec)
@@ -175,8 +167,32 @@ class TenantService:
         if request.shows_sql:
             by_id = {tenant.id: tenant for tenant in behind}
             snapshot = self._topology.read()
-            sql = previews(opened, items, by_id, snapshot, target=target, options=request.options)
-        return Planned(run, items, opened.chain, sql, late)
+            sql = previews(
+                opened,
+                items,
+                by_id,
+                snapshot,
+                target=target,
+                options=request.options,
+                repeats=repeats,
+            )
+        return Planned(run, items, opened.chain, sql, late, repeats)
+
+    def _known(self, request: UpgradeRequest) -> list[Tenant]:
+        """The tenants that are registered, and those that the run would register first."""
+        known = self.tenants.all()
+        if request.discovery.is_wanted:
+            with self._database.read() as connection:
+                now = self._database.now(connection)
+            keyspace = request.selection.keyspace
+            known += not_yet_registered(self.registry, keyspace, request.discovery, now)
+            known.sort(key=lambda tenant: tenant.name)
+        if not known:
+            raise NotFoundError(
+                "no tenant is registered",
+                next_step="tidegate tenant discover --keyspace K --schemas 'tenant_%' --register",
+            )
+        return known
 
     def upgrade(self, request: UpgradeRequest) -> Run:
         """Create a run; the work on it begins at once, in the node.
@@ -205,6 +221,14 @@ class TenantService:
         tenants = [t for t in self.tenants.all() if keyspace in {None, t.place.keyspace}]
         found = late_versions(tenants, source, opened.chain, self.tenants.sets(source))
         return [{"version": each, "tenants": count} for each, count in found.items()]
+
+    def repeats(self, opened: Opened, keyspace: str | None = None) -> list[dict[str, Any]]:
+        """Repeatable files, and how many tenants lack each as it is now, by what is stored."""
+        source = opened.source.name
+        tenants = [t for t in self.tenants.all() if keyspace in {None, t.place.keyspace}]
+        lacks = lacking(tenants, source, opened.chain, self.tenants.sets(source))
+        counted = Counter(each for found in lacks.values() for each in found)
+        return [{"name": v.id, "tenants": counted[v.id]} for v in opened.chain.repeatable]
 
     def pause(self, run_id: int | None) -> Run:
         """Begin with no more tenants; those that are being worked on end as they do.

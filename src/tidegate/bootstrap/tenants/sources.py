@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +27,7 @@ from tidegate.bootstrap.tenants.model import (
 from tidegate.bootstrap.tenants.programs import ProgramHand, describe
 from tidegate.bootstrap.tenants.undoing import UndoingHand
 from tidegate.bootstrap.tenants.versions import HEAD, target_of
+from tidegate.bootstrap.tenants.worker.tidegate_records import Asker, Own, Row, own
 from tidegate.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -34,12 +35,13 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from tidegate.bootstrap.tenants.hands import Hand
     from tidegate.bootstrap.tenants.model import RunOptions, Tenant
     from tidegate.bootstrap.tenants.store import TenantStore
     from tidegate.bootstrap.tenants.versions import Chain
+    from tidegate.engines.postgres.tenants import FoundRow
 
 SQL_BACKLOG: Final = 16
 DESCRIBED_MAX: Final = 100
@@ -68,6 +70,30 @@ class Opened:
     def target(self, wanted: str) -> str:
         """The version that ``wanted`` means."""
         return target_of(self.chain, wanted)
+
+    def own(self, rows: Iterable[FoundRow], stored: Sequence[str]) -> Own:
+        """The rows of a tenant's version table that are the source's own.
+
+        Args:
+            rows: of the table.
+            stored: sources of which the cluster database has a version for the tenant.
+        """
+        versions = self.chain.versions
+        asker = Asker(
+            self.source.name,
+            {version.id: version.sha256 for version in versions},
+            {version.id: version.name for version in versions},
+            self.others,
+            stored,
+        )
+        return own([Row(*row) for row in rows], asker)
+
+    def as_of(self, version: str, repeatable: Collection[str]) -> Opened:
+        """The same as if it ended with a version; of repeatable files, it has only these."""
+        if self.folder is None:
+            return self
+        folder = self.folder.as_of(version, repeatable)
+        return replace(self, chain=folder.chain, folder=folder)
 
     def hand(self, options: RunOptions) -> Hand:
         """A hand for one thread."""
@@ -116,10 +142,10 @@ def sharing(source: Source, registered: Sequence[Source]) -> list[Source]:
     ]
 
 
-def known_variables(source: Source) -> list[str]:
-    """What the SQL files of a source may use as variables."""
-    own = ["schema", "tenant", *(["role"] if source.role else [])]
-    return [*own, *(name for name, _ in source.variables)]
+def known_variables(source: Source) -> dict[str, str]:
+    """What the SQL files of a source may use as variables; those of the tenant have no value."""
+    own = {"schema": "", "tenant": ""} | ({"role": source.role} if source.role else {})
+    return own | dict(source.variables)
 
 
 def refuse_clash(source: Source, registered: Sequence[Source]) -> None:

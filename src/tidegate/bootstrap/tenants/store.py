@@ -290,7 +290,7 @@ class TenantStore:
             write_versions(connection, source, {tenant_id: version}, now_ms, complete)
 
     def sets(self, source: str) -> dict[str, frozenset[str]]:
-        """By digest, the versions it stands for."""
+        """By digest, what it stands for: versions, and repeatable files with their hashes."""
         query = select(SET.c.digest, SET.c.versions).where(SET.c.source == source)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
@@ -412,7 +412,7 @@ def _joined(rows: Iterable[Row[Any]], versions: Iterable[Row[Any]]) -> list[Tena
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """Tenants that have exactly the versions which a digest stands for."""
+    """Tenants that have exactly what a digest stands for."""
 
     digest: str
     versions: tuple[str, ...]
@@ -420,8 +420,8 @@ class Complete:
 
     @classmethod
     def of(cls, chain: Chain, version: str, tenants: Iterable[str]) -> Self:
-        """Tenants that have all versions of a chain up to one."""
-        return cls(chain.digest_at(version), chain.upto(version), frozenset(tenants))
+        """Tenants that have all that a chain has at a version."""
+        return cls(chain.digest_at(version), chain.contents_at(version), frozenset(tenants))
 
 
 def write_versions(

@@ -2,7 +2,8 @@
 
 Decides whether a source can be taken back at all, before anything runs. For each version that is
 undone, what undoes it runs and its row is deleted in one transaction, under the tenant's lock: a
-tenant is always at a version of the source, wherever it was interrupted.
+tenant is always at a version of the source, wherever it was interrupted. The rows of repeatable
+files are deleted with it, because what they made may be gone: they run again after the last one.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from tidegate import steps
 from tidegate.bootstrap.tenants.hands import COMMITTED, SqlHand, values_of
 from tidegate.bootstrap.tenants.model import SourceKind
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result, refusal
+from tidegate.bootstrap.tenants.repeatables import split
 from tidegate.bootstrap.tenants.versions import Standing, look_at
 from tidegate.bootstrap.tenants.worker.tidegate_records import Asker, Row, own
-from tidegate.engines.postgres import tenant_records, tenants
+from tidegate.engines.postgres import tenants
 from tidegate.engines.postgres.placeholders import PlaceholderError
 from tidegate.errors import FailedPreconditionError, InvalidArgumentError
 
@@ -99,7 +101,7 @@ class UndoingHand(SqlHand):
         current = ""
         try:
             while True:
-                look, refused = self._stand(connection, job)
+                look, refused, repeated = self._stand(connection, job)
                 current = look.current
                 first = current if first is None else first
                 if refused:
@@ -109,7 +111,7 @@ class UndoingHand(SqlHand):
                 if look.standing is Standing.AT_TARGET:
                     tenants.rollback(connection)
                     return Outcome(Result.DONE, first, job.target)
-                self._undo(connection, job, current)
+                self._undo(connection, job, current, repeated)
                 steps.reached(COMMITTED)
                 self._clean(job, connection)
                 connection = self._connection(job)
@@ -121,27 +123,42 @@ class UndoingHand(SqlHand):
         finally:
             self._clean(job, connection)
 
-    def _stand(self, connection: Connection[TupleRow], job: Job) -> tuple[Look, str]:
-        """How the tenant stands, in its transaction, and why it must not be taken back."""
+    def _stand(
+        self, connection: Connection[TupleRow], job: Job
+    ) -> tuple[Look, str, tuple[str, ...]]:
+        """How the tenant stands, in its transaction, and why it must not be taken back.
+
+        Last, the repeatable files that it has.
+        """
         rows = tenants.begin(connection, self._settings(job))
         asker = Asker(self._source.name, self._hashes, self._names, self._others, job.stored)
         found = own([Row(*row) for row in rows], asker)
-        look = look_at(self._chain, [(row.version, row.sha256) for row in found.rows], job.target)
-        half = next((row.version for row in found.rows if row.begun is not None), "")
+        versions, repeated = split(found.rows)
+        look = look_at(self._chain, [(row.version, row.sha256) for row in versions], job.target)
+        half = next((row.version for row in versions if row.begun is not None), "")
+        refused = found.refusal or self._refusal(look, half, job.target)
+        return look, refused, tuple(repeated)
+
+    def _refusal(self, look: Look, half: str, target: str) -> str:
         if half:
-            return look, f"version {half} was begun and is not complete; upgrade the tenant first"
-        if found.refusal or look.standing is Standing.AT_TARGET:
-            return look, found.refusal
+            return f"version {half} was begun and is not complete; upgrade the tenant first"
+        if look.standing is Standing.AT_TARGET:
+            return ""
         if look.standing is Standing.BEHIND:
-            return look, f"the tenant is at version {look.current}, behind {job.target}"
+            return f"the tenant is at version {look.current}, behind {target}"
         is_known = look.standing is Standing.AHEAD and look.offender == look.current
         if is_known and self._chain.position(look.current) is not None:
-            if self._undoes.get(look.current) is not None:
-                return look, ""
-            return look, f"nothing undoes version {look.current}"
-        return look, refusal(look, job.target) or ""
+            has_undo = self._undoes.get(look.current) is not None
+            return "" if has_undo else f"nothing undoes version {look.current}"
+        return refusal(look, target) or ""
 
-    def _undo(self, connection: Connection[TupleRow], job: Job, version: str) -> None:
+    def _undo(
+        self,
+        connection: Connection[TupleRow],
+        job: Job,
+        version: str,
+        repeated: tuple[str, ...],
+    ) -> None:
         """Undo one version in the open transaction, delete its row, and commit."""
         settings, down = self._settings(job), self._undoes[version]
         assert down is not None, "looked at before"
@@ -150,16 +167,7 @@ class UndoingHand(SqlHand):
         except PlaceholderError as error:
             raise tenants.ScriptError("22023", f"{down.file} {error}", None) from None
         # First, because the script may leave the session as another role.
-        connection.execute(
-            tenant_records.amending(
-                settings.version_schema,
-                settings.version_table,
-                self._source.name,
-                add=(),
-                rewrite=(),
-                remove=[version],
-            ).encode()
-        )
+        tenants.forget(connection, settings, [version, *repeated])
         try:
             tenants.run_pieces(connection, script.pieces)
         except tenants.ScriptError as error:

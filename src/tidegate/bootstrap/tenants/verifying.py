@@ -3,7 +3,8 @@
 Decides which sources make up a tenant (those it has a version of, by name), and which tenants may
 share one expectation: those with the same versions on one server. The migrations are run for real,
 but in a scratch database on the tenant's server, so they reach no tenant; it is dropped at the end.
-The tenants themselves are only read.
+The tenants themselves are only read. Of repeatable files, a tenant is expected to have those that
+it has recorded; in another wording than the source has now, they cannot be built.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from tidegate.bootstrap.tenants.ground import job_of
 from tidegate.bootstrap.tenants.hands import PURPOSE
 from tidegate.bootstrap.tenants.model import RunOptions, SourceKind
 from tidegate.bootstrap.tenants.outcomes import Outcome, Result
+from tidegate.bootstrap.tenants.repeatables import outdated, split
 from tidegate.bootstrap.tenants.selection import Selection, select
 from tidegate.bootstrap.tenants.versions import Chain
-from tidegate.engines.postgres import tenant_catalog, tenants
+from tidegate.engines.postgres import tenant_catalog, tenant_records, tenants
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.tenant_scratch import scratch_database
 from tidegate.errors import InvalidArgumentError, TidegateError
@@ -42,6 +44,8 @@ VERIFIED_MAX: Final = 1000
 _TABLES: Final = {SourceKind.ALEMBIC: "alembic_version", SourceKind.DJANGO: "django_migrations"}
 
 type Objects = Mapping[tuple[str, str], str]
+#: By source, the repeatable files that a tenant has.
+type Repeated = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,8 @@ class _Round:
         if isinstance(job, Outcome):
             return Verified(tenant.name, versions, failure=job.message)
         try:
-            found = self._read(job)
-            expected = self._expected(job, versions)
+            found, repeated = self._read(job, versions)
+            expected = self._expected(job, versions, repeated)
         except UnbuildableError as error:
             return Verified(tenant.name, versions, failure=str(error))
         except TidegateError as error:
@@ -143,25 +147,44 @@ class _Round:
             return Verified(tenant.name, versions, failure=" ".join(str(error).split()))
         return Verified(tenant.name, versions, compare(expected, found))
 
-    def _read(self, job: Job) -> Objects:
+    def _read(self, job: Job, versions: Mapping[str, str]) -> tuple[Objects, Repeated]:
         with connect(job.endpoint, purpose=PURPOSE, dbname=job.place.database or None) as session:
             schema = job.place.schema
             if schema and not tenants.has_schema(session, schema):
                 raise UnbuildableError(f"{job.place} is not there")
-            return tenant_catalog.objects(session, schema, self._version_tables())
+            repeated = tuple((name, self._repeated(session, job, name)) for name in versions)
+            return tenant_catalog.objects(session, schema, self._version_tables()), repeated
+
+    def _repeated(self, session: Connection[TupleRow], job: Job, source: str) -> tuple[str, ...]:
+        """The repeatable files of a source that a tenant has."""
+        opened = self._opened[source]
+        if not opened.chain.repeatable:
+            return ()
+        schema = job.place.schema or tenants.DEFAULT_SCHEMA
+        read = tenant_records.statements(schema, opened.source.version_table).read
+        own = opened.own(session.execute(read.encode()).fetchall(), job.stored)
+        if own.refusal:
+            raise UnbuildableError(own.refusal)
+        recorded = split(own.rows)[1]
+        if other := outdated(opened.chain, recorded):
+            raise UnbuildableError(
+                f"the tenant has {', '.join(other)} in an older wording than source {source};"
+                " upgrade it first"
+            )
+        return tuple(sorted(recorded))
 
     def _version_tables(self) -> set[str]:
         sources = [each.source for each in self._opened.values()]
         return {_TABLES.get(each.kind, each.version_table) for each in sources}
 
-    def _expected(self, job: Job, versions: Mapping[str, str]) -> Objects:
+    def _expected(self, job: Job, versions: Mapping[str, str], repeated: Repeated) -> Objects:
         place = job.place
         own = (place.schema, job.name) if self._has_variables(versions) else bool(place.schema)
         database = place.database if place.schema else ""
-        key = (job.endpoint, database, own, tuple(versions.items()))
+        key = (job.endpoint, database, own, tuple(versions.items()), repeated)
         if key not in self._built:
             try:
-                self._built[key] = self._build(job, versions)
+                self._built[key] = self._build(job, versions, dict(repeated))
             except UnbuildableError as error:
                 self._built[key] = str(error)
         found = self._built[key]
@@ -172,9 +195,11 @@ class _Round:
     def _has_variables(self, versions: Mapping[str, str]) -> bool:
         """Whether what is made depends on the tenant's values."""
         folders = [self._opened[name].folder for name in versions]
-        return any(s.variables for folder in folders if folder is not None for s in folder.scripts)
+        return any(s.variables for folder in folders if folder is not None for s in folder.all)
 
-    def _build(self, job: Job, versions: Mapping[str, str]) -> Objects:
+    def _build(
+        self, job: Job, versions: Mapping[str, str], repeated: Mapping[str, tuple[str, ...]]
+    ) -> Objects:
         shared = {s for name in versions for s in self._opened[name].source.also_search}
         schema = job.place.schema
         with scratch_database(
@@ -187,7 +212,7 @@ class _Round:
             _make_room(session, schema, roles)
             place = replace(job.place, database=database)
             for name, version in versions.items():
-                hand = self._opened[name].hand(self._options)
+                hand = self._opened[name].as_of(version, repeated[name]).hand(self._options)
                 try:
                     outcome = hand.upgrade(replace(job, place=place, target=version, stored=()))
                 finally:

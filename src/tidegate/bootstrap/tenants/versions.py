@@ -33,6 +33,11 @@ class Version:
     parents: tuple[str, ...] = ()
     """The versions it builds on, where the order is no line (Alembic); empty where it is."""
 
+    @property
+    def with_hash(self) -> str:
+        """What stands for exactly this text of it."""
+        return f"{self.id} {self.sha256}"
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
@@ -41,6 +46,8 @@ class Chain:
     versions: tuple[Version, ...]
     heads: tuple[str, ...] = ()
     """Ids of the last versions, when there may be several; empty when the order is a line."""
+    repeatable: tuple[Version, ...] = ()
+    """What runs after the last version whenever its text has changed, in order; of SQL files."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -57,10 +64,21 @@ class Chain:
             return (version,)
         return self.ids[: place + 1]
 
+    def is_last(self, version: str) -> bool:
+        """Whether no version comes after it."""
+        return bool(self.versions) and self.versions[-1].id == version
+
+    def contents_at(self, version: str) -> tuple[str, ...]:
+        """The same, and with their hashes the repeatable files that belong to the last version."""
+        again = self.repeatable if self.is_last(version) else ()
+        return (*self.upto(version), *(each.with_hash for each in again))
+
     def digest_at(self, version: str) -> str:
-        """What stands for exactly the versions that a tenant at a version has, and their texts."""
+        """What stands for exactly what a tenant at a version has, and the texts of it."""
         hashes = {each.id: each.sha256 for each in self.versions}
-        lines = [f"{each} {hashes.get(each, '')}\n" for each in self.upto(version)]
+        upto = self.upto(version)
+        lines = [f"{each} {hashes.get(each, '')}\n" for each in upto]
+        lines += [f"{each}\n" for each in self.contents_at(version)[len(upto) :]]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def position(self, version: str) -> int | None:

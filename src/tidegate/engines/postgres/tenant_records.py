@@ -101,9 +101,9 @@ def amending(
     name: str,
     source: str,
     *,
-    add: Sequence[Recorded],
-    rewrite: Sequence[Recorded],
-    remove: Sequence[str],
+    add: Sequence[Recorded] = (),
+    rewrite: Sequence[Recorded] = (),
+    remove: Sequence[str] = (),
 ) -> str:
     """The statements that change a source's record of versions, without running any."""
     table, whose = table_of(schema, name), sql.Literal(source)
@@ -124,19 +124,6 @@ def amending(
             .as_string()
         )
     return "; ".join(found)
-
-
-def forgetting(schema: str, name: str, source: str, versions: Sequence[str]) -> str:
-    """The statement that takes away the marks of versions that are not complete."""
-    return (
-        sql.SQL("DELETE FROM {} WHERE source = {} AND version IN ({}) AND begun IS NOT NULL")
-        .format(
-            table_of(schema, name),
-            sql.Literal(source),
-            sql.SQL(", ").join(map(sql.Literal, versions)),
-        )
-        .as_string()
-    )
 
 
 def adopting(schema: str, name: str, source: str, former: Sequence[str], sha256: str = "") -> str:

@@ -357,15 +357,13 @@ def _recording(settings: TenantSettings, versions: Sequence[Recorded]) -> str:
     )
 
 
-def forget_marks(
+def forget(
     connection: Connection[TupleRow], settings: TenantSettings, versions: Sequence[str]
 ) -> None:
-    """Take away the marks of versions that are not complete, in the open transaction."""
-    connection.execute(
-        tenant_records.forgetting(
-            settings.version_schema, settings.version_table, settings.source, versions
-        ).encode()
-    )
+    """Delete the source's rows of some versions, in the open transaction."""
+    schema, table = settings.version_schema, settings.version_table
+    statement = tenant_records.amending(schema, table, settings.source, remove=versions)
+    connection.execute(statement.encode())
 
 
 def adopt(

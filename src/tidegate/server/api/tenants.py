@@ -223,6 +223,7 @@ def tenants_status(node: Node, source: str | None = None, keyspace: str | None =
             "head": opened.target("head"),
             "items": [{"version": each, "tenants": counted[each]} for each in versions],
             "late": node.tenants.late(opened, keyspace),
+            "repeatable": node.tenants.repeats(opened, keyspace),
         }
     )
 
@@ -350,6 +351,7 @@ def show_source(node: Node, name: str) -> Json:
             **source_json(opened.source),
             "head": opened.target("head"),
             "versions": versions,
+            "repeatable": [{"id": v.id, "name": v.name} for v in opened.chain.repeatable],
             "ignored": list(opened.ignored),
         }
     )
