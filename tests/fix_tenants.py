@@ -17,8 +17,9 @@ from psycopg import sql
 from tidegate.bootstrap.tenants import runs, store
 from tidegate.bootstrap.tenants.loop import RunLoop
 from tidegate.bootstrap.tenants.model import ItemState, RunOptions, RunState
+from tidegate.bootstrap.tenants.planned import UpgradeRequest
 from tidegate.bootstrap.tenants.selection import Selection
-from tidegate.bootstrap.tenants.service import TenantService, UpgradeRequest
+from tidegate.bootstrap.tenants.service import TenantService
 from tidegate.cluster import updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.leases import Leases

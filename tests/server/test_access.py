@@ -107,6 +107,11 @@ def test_a_role_may_do_what_it_may_and_no_more(node: NodeProcess, by_role: dict[
             )
         with pytest.raises(ForbiddenError, match="role admin"):
             client.audit.list()
+        # Somebody else's SQL is no more an operator's than somebody else's program.
+        with pytest.raises(ForbiddenError, match="role admin"):
+            client.tenant.discover("saas", query="SELECT 'a' AS schema")
+        with pytest.raises(ForbiddenError, match="role admin"):
+            client.tenant.upgrade(keyspace="saas", discover_query="SELECT 1", dry_run=True)
     with Client(node.url, by_role["admin"]) as client:
         assert {"a-read", "a-operate", "a-admin"} <= {
             t["name"] for t in client.token.list()["items"]

@@ -110,28 +110,39 @@ def discover(
     shard: Shard = "",
     schemas: str = "",
     databases: str = "",
+    query: str = "",
     register: bool = False,
     common: Common = DEFAULTS,
 ) -> None:
-    """Look for tenants on the shards of a keyspace, by a pattern of LIKE.
+    """Look for tenants on the shards of a keyspace, by a pattern of LIKE or a query.
 
     Args:
         keyspace: whose shards.
         schemas: pattern of schemas; % stands for any characters, _ for one.
         databases: pattern of databases, instead.
+        query: SELECT that names them, instead; its columns are schema or database, and name.
         register: add those that are new.
     """
     answer = common.client().tenant.discover(
-        keyspace, shard=shard, schemas=schemas, databases=databases, register=register
+        keyspace,
+        shard=shard,
+        schemas=schemas,
+        databases=databases,
+        query=query,
+        register=register,
     )
     common.items(answer, FOUND_COLUMNS)
     what = "registered" if register else "new; --register adds them"
     note(f"{len(answer['items'])} found, {answer['new']} {what}")
-    for each in answer["items"]:
-        if each["taken_by"]:
+    _note_left_out(answer["items"])
+
+
+def _note_left_out(found: list[Json]) -> None:
+    for each in found:
+        if each["reason"]:
             note(
-                f"not registered: {_where(each)}: the name {each['name']} belongs to "
-                f"{each['taken_by']}; choose another: tidegate tenant add NAME"
+                f"not registered: {each['name']} ({_where(each)}): {each['reason']};"
+                " by hand: tidegate tenant add NAME"
             )
 
 
@@ -256,6 +267,7 @@ def upgrade(
     sql: bool = False,
     discover_schemas: str = "",
     discover_databases: str = "",
+    discover_query: str = "",
     wait: Annotated[bool, Parameter(negative="--no-wait")] = True,
     timeout: str | None = None,
     dry_run: DryRun = False,
@@ -289,6 +301,7 @@ def upgrade(
         sql: with --dry-run, show the SQL that would be sent, as it is for one tenant of each group.
         discover_schemas: pattern of LIKE: first register schemas of --keyspace that are new.
         discover_databases: the same for databases.
+        discover_query: the same by a SELECT; its columns are schema or database, and name.
         wait: follow until the run is over.
         timeout: how long to follow, such as 10m; without end when not given.
     """
@@ -318,7 +331,9 @@ def upgrade(
         sql=sql,
         discover_schemas=discover_schemas,
         discover_databases=discover_databases,
+        discover_query=discover_query,
     )
+    _note_left_out(answer["left_out"])
     if dry_run:
         _show_plan(common, answer)
         return

@@ -74,14 +74,25 @@ class Tenants(Noun):
         shard: str = "",
         schemas: str = "",
         databases: str = "",
+        query: str = "",
         register: bool = False,
     ) -> Json:
-        """Schemas or databases whose names are LIKE a pattern; new ones are registered if asked."""
+        """Schemas or databases that are LIKE a pattern, or that a query names.
+
+        Args:
+            keyspace: on whose shards.
+            shard: only this one.
+            schemas: a pattern.
+            databases: a pattern.
+            query: a SELECT with the columns schema or database, and name; needs an admin.
+            register: add those that are new.
+        """
         body = {
             "keyspace": keyspace,
             "shard": shard,
             "schemas": schemas,
             "databases": databases,
+            "query": query,
             "register": register,
         }
         return self._call("POST", _verb("discover", "tenants"), body, timeout_s=VERB_TIMEOUT_S)
@@ -188,7 +199,7 @@ class Tenants(Noun):
                 max_failures, lock_timeout_s, statement_timeout_s, retries, pause_s, verify,
                 downgrade, out_of_order, single_transaction,
                 sql (with dry_run: answer the SQL as well), discover_schemas, discover_databases
-                (patterns of LIKE: register what is new in the keyspace first).
+                (patterns of LIKE: register what is new in the keyspace first), discover_query.
         """
         return self._call(
             "POST",

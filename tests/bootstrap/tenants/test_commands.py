@@ -208,6 +208,10 @@ def test_a_node_runs_no_program_from_a_folder_it_was_not_told(town: Town) -> Non
         ("discover", {"keyspace": "saas", "schemas": "a%", "databases": "b%"}),
         ("discover", {"keyspace": "saas", "schemas": "%\\"}),
         ("discover", {"keyspace": "saas", "schemas": "a\0"}),
+        ("discover", {"keyspace": "saas", "schemas": "a%", "query": "SELECT 'a' AS schema"}),
+        ("discover", {"keyspace": "saas", "query": "SELECT 1 AS schema; SELECT 2"}),
+        ("discover", {"keyspace": "saas", "query": "SELECT 'a' AS tenant"}),
+        ("discover", {"keyspace": "saas", "query": "SELECT '\0' AS schema"}),
         ("upgrade", {"source": "none"}),
         ("upgrade", {"source": "sql:/no/such/folder"}),
         ("upgrade", {"source": "sql:/\0"}),
@@ -217,6 +221,7 @@ def test_a_node_runs_no_program_from_a_folder_it_was_not_told(town: Town) -> Non
         ("upgrade", {"where": "version<<3"}),
         ("upgrade", {"sql": True}),
         ("upgrade", {"discover_schemas": "t%"}),
+        ("upgrade", {"discover_query": "SELECT 'a' AS schema"}),
         ("upgrade", {"downgrade": True, "verify": True}),
         ("verify", {"tenants": ["nobody"]}),
         ("add", {"name": "a", "keyspace": "saas", "schema": "x", "source": "app"}),
@@ -294,6 +299,16 @@ def test_new_tenants_drift_and_the_way_back_from_the_command_line(
     assert printed(capsys)["version"] == "002"
     tidegate("tenant add acme --keyspace saas --schema fresh --provision")
     tidegate("tenant upgrade --discover-schemas tenant_%", ExitStatus.USAGE)
+    town.execute(
+        "CREATE TABLE account AS SELECT i, 'tenant_' || i AS s FROM generate_series(1, 7) i"
+    )
+    query = "SELECT s AS schema, 'the ' || i AS name FROM account WHERE i IN (1, 7)"
+    assert run(["tenant", "discover", "--keyspace", "saas", "--query", query]) == ExitStatus.DONE
+    assert "not registered: the~207 (tenant_7): it is not there" in capsys.readouterr().err
+    discover = ["--keyspace", "saas", "--discover-query", query]
+    assert run(["tenant", "upgrade", *discover]) == ExitStatus.DONE
+    assert "not registered: the~207 (tenant_7): it is not there" in capsys.readouterr().err
+    tidegate("tenant rename the~201 tenant_1")
     tidegate("tenant upgrade --keyspace saas --discover-schemas tenant_%")
     assert len(town.client.tenant.list()["items"]) == 7
     capsys.readouterr()

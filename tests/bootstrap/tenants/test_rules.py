@@ -19,7 +19,7 @@ from tidegate.bootstrap.tenants.model import (
     check_name,
     parse_source,
 )
-from tidegate.bootstrap.tenants.names import escaped, named, unescaped
+from tidegate.bootstrap.tenants.names import Spot, escaped, named, unescaped
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result, cause_of, judge, refusal
 from tidegate.bootstrap.tenants.selection import Selection, select
 from tidegate.bootstrap.tenants.versions import (
@@ -225,7 +225,7 @@ def test_found_schemas_get_names_that_are_free() -> None:
         Place("saas", "0", schema="globex"),
         Place("saas", "0", schema="a b/c"),
     ]
-    found = named(places, TENANTS)
+    found = named(list(map(Spot, places)), TENANTS)
     assert [(each.name, each.is_registered) for each in found] == [
         ("acme@-80", False),
         ("acme@80-", False),
@@ -246,7 +246,7 @@ def test_names_are_escaped_so_that_each_tells_its_schema(schemas: list[str]) -> 
 def test_schemas_that_differ_in_one_sign_get_names_of_their_own() -> None:
     """Situation tenants 07: ``t 1``, ``t%1``, ``t/1`` and ``t_1``."""
     schemas = ["t 1", "t%1", "t/1", "t_1", "-t", "t", "t@0", "t~200"]
-    found = named([Place("saas", "0", schema=each) for each in schemas], [])
+    found = named([Spot(Place("saas", "0", schema=each)) for each in schemas], [])
     assert [each.name for each in found] == [
         "t~201",
         "t~251",
@@ -257,7 +257,7 @@ def test_schemas_that_differ_in_one_sign_get_names_of_their_own() -> None:
         "t~400",
         "t~7E200",
     ]
-    assert not any(each.taken_by for each in found)
+    assert all(each.is_new for each in found)
 
 
 def test_a_clash_concerns_its_pair_and_no_name_is_taken_from_its_owner() -> None:
@@ -266,7 +266,7 @@ def test_a_clash_concerns_its_pair_and_no_name_is_taken_from_its_owner() -> None
         tenant(name, keyspace="other") for name in ("t_1", "t_1@0", "t_1@saas@0", "t_2", "t_3@0")
     ]
     places = [Place("saas", "0", schema=each) for each in ("t_1", "t_2", "t_3", "t_4")]
-    found = named(places, owners)
+    found = named(list(map(Spot, places)), owners)
     assert [each.name for each in found] == ["t_1", "t_2@0", "t_3", "t_4"]
     assert [each.taken_by for each in found] == ["other/0 schema t_1", "", "", ""]
 

@@ -21,7 +21,7 @@ from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result, cause_of
 from tidegate.bootstrap.tenants.repeatables import last_version, repeats, split
 from tidegate.bootstrap.tenants.versions import Standing, groups, look_at
 from tidegate.bootstrap.tenants.worker.tidegate_records import Asker, Row, own
-from tidegate.engines.postgres import holders, tenant_alone, tenants
+from tidegate.engines.postgres import holders, tenant_alone, tenant_places, tenants
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.placeholders import PlaceholderError
 from tidegate.engines.postgres.tenant_records import Recorded
@@ -316,7 +316,7 @@ class SqlHand:
         cause = cause_of(error.sqlstate)
         with contextlib.suppress(psycopg.Error):
             tenants.rollback(connection)
-            if not tenants.has_schema(connection, self._settings(job).version_schema):
+            if not tenant_places.has_schema(connection, self._settings(job).version_schema):
                 return Outcome(Result.MISSING, message=f"{job.place} is not there")
             if cause is Cause.LOCK:
                 found = tenants.lock_holders(connection, self._settings(job))
@@ -330,9 +330,7 @@ class SqlHand:
                 contextlib.suppress(TidegateError, psycopg.Error),
                 connect(job.endpoint, purpose=PURPOSE) as connection,
             ):
-                if job.place.database not in tenants.databases_named(
-                    connection, job.place.database
-                ):
+                if not tenant_places.has_database(connection, job.place.database):
                     return Outcome(Result.MISSING, message=f"{job.place} is not there")
         return Outcome.failed(Cause.CONNECTION, error.message)
 

@@ -28,13 +28,18 @@ def allowed_in_names(character: str) -> bool:
     return _NAME.fullmatch(character) is not None
 
 
+def is_name(name: str) -> bool:
+    """Whether it may be a name: not empty, not too long, without what paths and lists need."""
+    return len(name) <= NAME_MAX and bool(_NAME.fullmatch(name)) and not name.startswith("-")
+
+
 def check_name(name: str, what: str) -> str:
     """The name, if it may be one.
 
     Raises:
-        InvalidArgumentError: it is empty, too long, or has characters that paths and lists need.
+        InvalidArgumentError: it may not.
     """
-    if len(name) > NAME_MAX or not _NAME.fullmatch(name) or name.startswith("-"):
+    if not is_name(name):
         raise InvalidArgumentError(
             f"{name!r} cannot be the name of a {what}",
             next_step=f"use at most {NAME_MAX} characters, no spaces and none of / : , % * ? #",
@@ -70,6 +75,16 @@ class Place:
             )
         _check_identifier(self.database, "database")
         _check_identifier(self.schema, "schema")
+
+    def to_json(self) -> dict[str, str | None]:
+        """As shown."""
+        return {
+            "keyspace": self.keyspace,
+            "shard": self.shard,
+            "tablet": self.tablet or None,
+            "database": self.database or None,
+            "schema": self.schema or None,
+        }
 
     def __str__(self) -> str:
         parts = [f"{self.keyspace}/{self.shard}"]

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from tidegate.bootstrap.tenants.model import RunOptions
 from tidegate.bootstrap.tenants.previews import group_of
+from tidegate.bootstrap.tenants.provisioning import Discovery
+from tidegate.bootstrap.tenants.selection import Selection
 from tidegate.bootstrap.tenants.undoing import refuse_irreversible, undone
 from tidegate.errors import FailedPreconditionError, InvalidArgumentError
 
@@ -17,12 +20,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tidegate.bootstrap.tenants.model import Item, Run, Tenant
+    from tidegate.bootstrap.tenants.names import Discovered
     from tidegate.bootstrap.tenants.previews import Group, Preview
-    from tidegate.bootstrap.tenants.service import UpgradeRequest
     from tidegate.bootstrap.tenants.sources import Opened
     from tidegate.bootstrap.tenants.versions import Chain
 
 AHEAD_SHOWN: Final = 10
+
+
+@dataclass(frozen=True)
+class UpgradeRequest:
+    """What ``tidegate tenant upgrade`` asks for."""
+
+    source: str | None = None
+    to: str = "head"
+    selection: Selection = field(default_factory=Selection)
+    wave: str | None = None
+    then: str | None = None
+    options: RunOptions = field(default_factory=RunOptions)
+    shows_sql: bool = False
+    """For a dry run: whether it answers with the SQL."""
+    discovery: Discovery = field(default_factory=Discovery)
+    """Where to look for new tenants first."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,8 @@ class Planned:
     """Versions that sort before ones which tenants have, and how many tenants lack each."""
     repeats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By tenant's id, the repeatable files that it lacks, by what is stored of it."""
+    left_out: tuple[Discovered, ...] = ()
+    """What was looked for first, and cannot be registered."""
 
     def to_json(self) -> dict[str, Any]:
         """The waves by name, and for each version that tenants are at, what would be run."""
@@ -68,6 +89,7 @@ class Planned:
             "downgrade": self.run.options.downgrade,
             "waves": [{"wave": n + 1, "tenants": names} for n, names in enumerate(cut)],
             "late": [{"version": each, "tenants": count} for each, count in self.late.items()],
+            "left_out": [each.to_json() for each in self.left_out],
             "steps": [found for _, found in sorted(steps_of.items(), key=lambda step: step[0])],
         }
 

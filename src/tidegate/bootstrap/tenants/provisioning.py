@@ -16,7 +16,7 @@ import psycopg
 from tidegate.bootstrap.tenants.ground import endpoint_of
 from tidegate.bootstrap.tenants.hands import PURPOSE
 from tidegate.bootstrap.tenants.model import Tenant
-from tidegate.engines.postgres import tenants as engine
+from tidegate.engines.postgres import tenant_places as engine
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import (
     AlreadyExistsError,
@@ -26,6 +26,7 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from tidegate.bootstrap.tenants.model import Place
@@ -38,50 +39,45 @@ DUPLICATES: Final = (psycopg.errors.DuplicateSchema, psycopg.errors.DuplicateDat
 
 @dataclass(frozen=True)
 class Discovery:
-    """Where a run looks for new tenants before it begins: one pattern of LIKE."""
+    """Where a run looks for new tenants before it begins: one pattern of LIKE, or a query."""
 
     schemas: str = ""
     databases: str = ""
+    query: str = ""
 
     @property
     def is_wanted(self) -> bool:
         """Whether there is anything to look for."""
-        return bool(self.schemas or self.databases)
+        return bool(self.schemas or self.databases or self.query)
 
 
-def discover(registry: Registry, keyspace: str, wanted: Discovery, *, register: bool) -> list[str]:
-    """The names of new tenants on the shards of a keyspace.
-
-    Raises:
-        InvalidArgumentError: no keyspace, or two patterns.
-    """
-    return [each.name for each in _found(registry, keyspace, wanted, register=register)]
+def as_registered(found: Sequence[Discovered], now: datetime) -> list[Tenant]:
+    """The new tenants as they would be registered, for a plan."""
+    return [Tenant(str(uuid.uuid4()), each.name, each.place, now) for each in found if each.is_new]
 
 
-def not_yet_registered(
-    registry: Registry, keyspace: str, wanted: Discovery, now: datetime
-) -> list[Tenant]:
-    """The new tenants as they would be registered, for a plan.
-
-    Raises:
-        InvalidArgumentError: no keyspace, or two patterns.
-    """
-    found = _found(registry, keyspace, wanted, register=False)
-    return [Tenant(str(uuid.uuid4()), each.name, each.place, now) for each in found]
-
-
-def _found(
+def discover(
     registry: Registry, keyspace: str, wanted: Discovery, *, register: bool
 ) -> list[Discovered]:
+    """The tenants on the shards of a keyspace; none when nothing is looked for.
+
+    Raises:
+        InvalidArgumentError: no keyspace, or more than one way to look.
+    """
+    if not wanted.is_wanted:
+        return []
     if not keyspace:
         raise InvalidArgumentError(
             "new tenants are looked for on the shards of a keyspace",
             next_step="name it: --keyspace",
         )
-    found = registry.discover(
-        keyspace, schemas=wanted.schemas, databases=wanted.databases, register=register
+    return registry.discover(
+        keyspace,
+        schemas=wanted.schemas,
+        databases=wanted.databases,
+        query=wanted.query,
+        register=register,
     )
-    return [each for each in found if not each.is_registered and not each.taken_by]
 
 
 def registered(registry: Registry, name: str, place: Place) -> Tenant | None:

@@ -1,8 +1,8 @@
-"""Which tenants there are: added by name, or found by a pattern on the shards of a keyspace.
+"""Which tenants there are: added by name, or found on the shards of a keyspace.
 
-Decides what a place needs; the names of tenants that are found are decided in :mod:`.names`. What
-is registered is a name and a place; a tenant's database is looked at by :meth:`Registry.discover`
-only.
+Decides what a place needs; what is found on a shard is decided in :mod:`.looking`, its names in
+:mod:`.names`. What is registered is a name and a place; a tenant's database is looked at by
+:meth:`Registry.discover` only.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-import psycopg
-
 from tidegate.bootstrap.tenants.ground import endpoint_of
 from tidegate.bootstrap.tenants.hands import PURPOSE
+from tidegate.bootstrap.tenants.looking import DISCOVERED_MAX, Shard, fitting, queried
 from tidegate.bootstrap.tenants.model import Place, Tenant, check_name
-from tidegate.bootstrap.tenants.names import Discovered, named
-from tidegate.engines.postgres import tenants as engine
+from tidegate.bootstrap.tenants.names import Discovered, Spot, named
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.topology.store import TopologyStore
 
-DISCOVERED_MAX: Final = 100_000
 ATTEMPTS_MAX: Final = 3
 
 
@@ -111,27 +108,30 @@ class Registry:
         shard: str = "",
         schemas: str = "",
         databases: str = "",
+        query: str = "",
         register: bool = False,
     ) -> list[Discovered]:
-        """The schemas or databases whose names are LIKE a pattern, on every serving shard.
+        """The schemas or databases that are LIKE a pattern, or that a query names, on every shard.
 
         Args:
-            keyspace: whose shards.
+            keyspace: whose serving shards.
             shard: only this one.
             schemas: a pattern with ``%`` and ``_``.
-            databases: likewise; one of the two must be given.
+            databases: likewise.
+            query: one SELECT, run on each shard; of the three one must be given.
             register: add those that are new. One whose name belongs to another tenant is left
                 out; the others are added, all or none.
 
         Raises:
             NotFoundError: no such keyspace or shard.
-            InvalidArgumentError: no pattern, or two.
+            InvalidArgumentError: no way to look, or two; or the server refuses it.
             ConnectError: a shard cannot be reached.
         """
-        if bool(schemas) == bool(databases):
+        if [bool(schemas), bool(databases), bool(query.strip())].count(True) != 1:
             raise InvalidArgumentError(
                 "tenants are schemas or databases",
-                next_step="give one pattern: --schemas 'tenant_%' or --databases 'tenant_%'",
+                next_step="give one pattern, --schemas 'tenant_%' or --databases 'tenant_%', or"
+                " --query 'SELECT …'",
             )
         snapshot = self._topology.read()
         shards = (
@@ -142,40 +142,25 @@ class Registry:
                 f"keyspace {keyspace} has no serving shard",
                 next_step=f"tidegate shard list {keyspace}",
             )
-        places = [
-            place
-            for each in shards
-            for place in self._places(keyspace, each.name, schemas, databases)
-        ]
-        assert len(places) <= DISCOVERED_MAX
-        return self._register(places) if register else named(places, self.tenants.all())
+        spots: list[Spot] = []
+        for each in shards:
+            endpoint = endpoint_of(snapshot, Place(keyspace, each.name, schema="any"))
+            where = Shard(keyspace, each.name)
+            with connect(endpoint, purpose=PURPOSE) as connection:
+                if query:
+                    spots += queried(connection, where, query)
+                else:
+                    spots += fitting(connection, where, schemas=schemas, databases=databases)
+        assert len(spots) <= DISCOVERED_MAX * len(shards)
+        return self._register(spots) if register else named(spots, self.tenants.all())
 
-    def _places(self, keyspace: str, shard: str, schemas: str, databases: str) -> list[Place]:
-        """What fits the pattern on one shard."""
-        endpoint = endpoint_of(self._topology.read(), Place(keyspace, shard, schema="any"))
-        with connect(endpoint, purpose=PURPOSE) as connection:
-            try:
-                names = (
-                    engine.schemas_like(connection, schemas)
-                    if schemas
-                    else engine.databases_like(connection, databases)
-                )
-            except psycopg.DataError as error:
-                raise InvalidArgumentError(
-                    f"{schemas or databases!r} is no pattern of LIKE: {error}",
-                    next_step="% stands for any characters, _ for one, a backslash before"
-                    " either for itself",
-                ) from None
-        key = "schema" if schemas else "database"
-        return [Place(keyspace, shard, **{key: name}) for name in names]
-
-    def _register(self, places: Sequence[Place]) -> list[Discovered]:
+    def _register(self, spots: Sequence[Spot]) -> list[Discovered]:
         """Add those that are new; named again when somebody else adds tenants meanwhile."""
         with self._database.read() as reading:
             now = self._database.now(reading)
         for attempt in range(1, ATTEMPTS_MAX + 1):
-            found = named(places, self.tenants.all())
-            new = [each for each in found if not each.is_registered and not each.taken_by]
+            found = named(spots, self.tenants.all())
+            new = [each for each in found if each.is_new]
             try:
                 self.tenants.add(
                     [Tenant(str(uuid.uuid4()), each.name, each.place, now) for each in new]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate import steps
@@ -28,19 +28,19 @@ from tidegate.bootstrap.tenants.model import (
     Wish,
 )
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result
-from tidegate.bootstrap.tenants.planned import Planned, to_be_run
+from tidegate.bootstrap.tenants.planned import Planned, UpgradeRequest, to_be_run
 from tidegate.bootstrap.tenants.previews import previews
 from tidegate.bootstrap.tenants.provisioning import (
     Discovery,
+    as_registered,
     discover,
     make_place,
-    not_yet_registered,
     registered,
 )
 from tidegate.bootstrap.tenants.registry import Registry
 from tidegate.bootstrap.tenants.repeatables import lacking
 from tidegate.bootstrap.tenants.runs import RunStore
-from tidegate.bootstrap.tenants.selection import Selection, select
+from tidegate.bootstrap.tenants.selection import select
 from tidegate.bootstrap.tenants.sources import Sources
 from tidegate.bootstrap.tenants.store import TenantStore
 from tidegate.bootstrap.tenants.verifying import Verified, Verifier, VerifyRequest
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from tidegate.bootstrap.tenants.hands import Hand, Job
     from tidegate.bootstrap.tenants.model import Place, Tenant
+    from tidegate.bootstrap.tenants.names import Discovered
     from tidegate.bootstrap.tenants.sources import Opened
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.topology.store import TopologyStore
@@ -71,22 +72,6 @@ CREATED = steps.declare(
     plan="tenant",
     description="a run, its items and its claims are in the cluster database; nothing has begun",
 )
-
-
-@dataclass(frozen=True)
-class UpgradeRequest:
-    """What ``tidegate tenant upgrade`` asks for."""
-
-    source: str | None = None
-    to: str = "head"
-    selection: Selection = field(default_factory=Selection)
-    wave: str | None = None
-    then: str | None = None
-    options: RunOptions = field(default_factory=RunOptions)
-    shows_sql: bool = False
-    """For a dry run: whether it answers with the SQL."""
-    discovery: Discovery = field(default_factory=Discovery)
-    """Where to look for new tenants first."""
 
 
 class TenantService:
@@ -129,7 +114,10 @@ class TenantService:
         opened = self.sources.open(self.sources.find(request.source))
         target = opened.target(request.to)
         source = opened.source.name
-        chosen = select(self._known(request), request.selection, source, opened.chain, target)
+        keyspace = request.selection.keyspace
+        found = discover(self.registry, keyspace, request.discovery, register=False)
+        known = self._known(found)
+        chosen = select(known, request.selection, source, opened.chain, target)
         behind = to_be_run(chosen, opened, target, request)
         late: dict[str, int] = {}
         repeats: dict[str, tuple[str, ...]] = {}
@@ -176,17 +164,15 @@ class TenantService:
                 options=request.options,
                 repeats=repeats,
             )
-        return Planned(run, items, opened.chain, sql, late, repeats)
+        left_out = tuple(each for each in found if each.reason)
+        return Planned(run, items, opened.chain, sql, late, repeats, left_out)
 
-    def _known(self, request: UpgradeRequest) -> list[Tenant]:
+    def _known(self, found: Sequence[Discovered]) -> list[Tenant]:
         """The tenants that are registered, and those that the run would register first."""
-        known = self.tenants.all()
-        if request.discovery.is_wanted:
-            with self._database.read() as connection:
-                now = self._database.now(connection)
-            keyspace = request.selection.keyspace
-            known += not_yet_registered(self.registry, keyspace, request.discovery, now)
-            known.sort(key=lambda tenant: tenant.name)
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+        known = self.tenants.all() + as_registered(found, now)
+        known.sort(key=lambda tenant: tenant.name)
         if not known:
             raise NotFoundError(
                 "no tenant is registered",
@@ -195,7 +181,14 @@ class TenantService:
         return known
 
     def upgrade(self, request: UpgradeRequest) -> Run:
+        """Create a run, as :meth:`begin` does."""
+        return self.begin(request)[0]
+
+    def begin(self, request: UpgradeRequest) -> tuple[Run, list[Discovered]]:
         """Create a run; the work on it begins at once, in the node.
+
+        Returns:
+            The run, and what was found first and could not be registered.
 
         Raises:
             ConflictError: another run has one of the tenants.
@@ -206,14 +199,15 @@ class TenantService:
                 "the SQL is shown by a dry run only", next_step="add --dry-run, or leave --sql away"
             )
         planned = self.plan(request)
-        if request.discovery.is_wanted:
-            discover(self.registry, request.selection.keyspace, request.discovery, register=True)
+        keyspace = request.selection.keyspace
+        found = discover(self.registry, keyspace, request.discovery, register=True)
+        if found:
             planned = self.plan(replace(request, discovery=Discovery()))
         run = self.runs.create(planned.run, planned.items)
         steps.reached(CREATED)
         if not run.state.is_over:
             self.wake()
-        return run
+        return run, [each for each in found if each.reason]
 
     def late(self, opened: Opened, keyspace: str | None = None) -> list[dict[str, Any]]:
         """Versions that sort before ones which tenants have, and how many tenants lack each."""

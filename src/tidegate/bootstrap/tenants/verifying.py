@@ -22,7 +22,7 @@ from tidegate.bootstrap.tenants.outcomes import Outcome, Result
 from tidegate.bootstrap.tenants.repeatables import outdated, split
 from tidegate.bootstrap.tenants.selection import Selection, select
 from tidegate.bootstrap.tenants.versions import Chain
-from tidegate.engines.postgres import tenant_catalog, tenant_records, tenants
+from tidegate.engines.postgres import tenant_catalog, tenant_places, tenant_records, tenants
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.tenant_scratch import scratch_database
 from tidegate.errors import InvalidArgumentError, TidegateError
@@ -150,7 +150,7 @@ class _Round:
     def _read(self, job: Job, versions: Mapping[str, str]) -> tuple[Objects, Repeated]:
         with connect(job.endpoint, purpose=PURPOSE, dbname=job.place.database or None) as session:
             schema = job.place.schema
-            if schema and not tenants.has_schema(session, schema):
+            if schema and not tenant_places.has_schema(session, schema):
                 raise UnbuildableError(f"{job.place} is not there")
             repeated = tuple((name, self._repeated(session, job, name)) for name in versions)
             return tenant_catalog.objects(session, schema, self._version_tables()), repeated

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import errors, sql
 
 from tidegate.engines.postgres import holders, tenant_records
+from tidegate.engines.postgres.tenant_places import has_schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,6 @@ LONGEST_PAUSE_S: Final = 0.25
 """Between two attempts at the tenant's lock."""
 COPY_CHARACTERS: Final = 65_536
 """Of the rows of a COPY, sent at once."""
-_OWN_SCHEMAS: Final = "^(pg_|information_schema$|_tidegate)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +182,6 @@ def _attempt_first(
     statements = settings.statements
     connection.execute((statements.renew if is_old else statements.make).encode())
     return tuple(connection.execute(statements.read.encode()).fetchall())
-
-
-def has_schema(connection: Connection[TupleRow], schema: str) -> bool:
-    """Whether the schema is there."""
-    row = connection.execute(
-        "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s", [schema]
-    ).fetchone()
-    return row is not None
 
 
 def _opening(settings: TenantSettings) -> str:
@@ -416,65 +408,6 @@ def commit(connection: Connection[TupleRow]) -> None:
 def clean(connection: Connection[TupleRow]) -> None:
     """Make a used session like a new one: settings, role, temporary tables, locks."""
     connection.execute("DISCARD ALL")
-
-
-def schemas_like(connection: Connection[TupleRow], pattern: str) -> list[str]:
-    """The schemas whose names are LIKE the pattern; those of the system are left out."""
-    rows = connection.execute(
-        "SELECT nspname::text FROM pg_catalog.pg_namespace"
-        " WHERE nspname LIKE %s AND nspname !~ %s ORDER BY nspname",
-        [pattern, _OWN_SCHEMAS],
-    )
-    return [row[0] for row in rows]
-
-
-def databases_like(connection: Connection[TupleRow], pattern: str) -> list[str]:
-    """The databases of the server whose names are LIKE the pattern and that can be connected to."""
-    rows = connection.execute(
-        "SELECT datname::text FROM pg_catalog.pg_database"
-        " WHERE datname LIKE %s AND datallowconn AND NOT datistemplate AND datname !~ '^_tidegate'"
-        " ORDER BY datname",
-        [pattern],
-    )
-    return [row[0] for row in rows]
-
-
-def make_schema(connection: Connection[TupleRow], schema: str, role: str) -> bool:
-    """Make a schema; false when it is there.
-
-    Args:
-        connection: to the tenant's database; in autocommit.
-        schema: its name.
-        role: that owns it; empty for the session's own.
-    """
-    if has_schema(connection, schema):
-        return False
-    owner = sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(role)) if role else sql.SQL("")
-    connection.execute(sql.SQL("CREATE SCHEMA {}{}").format(sql.Identifier(schema), owner))
-    return True
-
-
-def make_database(connection: Connection[TupleRow], name: str, role: str) -> bool:
-    """Make a database; false when it is there.
-
-    Args:
-        connection: to another database of the server; in autocommit.
-        name: of the database.
-        role: that owns it; empty for the session's own.
-    """
-    if databases_named(connection, name):
-        return False
-    owner = sql.SQL(" OWNER {}").format(sql.Identifier(role)) if role else sql.SQL("")
-    connection.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), owner))
-    return True
-
-
-def databases_named(connection: Connection[TupleRow], name: str) -> list[str]:
-    """The database of exactly that name, if it is there."""
-    rows = connection.execute(
-        "SELECT datname::text FROM pg_catalog.pg_database WHERE datname = %s", [name]
-    )
-    return [row[0] for row in rows]
 
 
 def lock_holders(connection: Connection[TupleRow], settings: TenantSettings) -> list[Holder]:

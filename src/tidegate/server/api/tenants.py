@@ -1,8 +1,8 @@
 """Resources of tenants: the registry, migration sources, runs of upgrades."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from tidegate.bootstrap.tenants.amending import AmendRequest
@@ -13,19 +13,20 @@ from tidegate.bootstrap.tenants.model import (
     Source,
     Tenant,
 )
+from tidegate.bootstrap.tenants.planned import UpgradeRequest
 from tidegate.bootstrap.tenants.provisioning import Discovery
 from tidegate.bootstrap.tenants.report import brief, report, shown
 from tidegate.bootstrap.tenants.selection import Selection
-from tidegate.bootstrap.tenants.service import UpgradeRequest
 from tidegate.bootstrap.tenants.verifying import VerifyRequest
 from tidegate.errors import InvalidArgumentError
-from tidegate.server.access import ADMIN, OPERATE, READ
+from tidegate.server.access import ADMIN, OPERATE, READ, AccessRole, caller_of
 from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
 from tidegate.server.headers import whole_number
 
 router = APIRouter(prefix="/v1", tags=["tenants"])
 
 PAGE = 1000
+QUERY_MAX = 100_000
 
 
 class PlaceBody(Body):
@@ -42,12 +43,13 @@ class PlaceBody(Body):
 
 
 class DiscoverBody(Body):
-    """Where to look for tenants, by a pattern of LIKE."""
+    """Where to look for tenants, by a pattern of LIKE or a query; a query needs an admin."""
 
     keyspace: str
     shard: str = ""
     schemas: str = ""
     databases: str = ""
+    query: str = Field(default="", max_length=QUERY_MAX)
     register_new: bool = Field(default=False, alias="register")
 
 
@@ -140,6 +142,7 @@ class UpgradeBody(Body):
     sql: bool = False
     discover_schemas: str = ""
     discover_databases: str = ""
+    discover_query: str = Field(default="", max_length=QUERY_MAX)
 
 
 class TenantsBody(Body):
@@ -187,27 +190,37 @@ def add_tenant(node: Node, body: PlaceBody, dry_run: DryRun = False) -> Json:
 
 
 @router.post("/tenants:discover", dependencies=[OPERATE])
-def discover_tenants(node: Node, body: DiscoverBody) -> Json:
-    """Schemas or databases that fit a pattern; those that are new are registered if asked for."""
+def discover_tenants(node: Node, request: Request, body: DiscoverBody) -> Json:
+    """Schemas or databases that fit a pattern, or that a query of an admin names.
+
+    Those that are new are registered if asked for.
+    """
+    _check_query(request, body.query)
     found = node.tenants.registry.discover(
         body.keyspace,
         shard=body.shard,
         schemas=body.schemas,
         databases=body.databases,
+        query=body.query,
         register=body.register_new,
     )
-    answer = many(
-        {
-            "name": each.name,
-            **place_json(each.place),
-            "registered": each.is_registered,
-            "taken_by": each.taken_by or None,
-        }
-        for each in found
-    )
-    answer["new"] = sum(1 for each in found if not each.is_registered and not each.taken_by)
+    answer = many(each.to_json() for each in found)
+    answer["new"] = sum(1 for each in found if each.is_new)
     answer["taken"] = sum(1 for each in found if each.taken_by)
+    answer["left_out"] = sum(1 for each in found if each.reason)
     return answer
+
+
+def _check_query(request: Request, query: str) -> None:
+    """Refuse SQL of a caller who may not name programs.
+
+    It runs as the tablet's role, whose functions may do more than look.
+
+    Raises:
+        ForbiddenError: the caller is no admin.
+    """
+    if query:
+        caller_of(request.scope).check(AccessRole.ADMIN)
 
 
 @router.get("/tenants:status", dependencies=[READ])
@@ -367,14 +380,18 @@ def remove_source(node: Node, name: str, dry_run: DryRun = False) -> Json:
 
 
 @router.post("/tenant-runs", status_code=201, dependencies=[OPERATE])
-def upgrade_tenants(node: Node, body: UpgradeBody, dry_run: DryRun = False) -> Json:
-    """Create a run; the node works on it from now on."""
+def upgrade_tenants(
+    node: Node, request: Request, body: UpgradeBody, dry_run: DryRun = False
+) -> Json:
+    """Create a run; the node works on it from now on. ``discover_query`` needs ``admin``."""
+    _check_query(request, body.discover_query)
     given = body.model_dump()
     selection = Selection(**{key: given.pop(key) for key in Selection.__slots__})
     head = {key: given.pop(key) for key in ("source", "to", "wave", "then")}
     shows_sql = given.pop("sql")
-    discovery = Discovery(given.pop("discover_schemas"), given.pop("discover_databases"))
-    request = UpgradeRequest(
+    ways = ("discover_schemas", "discover_databases", "discover_query")
+    discovery = Discovery(*(given.pop(each) for each in ways))
+    asked = UpgradeRequest(
         **head,
         selection=selection,
         options=RunOptions(**given),
@@ -382,8 +399,10 @@ def upgrade_tenants(node: Node, body: UpgradeBody, dry_run: DryRun = False) -> J
         discovery=discovery,
     )
     if dry_run:
-        return one(node.tenants.plan(request).to_json(), dry_run=True)
-    return one(report(node.tenants.runs, node.tenants.upgrade(request)))
+        return one(node.tenants.plan(asked).to_json(), dry_run=True)
+    run, left_out = node.tenants.begin(asked)
+    found = [each.to_json() for each in left_out]
+    return one({**report(node.tenants.runs, run), "left_out": found})
 
 
 @router.get("/tenant-runs", dependencies=[READ])
@@ -451,22 +470,11 @@ def number(text: str) -> int | None:
     )
 
 
-def place_json(place: Any) -> Json:
-    """A place as shown."""
-    return {
-        "keyspace": place.keyspace,
-        "shard": place.shard,
-        "tablet": place.tablet or None,
-        "database": place.database or None,
-        "schema": place.schema or None,
-    }
-
-
 def tenant_json(tenant: Tenant) -> Json:
     """A tenant as shown."""
     return {
         "name": tenant.name,
-        **place_json(tenant.place),
+        **tenant.place.to_json(),
         "versions": dict(tenant.versions),
         "created_at": tenant.created_at,
     }
