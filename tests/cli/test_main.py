@@ -215,10 +215,10 @@ class Verbs:
         return self._last
 
 
-def status(phase: str, **more: Any) -> dict[str, Any]:
+def status(state: str, **more: Any) -> dict[str, Any]:
     return {
         "workflow": {"name": "w"},
-        "phase": phase,
+        "state": state,
         "traffic": "Reads Not Switched. Writes Not Switched",
         "tables": [],
         "streams": [],
@@ -237,9 +237,9 @@ def test_following_ends_when_the_streams_are_in_step(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     final = follow_until_running(Verbs(status("copying"), status("running")))
-    assert final["phase"] == "running"
+    assert final["state"] == "running"
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [line["phase"] for line in lines] == ["copying", "running"]
+    assert [line["state"] for line in lines] == ["copying", "running"]
 
 
 def test_following_ends_with_the_reason_when_a_stream_fails() -> None:

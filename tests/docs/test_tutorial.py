@@ -92,7 +92,7 @@ def test_the_tutorial_does_what_it_says(
         if block.expected is not None:
             assert shape(printed) == shape(block.expected), f"{block.heading}:\n{printed}"
         if block.note == "interrupt":
-            assert '"phase": "running"' in printed
+            assert '"state": "running"' in printed
         if "vdiff create" in block.code:
             assert "equal      yes" in printed
         if "complete" in block.code and "--yes" in block.code:

@@ -228,3 +228,30 @@ def test_an_unreadable_connection_string_is_refused() -> None:
 def test_an_unset_secret_is_refused(source_server: LocalServer) -> None:
     with pytest.raises(SecretError):
         connect(Endpoint(source_server.conninfo(), "env:TIDEGATE_SECRET_NOT_SET"), purpose="test")
+
+
+def test_a_limit_of_connections_is_named_with_the_statement_that_raises_it(
+    source_server: LocalServer,
+) -> None:
+    """Situation 14: of the role, and of the database; not "check that the server runs"."""
+    with psycopg.connect(
+        source_server.conninfo(), password=source_server.password, autocommit=True
+    ) as admin:
+        word = sql.Literal(source_server.password)
+        admin.execute(
+            sql.SQL("CREATE ROLE narrow LOGIN CONNECTION LIMIT 1 PASSWORD {}").format(word)
+        )
+        conninfo = psycopg.conninfo.make_conninfo(source_server.conninfo(), user="narrow")
+        endpoint = Endpoint(conninfo, source_server.secret)
+        try:
+            with connect(endpoint, purpose="test"), pytest.raises(ConnectError) as refused:
+                connect(endpoint, purpose="test")
+            assert "too many connections for role" in refused.value.message
+            assert 'ALTER ROLE "narrow" CONNECTION LIMIT' in refused.value.next_step
+            admin.execute("CREATE DATABASE narrow CONNECTION LIMIT 0")
+            with pytest.raises(ConnectError) as refused:
+                connect(endpoint, purpose="test", dbname="narrow")
+            assert 'ALTER DATABASE "narrow" CONNECTION LIMIT' in refused.value.next_step
+        finally:
+            admin.execute("DROP DATABASE IF EXISTS narrow")
+            admin.execute("DROP ROLE narrow")

@@ -128,7 +128,7 @@ def test_a_cancel_or_complete_whose_record_stays_is_finished_later(
     with records_stay(moving):
         with pytest.raises(UnfinishedError, match="could not be recorded"):
             end()
-        assert moving.service.status("shop", "move").phase in {"canceling", "completing"}
+        assert moving.service.status("shop", "move").phase in {"cancelling", "completing"}
         with pytest.raises(TidegateError):
             end()
     assert moving.service.recover() == {"shop.move": f"{verb} finished"}

@@ -126,7 +126,7 @@ def test_a_slot_whose_stream_a_person_stopped_raises_the_alarm_and_is_kept(movin
     (alarm,) = watch.alarms(flow.uuid)
     assert "the budget for it is 32.0 MiB" in alarm
     status = moving.service.status("shop", "move")
-    assert status.phase == "alarm"
+    assert status.phase == "stopped"
     (slot,) = status.slots
     assert not slot.lost
     assert not slot.active

@@ -39,10 +39,13 @@ SPLIT: dict[str, Any] = {
         ({"all_tables": True}, "name the tables"),
         ({"exclude_tables": ("u",)}, "--all-tables only"),
         ({"tables": ("a.b.c",)}, "not a table name"),
-        ({"on_ddl": "EXEC"}, "not carried"),
+        ({"on_ddl": "EXEC"}, "not supported"),
         ({"copy_threads": 0}, "out of bounds"),
         ({"sharded_auto_increment_handling": "GUESS"}, "unknown"),
-        ({"tablet_types": ("SPARE",)}, "unknown tablet type"),
+        ({"sharded_auto_increment_handling": "REMOVE"}, "not supported"),
+        ({"sharded_auto_increment_handling": "replace"}, "not supported"),
+        ({"tablet_types": ("REPLICA",)}, "tablet_types of a create are not supported"),
+        ({"cells": ("zone1",)}, "cells of a create are not supported"),
     ],
 )
 def test_a_move_that_cannot_be_right_is_refused(change: dict[str, Any], reason: str) -> None:

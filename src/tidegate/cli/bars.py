@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 
-from tidegate.cli.output import Json, duration, size
+from tidegate.cli.output import Json, duration, size, wait_text
 from tidegate.cli.tenant_view import notes, percent
 
 if TYPE_CHECKING:
@@ -51,19 +51,22 @@ class Bars:
             self._bar(table["table"], table["percent"], done)
         lag = status["max_lag_s"]
         kept = sum(slot["retained_bytes"] for slot in status["slots"])
-        parts = [status["phase"], status["traffic"]]
+        parts = [status["state"], status["traffic"]]
         parts += [f"lag {duration(lag)}"] if lag is not None else []
         parts += [f"log kept {size(kept)}"]
         parts += (
             [f"unreachable: {', '.join(status['unreachable'])}"] if status["unreachable"] else []
         )
+        parts += [wait_text(wait) for wait in status.get("waits", ())[:1]]
         share = sum(t["percent"] for t in status["tables"]) / max(1, len(status["tables"]))
         self._bar("all", share, "  ".join(parts))
 
     def _show_report(self, report: Json) -> None:
         progress = report.get("Progress") or {}
         share = 100.0 if report["State"] == "completed" else progress.get("Percentage", 0.0)
-        self._bar("VDiff", share, f"{report['State']}, {report['RowsCompared']} rows compared")
+        waits = "".join(f"; waits for {what}" for what in (report.get("WaitsFor") or {}).values())
+        said = f"{report['State']}, {report['RowsCompared']} rows compared{waits}"
+        self._bar("VDiff", share, said)
 
     def _show_run(self, run: Json) -> None:
         """The wave that is worked on, and all of them."""

@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tidegate.cli.output import Json, duration
+from tidegate.cli.output import Json, duration, wait_text
 from tidegate.cli.tenant_view import OVER
 from tidegate.errors import DetachedError, StreamFailedError, WaitTimeoutError
 
@@ -59,21 +59,19 @@ def until_running(
 
     def look() -> tuple[dict[str, Any], bool]:
         status = verbs.status(workflow, target)
-        if status["phase"] == "error":
-            failed = next(s for s in status["streams"] if s["state"] == "Error")
+        for failed in (s for s in status["streams"] if s["state"] == "Error"):
             raise StreamFailedError(
                 f"the stream {failed['source']} to {failed['target']} failed: {failed['message']}",
-                next_step="mend the cause, then:"
-                f" tidegate workflow start -w {workflow} -t {target}",
+                next_step=f"fix the cause, then: tidegate workflow start -w {workflow} -t {target}",
             )
         lag = status["max_lag_s"]
-        in_step = status["phase"] == "running" and lag is not None and lag <= LAG_IN_STEP_S
+        in_step = status["state"] == "running" and lag is not None and lag <= LAG_IN_STEP_S
         # Right after the copy, rows and constraints may still be missing.
         in_step = in_step and not any(
             s["pending"] for s in status["streams"] if s["state"] == "Running"
         )
         idle = all(s["state"] == "Stopped" for s in status["streams"])
-        return status, in_step or (idle and status["phase"] in {"stopped", "alarm"})
+        return status, in_step or (idle and status["state"] == "stopped")
 
     return _follow(look, again, f"workflow {workflow}", timeout_s)
 
@@ -185,17 +183,19 @@ def figures(status: Json) -> Json:
         shown = {key: status[key] for key in ("id", "state", "wave")}
         return {**shown, "waves": len(status["waves"]), **status["counts"]}
     if "RowsCompared" in status:
-        return {key: status[key] for key in ("UUID", "State", "RowsCompared", "HasMismatch")}
+        shown = {key: status[key] for key in ("UUID", "State", "RowsCompared", "HasMismatch")}
+        return {**shown, "WaitsFor": status.get("WaitsFor", {})}
     tables = status["tables"]
     done = sum(table["bytes_copied"] for table in tables)
     total = sum(table["bytes_total"] for table in tables)
     return {
         "workflow": status["workflow"]["name"],
-        "phase": status["phase"],
+        "state": status["state"],
         "traffic": status["traffic"],
         "rows_copied": sum(table["rows_copied"] for table in tables),
         "bytes_copied": done,
         "bytes_total": total,
         "max_lag_s": None if status["max_lag_s"] is None else round(status["max_lag_s"], 1),
+        "waits": [wait_text(wait) for wait in status.get("waits", ())],
         "worker_failures": sum(span["failures"] for span in status["spans"]),
     }

@@ -30,7 +30,7 @@ def create(
     stop_after_copy: bool = False,
     defer_secondary_keys: Annotated[bool, Parameter(negative="--no-defer-secondary-keys")] = True,
     no_routing_rules: bool = False,
-    sharded_auto_increment_handling: str = "REMOVE",
+    sharded_auto_increment_handling: str = "LEAVE",
     copy_threads: int = 2,
     log_budget: str | None = None,
     allow: str | None = None,
@@ -49,13 +49,13 @@ def create(
         all_tables: all tables of the source.
         exclude_tables: left out of --all-tables, with commas.
         source_shards: all shards of the source, if named.
-        on_ddl: when a table is altered meanwhile, STOP or IGNORE.
+        on_ddl: when a table is altered meanwhile: STOP, or IGNORE columns that are added.
         auto_start: begin to copy at once.
         stop_after_copy: stop when the copy is done.
         defer_secondary_keys: build secondary indexes after the copy.
         no_routing_rules: set no routing rules.
-        sharded_auto_increment_handling: of columns that number themselves, on a sharded target:
-            LEAVE, REMOVE or REPLACE.
+        sharded_auto_increment_handling: of columns that number themselves, on a sharded target;
+            only LEAVE is supported: each shard gives out numbers of its own.
         copy_threads: connections that copy at once, for each source shard.
         log_budget: how much log a source may keep before the streams stop with an alarm: 20GiB;
             half of the room there is, where that can be known, is a bound in any case.

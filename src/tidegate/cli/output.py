@@ -67,6 +67,15 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def wait_text(wait: Json) -> str:
+    """A wait, who is in the way, and what ends it, for eyes."""
+    text = f"waits for {wait['what']}"
+    text += f" at {wait['where']}" if wait["where"] else ""
+    text += f" since {wait['since'][11:19]}" if wait["since"] else ""
+    text += f": {wait['in_the_way']}" if wait["in_the_way"] else ""
+    return f"{text}; {wait['next_step']}" if wait["next_step"] else text
+
+
 def out(text: str) -> None:
     """Write one line of data."""
     sys.stdout.write(f"{text}\n")

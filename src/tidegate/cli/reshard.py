@@ -42,7 +42,7 @@ def create(
     Args:
         source_shards: the shards that serve, with commas.
         target_shards: the shards that will, with commas; together the same key range.
-        on_ddl: when a table is altered meanwhile, STOP or IGNORE.
+        on_ddl: when a table is altered meanwhile: STOP, or IGNORE columns that are added.
         auto_start: begin to copy at once.
         stop_after_copy: stop when the copy is done.
         defer_secondary_keys: build secondary indexes after the copy.

@@ -23,7 +23,7 @@ from tidegate.cli.common import (
     seconds,
     size_of,
 )
-from tidegate.cli.output import Column, Json, duration, note, out, size, table_text
+from tidegate.cli.output import Column, Json, duration, note, out, size, table_text, wait_text
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -38,15 +38,23 @@ Timeout = Annotated[
     ),
 ]
 
+
+def ago(age_s: float | None) -> str:
+    """How long something is past, for eyes."""
+    return "never" if age_s is None else f"{duration(age_s)} ago"
+
+
 LIST_COLUMNS = (
     Column("WORKFLOW", "name"),
     Column("TYPE", "type"),
     Column("FROM", "source"),
     Column("TO", "target"),
-    Column(
-        "PHASE", lambda item: item["operation"] or ("alarm" if item["alarms"] else item["phase"])
-    ),
-    Column("TRAFFIC", "traffic"),
+    Column("STATE", "state"),
+    Column("LAG", lambda item: duration(item["max_lag_s"])),
+    Column("VERIFIED", lambda item: ago(item["vdiff_age_s"])),
+    Column("ALARM", lambda item: bool(item["alarms"])),
+    Column("NEXT STEP", "next_step"),
+    Column("TRAFFIC", "traffic", wide=True),
     Column("TABLES", "tables", wide=True),
     Column("CREATED", "created_at", wide=True),
 )
@@ -102,11 +110,14 @@ HISTORY_COLUMNS = (
 
 def status_text(status: Json) -> str:
     """A workflow's status for eyes."""
-    lines = [f"{status['phase']}; {status['traffic']}"]
+    lines = [
+        f"{status['state']}; {status['traffic']}",
+        f"lag {duration(status['max_lag_s'])}; last verified {ago(status['vdiff_age_s'])}",
+        f"next: {status['next_step']}",
+    ]
     if status["last_pause_ms"] is not None:
         lines.append(f"writes paused for {status['last_pause_ms']:.0f} ms at the last switch")
-    if status["vdiff_age_s"] is not None:
-        lines.append(f"last equal VDiff {duration(status['vdiff_age_s'])} ago")
+    lines += [wait_text(wait) for wait in status.get("waits", ())]
     for items, columns in (
         (status["tables"], TABLE_COLUMNS),
         (status["streams"], STREAM_COLUMNS),
@@ -184,6 +195,7 @@ def _add_looks(app: App, verbs: Any, epilogue: Any) -> None:
         """Show a workflow's record, its traffic, and what has been done for it."""
         answer = verbs(common).show(workflow, target)
         rows = [(c.title.lower(), c.of(answer)) for c in LIST_COLUMNS]
+        rows += [("now", wait_text(wait)) for wait in answer["waits"]]
         more = "\n" + table_text(answer["history"], HISTORY_COLUMNS) if answer["history"] else ""
         common.one(answer, rows, workflow, more=more)
 

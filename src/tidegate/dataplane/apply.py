@@ -12,6 +12,10 @@ H too, makes H unknown until it has been (see :mod:`tidegate.dataplane.refetch`)
 its rows exactly is booked, and must add up whenever the rows are exact
 (:mod:`tidegate.dataplane.accounts`).
 
+What waits for H (constraints) also waits until all that was committed before the session began has
+been applied: a constraint that does not hold stops the stream, and whoever repairs the rows at the
+source and starts it again has put the repair into the log, beyond H.
+
 Where several source shards feed the target, a row may find its place taken by one that another
 stream is about to delete: the batch is applied again, and such rows wait in ``refetch``.
 """
@@ -106,6 +110,7 @@ class TargetApplier(threading.Thread):
         control: Control,
         routes: Sequence[Route],
         emptying: Callable[[Route], OwnRows | None],
+        settles_at: int,
         on_exact: Callable[[psycopg.Connection], bool],
         on_end: Callable[[], None],
     ) -> None:
@@ -127,6 +132,7 @@ class TargetApplier(threading.Thread):
         self._rest: Batch | None = None
         self._advanced_at = 0.0
         self._settled = False  # what waited for H has happened
+        self._settles_at = settles_at
         self._tried_at = 0.0
 
     def halt(self) -> None:
@@ -414,6 +420,8 @@ class TargetApplier(threading.Thread):
                 self._book.save(kept)
         elif self.position >= self._h_lsn and not self._settled:
             self._refetcher.passed_h()
+            if self.position < self._settles_at:
+                return  # a repair of rows that kept a constraint from being built may be below
             if time.monotonic() - self._tried_at >= SETTLE_INTERVAL_S:
                 self._tried_at = time.monotonic()
                 self._settled = self._on_exact(self._conn)

@@ -156,8 +156,11 @@ def _prepare(
             routing = source_tables.copy_routing(source, name, key_columns(table), spec)
             plan = wire.plan_copy(
                 name,
-                wire.column_forms(source, name),
-                [wire.column_forms(target, name) for target in fed.values()],
+                *source_tables.carried(
+                    spec,
+                    wire.column_forms(source, name),
+                    [wire.column_forms(target, name) for target in fed.values()],
+                ),
                 first=tuple(column.name for column in routing.columns),
             )
             estimate = max(0, table.est_rows)

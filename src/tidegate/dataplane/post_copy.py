@@ -1,5 +1,8 @@
 """Runs what waited for the copy (indexes) or for H (unique, exclusion and foreign-key constraints).
 
+What rows keep from being built after the copy is tried again after H, when the log has been applied
+that may repair them.
+
 The actions are rows of ``_tidegate.post_copy_action`` at the target, made before the table's copy.
 Several streams may write one table (a merge of shards): only the last to be ready runs them, and it
 knows because readiness is recorded in the streams' rows before anyone looks. An action and its
@@ -52,6 +55,8 @@ _READY = {
 
 #: Violations that pass by themselves while rows of several source shards are on their way.
 _PASSING = (psycopg.errors.UniqueViolation, psycopg.errors.ForeignKeyViolation)
+#: What rows, rather than the statement or the server, are the cause of.
+_OF_ROWS = (psycopg.IntegrityError, psycopg.DataError)
 
 
 class NotYetError(Exception):
@@ -84,7 +89,12 @@ def run(conn: psycopg.Connection, spec: SpanSpec, phase: Phase) -> bool:
             [spec.workflow_uuid, phase],
         ).fetchall()
         for table, ordinal, ddl in todo:
-            _run_one(conn, spec.workflow_uuid, table, ordinal, ddl)
+            try:
+                _run_one(conn, spec.workflow_uuid, table, ordinal, ddl)
+            except CopyError as error:
+                if phase == "after_catchup" or not isinstance(error.__cause__, _OF_ROWS):
+                    raise
+                _put_off(conn, spec.workflow_uuid, table, ordinal)
     finally:
         if not conn.broken:
             conn.execute(
@@ -122,15 +132,24 @@ def _run_one(
         raise
     except psycopg.Error as error:
         told = CopyError(
-            f"table {table}: {' '.join(str(error).split())}; the statement was: {ddl}",
-            next_step="correct the rows at the source or drop the constraint there, then cancel"
-            " the workflow and create it again",
+            f"table {table}: {' '.join(str(error).split())}; the statement was: {ddl}; correct the"
+            " rows at the source, then start the workflow: it applies them before it tries again",
+            next_step="correct the rows at the source, then: tidegate workflow start",
             table=table,
         )
         if isinstance(error, _PASSING) and _rows_are_on_their_way(conn, workflow_uuid):
             raise NotYetError(told) from error
         raise told from error
     steps.reached(DONE)
+
+
+def _put_off(conn: psycopg.Connection, workflow_uuid: str, table: str, ordinal: int) -> None:
+    """Build something after H instead: what repairs its rows may be in the log already."""
+    conn.execute(
+        "UPDATE _tidegate.post_copy_action SET phase = 'after_catchup'"
+        " WHERE workflow_uuid = %s AND table_name = %s AND ordinal = %s",
+        [workflow_uuid, table, ordinal],
+    )
 
 
 def _rows_are_on_their_way(conn: psycopg.Connection, workflow_uuid: str) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tidegate import waits
 from tidegate.engines.postgres import slots
 
 if TYPE_CHECKING:
@@ -72,8 +73,14 @@ class Progress:
         """One line."""
         if self._out is not None:
             line = {"event": event, "span": self._span, **facts}
+            if now := waits.current():
+                line["waits"] = [wait.to_json() for wait in now]
             self._out.write(json.dumps(line, default=str) + "\n")
             self._out.flush()
+
+    def waiting(self) -> None:
+        """Who this process waits for has changed; called by whatever thread waits."""
+        self.event("waiting")
 
     def streaming(self, counters: Counters, appliers: Mapping[int, TargetApplier]) -> None:
         """At most once a second: rates and positions of a running session."""

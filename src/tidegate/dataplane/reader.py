@@ -136,6 +136,7 @@ class Reader(threading.Thread):
         counterpart: str,
         durable: Callable[[], int],
         binary: bool,
+        ignores_ddl: bool,
         on_end: Callable[[], None],
     ) -> None:
         super().__init__(name="reader", daemon=True)
@@ -150,6 +151,8 @@ class Reader(threading.Thread):
         self._inboxes = inboxes
         self._counterpart = counterpart.encode()
         self._decoder = pgoutput.Decoder(binary=binary, offset=HEADER_BYTES)
+        self._ignores_ddl = ignores_ddl
+        self._change = self._kept_change if ignores_ddl else self._decoder.change
         self._on_end = on_end
         self._halt = threading.Event()
         self._pending = _Pending()
@@ -184,7 +187,7 @@ class Reader(threading.Thread):
             pgoutput.TRUNCATE: self._on_truncate,
         }
         ignored = {pgoutput.ORIGIN, pgoutput.TYPE}
-        change, read, is_halted = self._decoder.change, log.read, self._halt.is_set
+        change, read, is_halted = self._change, log.read, self._halt.is_set
         pending, count = self._pending, 0
         while not is_halted():
             data = read()
@@ -242,6 +245,9 @@ class Reader(threading.Thread):
 
     # one message
 
+    def _kept_change(self, data: bytes) -> Change:
+        return pgoutput.with_kept_columns(self._decoder.change(data))
+
     def _on_begin(self, data: bytes) -> None:
         self._pending.begin(self._decoder.begin(data).final_lsn)
 
@@ -257,8 +263,25 @@ class Reader(threading.Thread):
         if route is None:
             return
         if relation.columns != route.columns or relation.type_oids != route.type_oids:
-            raise schema_changed(route, relation)
+            relation.kept = self._kept(route, relation)
+            if relation.kept is None:
+                raise schema_changed(route, relation)
         relation.extra = route
+
+    def _kept(self, route: Route, relation: Relation) -> tuple[int, ...] | None:
+        """Where the columns that travel are among those there are now; None: that stops the stream.
+
+        Columns that were added are passed over when the stream is to ignore changes. One that was
+        dropped, renamed or given another type cannot be: its values are missing.
+        """
+        if not self._ignores_ddl:
+            return None
+        places = {name: place for place, name in enumerate(relation.columns)}
+        if not set(route.columns) <= set(places):
+            return None
+        kept = tuple(places[name] for name in route.columns)
+        types = tuple(relation.type_oids[place] for place in kept)
+        return kept if types == route.type_oids else None
 
     def _on_message(self, data: bytes) -> None:
         message = self._decoder.message(data)

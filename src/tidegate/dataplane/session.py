@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from tidegate import waits
 from tidegate.dataplane import accounts, post_copy, source_tables, streams
 from tidegate.dataplane.apply import Source, StreamStoppedError, TargetApplier
+from tidegate.dataplane.model import OnDDL
 from tidegate.dataplane.reader import Inbox, Reader
 from tidegate.dataplane.refetch import Refetcher
 from tidegate.engines.postgres import copy as wire
@@ -40,10 +42,15 @@ if TYPE_CHECKING:
     import psycopg
 
     from tidegate.dataplane.fanout import Route
-    from tidegate.dataplane.model import SpanSpec, TargetSpec
+    from tidegate.dataplane.model import SpanSpec
     from tidegate.dataplane.progress import Progress
     from tidegate.dataplane.streams import StreamRow
     from tidegate.engines.postgres.emptying import OwnRows
+
+CONSTRAINT = waits.declare(
+    "constraint.settle",
+    description="rows of other source shards, until a constraint can be built",
+)
 
 LOCK_TIMEOUT_S = 60.0
 POLL_S = 0.5
@@ -96,8 +103,11 @@ class Session:
         self._watched: dict[int, psycopg.Connection] = {}
         self._altered: tuple[int, str] | None = None
         self._probed_at = self._observed_at = 0.0
+        #: what was committed before this session began lies below this LSN
+        self._settles_at = 0
         #: target shard → since when a constraint has not held while rows are on their way
         self._unsettled_since: dict[str, float] = {}
+        self._unsettled = contextlib.ExitStack()
 
     def run(self) -> Outcome:
         """Stream until something changes.
@@ -107,7 +117,7 @@ class Session:
                 as the threads met them.
             psycopg.Error, ConnectError: a server failed.
         """
-        with self._stack:
+        with self._stack, self._unsettled:
             self._open()
             self._reader.start()
             for applier in self._appliers.values():
@@ -133,6 +143,7 @@ class Session:
         self._observation = self._observe(active)
         self._names = [TableName.parse(rule.table) for rule in self._spec.tables]
         self._path = write_path.read(self._source, self._names)
+        self._settles_at = streams.emit_marker(self._source, "settle")
         inboxes = [
             Inbox(_position(self._rows[place]) if place in active else NEVER)
             for place in range(len(self._spec.targets))
@@ -151,6 +162,7 @@ class Session:
             counterpart=self._spec.counterpart_origin,
             durable=self._durable,
             binary=binary,
+            ignores_ddl=self._spec.options.on_ddl == OnDDL.IGNORE,
             on_end=self._event.set,
         )
         for place, row in active.items():
@@ -191,7 +203,8 @@ class Session:
             control=control,
             routes=list(self._routes.values()),
             emptying=self._emptying(conn, others=bool(neighbours)),
-            on_exact=lambda conn: self._exact(conn, target),
+            settles_at=self._settles_at,
+            on_exact=lambda conn: self._exact(conn, target.shard),
             on_end=self._event.set,
         )
 
@@ -221,17 +234,22 @@ class Session:
     ) -> Callable[[Route], OwnRows | None]:
         return lambda route: source_tables.emptying(route, self._spec, conn, shared=others)
 
-    def _exact(self, conn: psycopg.Connection, target: TargetSpec) -> bool:
+    def _exact(self, conn: psycopg.Connection, shard: str) -> bool:
         """In the applier's thread, between transactions: the stream has passed H."""
         try:
             done = post_copy.run(conn, self._spec, "after_catchup")
         except post_copy.NotYetError as error:
             now = time.monotonic()
-            if now - self._unsettled_since.setdefault(target.shard, now) > SETTLE_MAX_S:
+            if shard not in self._unsettled_since:
+                self._unsettled_since[shard] = now
+                wait = waits.waiting(CONSTRAINT, "rows of other source shards", shard)
+                self._unsettled.enter_context(wait).held_by(error.told.message)
+            if now - self._unsettled_since[shard] > SETTLE_MAX_S:
                 raise error.told from error
             return False
+        self._unsettled.close()
         if done:
-            self._progress.event("exact", shard=target.shard)
+            self._progress.event("exact", shard=shard)
         return done
 
     def _durable(self) -> int:
@@ -296,14 +314,20 @@ class Session:
 
     def _look_for_ddl(self) -> None:
         """A changed catalogue stops the streams once they have applied what came before it."""
-        if self._spec.options.on_ddl != "STOP":
+        if self._spec.options.on_ddl == OnDDL.IGNORE:
             return
         if self._altered is None:
             now = source_tables.observe(self._source, self._spec)
-            found = source_tables.altered(self._observation, now)
+            kept = source_tables.unrewritten(self._source, self._observation, now)
+            found = source_tables.altered(self._observation, now, kept)
             if found:
                 self._altered = (streams.emit_marker(self._source, "ddl"), "; ".join(found))
                 self._observed_at -= OBSERVE_INTERVAL_S
+            elif source_tables.differs(self._observation, now):
+                self._observation = now
+                for place in self._appliers:
+                    row = self._rows[place]
+                    source_tables.renew(self._watched[place], row.id, self._spec.epoch, now)
             return
         bound, message = self._altered
         self._observed_at -= OBSERVE_INTERVAL_S

@@ -2,18 +2,26 @@
 
 Routes (how each table travels) are made once a session. The *observation* is kept in the stream's
 row from the first start on, so a table altered while no worker ran is noticed as well (datapath
-rule 13). A new file node counts only together with rewritten column entries: TRUNCATE, VACUUM FULL
-and CLUSTER make one as well and change nothing.
+rule 13).
+
+A new file node alone means nothing: TRUNCATE, VACUUM FULL and CLUSTER make one and change no row.
+What changes rows without logging them is ALTER TABLE, which also writes column entries; but so does
+a harmless ALTER (a default, statistics). The rows tell which it was: an ALTER that rewrites gives
+*every* row its own transaction id, so one row that is older than the observation proves that there
+was none (:func:`unrewritten`). What was found harmless becomes the observation to compare with.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tidegate.dataplane import streams
 from tidegate.dataplane.fanout import Locator, Route
+from tidegate.dataplane.model import OnDDL
 from tidegate.engines.postgres import copy as wire
 from tidegate.engines.postgres import split
 from tidegate.engines.postgres.apply_tables import unique_columns
@@ -25,10 +33,9 @@ from tidegate.topology.names import TableName
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import psycopg
-
     from tidegate.dataplane.model import Home, SpanSpec, TableRule
     from tidegate.engines.postgres.catalog import Column, Table
+    from tidegate.engines.postgres.copy import ColumnForm
     from tidegate.engines.postgres.emptying import OwnRows
 
 type Observation = dict[str, dict[str, Any]]
@@ -37,6 +44,15 @@ _ATTRIBUTES = (
     "SELECT attrelid, string_agg(xmin::text, ',' ORDER BY attnum) FROM pg_attribute"
     " WHERE attrelid = ANY (%s) AND attnum > 0 GROUP BY attrelid"
 )
+#: No transaction that is still to end has a lower id.
+_HORIZON = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
+_OLD_ROW = """
+SELECT FROM ONLY {table}
+ WHERE age(xmin) > age((%(at)s::int8 %% 4294967296)::text::xid)
+   AND pg_snapshot_xmax(pg_current_snapshot())::text::int8 - %(at)s::int8 < 2000000000
+ LIMIT 1
+"""
+OLD_ROW_TIMEOUT_S = 2.0
 
 
 def names(spec: SpanSpec) -> list[TableName]:
@@ -45,7 +61,9 @@ def names(spec: SpanSpec) -> list[TableName]:
 
 
 def observe(source: psycopg.Connection, spec: SpanSpec) -> Observation:
-    """The span's tables as they are at the source now."""
+    """The span's tables as they are at the source now; ``at``: the moment, as a transaction id."""
+    row = source.execute(_HORIZON).fetchone()  # before the tables are looked at
+    at = None if row is None else row[0]
     tables = read_tables(source, names(spec))
     attributes: dict[int, str] = dict(
         source.execute(_ATTRIBUTES, [[t.oid for t in tables.values()]]).fetchall()
@@ -55,13 +73,45 @@ def observe(source: psycopg.Connection, spec: SpanSpec) -> Observation:
             "fingerprint": table.fingerprint,
             "file": table.relfilenode,
             "attributes": attributes.get(table.oid),
+            "at": at,
         }
         for name, table in tables.items()
     }
 
 
-def altered(before: Observation, now: Observation) -> list[str]:
-    """What happened to tables, a sentence each."""
+def unrewritten(
+    source: psycopg.Connection, before: Observation, now: Observation
+) -> frozenset[str]:
+    """Of the tables that may have been rewritten since ``before``, those that were not for certain.
+
+    A table without a row that is old enough is not among them, and none whose rows take longer than
+    :data:`OLD_ROW_TIMEOUT_S` to look at. ``source`` is in autocommit mode.
+    """
+    suspects = [
+        table
+        for table, old in before.items()
+        if table in now and _maybe_rewritten(old, now[table]) and old.get("at") is not None
+    ]
+    return frozenset(t for t in suspects if _has_old_row(source, t, str(before[t]["at"])))
+
+
+def _has_old_row(source: psycopg.Connection, table: str, at: str) -> bool:
+    name = TableName.parse(table)
+    query = sql.SQL(_OLD_ROW).format(table=sql.Identifier(name.schema, name.name))
+    try:
+        with source.transaction():
+            source.execute(f"SET LOCAL statement_timeout = {round(OLD_ROW_TIMEOUT_S * 1000)}")
+            return source.execute(query, {"at": at}).fetchone() is not None
+    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
+        return False
+
+
+def _maybe_rewritten(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return bool(new["file"] != old["file"] and new["attributes"] != old["attributes"])
+
+
+def altered(before: Observation, now: Observation, kept: frozenset[str] = frozenset()) -> list[str]:
+    """What happened to tables, a sentence each; ``kept`` were not rewritten for certain."""
     found = []
     for table, old in before.items():
         new = now.get(table)
@@ -69,9 +119,16 @@ def altered(before: Observation, now: Observation) -> list[str]:
             found.append(f"table {table} was dropped or renamed")
         elif new["fingerprint"] != old["fingerprint"]:
             found.append(f"table {table} was altered (columns, key or replica identity)")
-        elif new["file"] != old["file"] and new["attributes"] != old["attributes"]:
+        elif _maybe_rewritten(old, new) and table not in kept:
             found.append(f"table {table} was rewritten by ALTER TABLE")
     return found
+
+
+def differs(before: Observation, now: Observation) -> bool:
+    """Whether anything but the moment is another."""
+    return any(
+        {**old, "at": None} != {**now.get(table, {}), "at": None} for table, old in before.items()
+    )
 
 
 def remember(
@@ -84,6 +141,19 @@ def remember(
         [Jsonb(observation), stream_id, epoch],
     ).fetchone()
     return observation if row is None else row[0]
+
+
+def renew(target: psycopg.Connection, stream_id: int, epoch: int, observation: Observation) -> None:
+    """Keep a later observation, from which nothing was altered, unless the row is busy."""
+    try:
+        with target.transaction():
+            target.execute("SET LOCAL lock_timeout = 200")
+            target.execute(
+                "UPDATE _tidegate.stream SET observed = %s WHERE id = %s AND epoch = %s",
+                [Jsonb(observation), stream_id, epoch],
+            )
+    except psycopg.errors.LockNotAvailable:
+        return  # the old one still serves
 
 
 def routes(
@@ -100,22 +170,26 @@ def routes(
     plans = {
         name: wire.plan_copy(
             name,
-            wire.column_forms(source, name),
-            [wire.column_forms(target, name) for target in targets],
+            *carried(
+                spec,
+                wire.column_forms(source, name),
+                [wire.column_forms(target, name) for target in targets],
+            ),
         )
         for name in tables
     }
     binary = all(plan.format == "binary" for plan in plans.values())
     found = []
     for number, (name, table) in enumerate(sorted(tables.items())):
-        columns = tuple(c.name for c in table.copied_columns)
+        travelling = [c for c in table.copied_columns if c.name in plans[name].columns]
+        columns = tuple(c.name for c in travelling)
         rule = rules[name]
         key = identity(table)
         route = Route(
             table=rule.table,
             number=number,
             columns=columns,
-            type_oids=tuple(c.type_oid for c in table.copied_columns),
+            type_oids=tuple(c.type_oid for c in travelling),
             key=key,
             unique=unique_columns(source, name),
             binary=binary,
@@ -133,6 +207,20 @@ def routes(
             route.home_columns = tuple(columns.index(c) for c in rule.home.columns)
         found.append(route)
     return found
+
+
+def carried(
+    spec: SpanSpec, source: Sequence[ColumnForm], targets: Sequence[Sequence[ColumnForm]]
+) -> tuple[Sequence[ColumnForm], Sequence[Sequence[ColumnForm]]]:
+    """The columns of a table on both sides that are to travel.
+
+    With ``--on-ddl IGNORE`` a column that some target lacks was added at the source after the
+    workflow was made, and is left out; otherwise the caller refuses it.
+    """
+    if spec.options.on_ddl != OnDDL.IGNORE:
+        return source, targets
+    there = [{form.name for form in target if not form.generated} for target in targets]
+    return [f for f in source if f.generated or all(f.name in names for names in there)], targets
 
 
 def identity(table: Table) -> tuple[str, ...]:

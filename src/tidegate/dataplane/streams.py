@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.types.json import Jsonb
 
+from tidegate import waits
 from tidegate.dataplane.model import FROZEN, MESSAGE_PREFIX, Direction, StreamState, marker_message
+from tidegate.dataplane.stream_log import log, log_entries
 from tidegate.dataplane.stream_rows import ACTIVE, COLUMNS, LogEntry, StreamRow, stream_row
 from tidegate.engines.postgres.position import Position, format_lsn, parse_lsn
 from tidegate.errors import (
@@ -65,6 +67,8 @@ __all__ = [
     "wait_position",
 ]
 
+POSITION = waits.declare("stream.position", description="a stream to reach a marker")
+
 CHANNEL = "_tidegate"
 #: How the message of a stream begins that stopped because a table was altered.
 STOPPED_AT_DDL = "Stopped at DDL"
@@ -96,7 +100,9 @@ def insert_stream(
     """Insert a stream at its target shard and return its id, unique there.
 
     A ``position`` is given for a stream that starts at one and copies nothing (the way back of a
-    switch); its rows are exact from there on. Without one everything is copied first.
+    switch); its rows are exact from there on. The position is the end of its source's log at this
+    moment, so the stream has a heartbeat: how far it lags is known before its worker has begun.
+    Without a position everything is copied first.
 
     Raises:
         AlreadyExistsError: there is a stream of that workflow, direction and source shard.
@@ -105,15 +111,16 @@ def insert_stream(
     found = conn.execute(
         "INSERT INTO _tidegate.stream (workflow_uuid, workflow, direction, source_keyspace,"
         " source_shard, target_keyspace, target_shard, spec, state, message, epoch,"
-        " system_identifier, timeline, lsn, h_lsn)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " system_identifier, timeline, lsn, h_lsn, heartbeat_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+        "  CASE WHEN %s THEN clock_timestamp() END)"
         " ON CONFLICT (workflow_uuid, direction, source_shard) DO NOTHING RETURNING id",
         [
             *(workflow_uuid, workflow, str(direction), source_keyspace, source_shard),
             *(target_keyspace, target_shard, Jsonb(spec or {}), str(state), message, epoch),
             None if position is None else position.system_identifier,
             None if position is None else position.timeline,
-            *(lsn, lsn),
+            *(lsn, lsn, position is not None),
         ],
     ).fetchone()
     if found is None:
@@ -158,36 +165,6 @@ def read_stream(conn: psycopg.Connection, stream_id: int) -> StreamRow:
 def notify(conn: psycopg.Connection, stream_id: int | None = None) -> None:
     """Wake the workers that serve this shard; heard when the transaction commits."""
     conn.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(stream_id or "")])
-
-
-def log(conn: psycopg.Connection, stream_id: int, state: str, message: str, code: str = "") -> None:
-    """Add to a stream's log; the same state and message as last time only count up.
-
-    ``code`` is that of the error which stopped the stream.
-    """
-    conn.execute(
-        "WITH last AS (SELECT id, state, message, code FROM _tidegate.stream_log"
-        "  WHERE stream_id = %(id)s ORDER BY id DESC LIMIT 1),"
-        " counted AS (UPDATE _tidegate.stream_log AS l"
-        "  SET count = count + 1, at = clock_timestamp() FROM last"
-        "  WHERE l.id = last.id AND last.state = %(state)s AND last.message = %(message)s"
-        "  AND last.code = %(code)s RETURNING 1)"
-        " INSERT INTO _tidegate.stream_log (stream_id, state, message, code)"
-        " SELECT %(id)s, %(state)s, %(message)s, %(code)s WHERE NOT EXISTS (SELECT FROM counted)",
-        {"id": stream_id, "state": str(state), "message": message, "code": code},
-    )
-
-
-def log_entries(
-    conn: psycopg.Connection, stream_id: int, *, after_id: int = 0, limit: int = 1000
-) -> list[LogEntry]:
-    """The log of a stream, oldest first, from the newest ``limit`` entries."""
-    rows = conn.execute(
-        "SELECT * FROM (SELECT id, stream_id, at, state, message, count FROM _tidegate.stream_log"
-        " WHERE stream_id = %s AND id > %s ORDER BY id DESC LIMIT %s) AS l ORDER BY id",
-        [stream_id, after_id, limit],
-    ).fetchall()
-    return [LogEntry(*row) for row in rows]
 
 
 def say(
@@ -341,12 +318,27 @@ def wait_position(
         WaitTimeoutError: it has not within ``timeout_s``; says where it is.
         FailedPreconditionError: it is stopped or failed before ``lsn``, so it never will.
     """
+    with waits.waiting(POSITION, f"stream {stream_id} to reach {format_lsn(lsn)}") as wait:
+        return _wait_position(conn, stream_id, lsn, timeout_s, wait, exact=exact)
+
+
+def _wait_position(
+    conn: psycopg.Connection,
+    stream_id: int,
+    lsn: int,
+    timeout_s: float,
+    wait: waits.Waiting,
+    *,
+    exact: bool,
+) -> StreamRow:
     deadline = time.monotonic() + timeout_s
     while True:
         row = read_stream(conn, stream_id)
         if row.lsn is not None and row.lsn >= lsn and (row.exact or not exact):
             return row
         where = _where(row)
+        if wait.due():
+            wait.held_by(f"it {where}{f' ({row.message})' if row.message else ''}")
         if not row.active:
             raise FailedPreconditionError(
                 f"stream {stream_id} of workflow {row.workflow} is {row.state} ({row.message}) and"

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from tidegate import waits
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import SpanSpec, StreamState
 from tidegate.dataplane.phases import Span
@@ -197,7 +198,9 @@ def main() -> int:
     """Entry of the process."""
     spec = SpanSpec.from_json(json.loads(sys.stdin.readline()))
     mark_process(Mark.of(spec.span_id, spec.epoch))
-    worker = Worker(spec, Progress(sys.stdout, spec.span_id))
+    progress = Progress(sys.stdout, spec.span_id)
+    waits.listen(progress.waiting)
+    worker = Worker(spec, progress)
 
     def asked(_number: int, _frame: FrameType | None) -> None:
         worker.stop.set()

@@ -115,14 +115,14 @@ class Story:
                 nonlocal copied_after
                 status = self.client.workflow.status(workflow, TARGET)
                 bars(status["tables"], status)
-                if status["phase"] == "error":
+                if status["state"] == "error":
                     raise MismatchError(
                         f"a stream failed: {[s['message'] for s in status['streams']]}"
                     )
-                if status["phase"] == "running" and not copied_after:
+                if status["state"] == "running" and not copied_after:
                     copied_after = time.monotonic() - started
                 lag = status["max_lag_s"]
-                if status["phase"] != "running" or lag is None or lag > 2.0:
+                if status["state"] != "running" or lag is None or lag > 2.0:
                     return False
                 self.figures.lags_s[workflow] = lag
                 self._note_copy(workflow, status["tables"], copied_after)

@@ -51,6 +51,28 @@ _SHOWN_SHARD = _object(
     **_SHARD["properties"], key_range=STRING, tablets={"type": "array", "items": _TABLET}
 )
 _KEYSPACE = _object(name=STRING, sharded=BOOLEAN, shard_count=INTEGER, serving=STRINGS)
+_CONDITION: Final[dict[str, Json]] = {
+    "state": {
+        "type": "string",
+        "enum": [
+            "creating",
+            "copying",
+            "running",
+            "stopped",
+            "error",
+            "switching",
+            "reads switched",
+            "switched",
+            "reversing",
+            "completing",
+            "cancelling",
+        ],
+    },
+    "phase": STRING,
+    "max_lag_s": MAYBE_NUMBER,
+    "vdiff_age_s": MAYBE_NUMBER,
+    "next_step": STRING,
+}
 _LISTED = _object(
     name=STRING,
     keyspace=STRING,
@@ -58,7 +80,9 @@ _LISTED = _object(
     source=STRING,
     target=STRING,
     tables=STRINGS,
-    phase=STRING,
+    **_CONDITION,
+    unreachable=OBJECT,
+    waits=OBJECTS,
     operation=MAYBE_STRING,
     traffic=STRING,
     alarms={"type": "array"},

@@ -35,7 +35,7 @@ from tidegate.topology.rules import (
 from tidegate.topology.vschema import TableKind, TableSpec, canonical_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tidegate.topology.destinations import Destination
     from tidegate.topology.model import Snapshot
@@ -174,6 +174,8 @@ def resolve_table(
             rule=str(source),
         )
     target = TableName.parse(targets[0])
+    if source.is_shared_by(targets):
+        raise _ambiguous(table, [str(TableName.parse(each).keyspace) for each in targets])
     if len(targets) > 1 or target.keyspace is None:
         raise FailedPreconditionError(
             f"the routing rule for {source} needs one target with its keyspace, it has"
@@ -213,13 +215,7 @@ def _named(snapshot: Snapshot, keyspace: str | None, table: str) -> TableName:
             if str(TableName(name, table)) in sources or not spec.source
         ] or candidates
     if len(candidates) > 1:
-        names = sorted(name for name, _ in candidates)
-        raise InvalidArgumentError(
-            f"ambiguous table reference: {table} is in {', '.join(names)}",
-            next_step="name the keyspace",
-            table=table,
-            keyspaces=names,
-        )
+        raise _ambiguous(table, [name for name, _ in candidates])
     if candidates:
         return TableName(candidates[0][0], table)
     names = list(snapshot.keyspaces)
@@ -229,6 +225,16 @@ def _named(snapshot: Snapshot, keyspace: str | None, table: str) -> TableName:
         f"table {table} not found",
         next_step="name its keyspace, or add it to a vschema",
         table=table,
+    )
+
+
+def _ambiguous(table: str, keyspaces: Iterable[str]) -> InvalidArgumentError:
+    names = sorted(set(keyspaces))
+    return InvalidArgumentError(
+        f"ambiguous table reference: {table} is in {', '.join(names)}",
+        next_step="name the keyspace",
+        table=table,
+        keyspaces=names,
     )
 
 

@@ -20,7 +20,7 @@ from tidegate.errors import InvalidArgumentError
 from tidegate.topology.vschema import canonical_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 class TabletType(StrEnum):
@@ -94,6 +94,17 @@ class RuleSource:
         typed = f"{name}@{self.tablet_type.lower()}"
         return typed if self.cell is None else f"{typed}:{self.cell}"
 
+    def is_shared_by(self, targets: Sequence[str]) -> bool:
+        """Whether a rule says that several keyspaces serve a bare name, each by its own table."""
+        places = [TableName.parse(target) for target in targets]
+        keyspaces = {place.keyspace for place in places}
+        return (
+            self.keyspace is None
+            and len(keyspaces) == len(places) > 1
+            and None not in keyspaces
+            and {place.table for place in places} == {self.table}
+        )
+
     @classmethod
     def parse(cls, text: str) -> RuleSource:
         """Read ``t``, ``ks.t``, ``ks.t@replica``, ``ks.t@replica:cell`` and so on."""
@@ -111,8 +122,9 @@ class RuleSource:
 class RoutingRules:
     """Table routing rules: from a written source to its targets.
 
-    One target is a redirection, none means that the table is disabled. More are an error of that
-    entry alone, reported when it is used and by validation.
+    One target is a redirection, none means that the table is disabled. Several tables of the same
+    name are what a bare name stands for that several keyspaces serve: it is ambiguous. More targets
+    of another kind are an error of that entry alone, reported when it is used and by validation.
     """
 
     rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -141,7 +141,9 @@ def _rule_findings(snapshot: Snapshot) -> Iterator[Finding]:
             yield _warning(place, f"cell {ruled.cell} does not exist")
         if keyspace is not None and keyspace not in snapshot.keyspaces:
             yield _warning(place, f"keyspace {keyspace} does not exist")
-        if len(targets) > 1:
+        if RuleSource.parse(source).is_shared_by(targets):
+            yield _warning(place, "a router that names no keyspace is refused: several serve it")
+        elif len(targets) > 1:
             repeated = "the same target twice" if len(set(targets)) < len(targets) else "targets"
             yield _error(place, f"it has {len(targets)} {repeated}; it needs one")
         for text in targets:

@@ -177,7 +177,6 @@ def preflight_request(request: CreateRequest, snapshot: Snapshot) -> PreflightRe
         tables=tuple(map(TableName.parse, request.tables)),
         exclude_tables=tuple(map(TableName.parse, request.exclude_tables)),
         skip_schema_copy=request.skip_schema_copy,
-        auto_increment=AutoIncrementHandling(request.sharded_auto_increment_handling),
         accepted=frozenset(request.allow),
         log_budget_bytes=request.log_budget_bytes,
     )

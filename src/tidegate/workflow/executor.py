@@ -17,7 +17,7 @@ point of no return was reached. It must not know what any step does.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 AFTER_ATTEMPTS = 4
 AFTER_BACKOFF_S = 0.25
+#: A step that has failed for so long after the point is left to the next try of the node.
+AFTER_MAX_S = 20.0
 
 log = structlog.get_logger("tidegate.workflow")
 
@@ -80,14 +82,14 @@ class UndoFailedError(TidegateError):
     """A failed operation could not be taken back completely; the node keeps trying."""
 
     code = "TG-WFL-007"
-    default_next_step = "make the named server reachable; `tidegate serve` then takes it back"
+    default_next_step = "remove the named cause; the node then rolls it back by itself"
 
 
 class UnfinishedError(TidegateError):
     """An operation passed its point of no return but could not end; the node keeps trying."""
 
     code = "TG-WFL-008"
-    default_next_step = "make the named server reachable; `tidegate serve` then finishes it"
+    default_next_step = "remove the named cause; the node then completes it by itself"
 
 
 def run(plan: Plan, actions: Actions, journal: Journal) -> None:
@@ -165,6 +167,7 @@ def _take_back(plan: Plan, actions: Actions, journal: Journal, cause: Exception)
         journal.unfinished("; ".join(errors))
         raise UndoFailedError(
             f"{cause}; taking it back failed too: {'; '.join(errors)}",
+            next_step=_next_step(failed[0][1], "rolls it back"),
             errors=errors,
             refused=any(is_refusal(error) for _, error in failed),
         ) from cause
@@ -220,17 +223,33 @@ def _recorded(end: Callable[[], None]) -> None:
 
 
 def _insist(step: PlanStep, actions: Actions, journal: Journal) -> None:
+    deadline = time.monotonic() + AFTER_MAX_S
     for attempt in range(1, AFTER_ATTEMPTS + 1):
         try:
             _perform(step, actions.do, "done", journal)
         except Exception as error:
-            if attempt == AFTER_ATTEMPTS or is_refusal(error):
+            last = attempt == AFTER_ATTEMPTS or time.monotonic() >= deadline
+            if last or is_refusal(error):
                 journal.unfinished(f"{step.name}: {error}")
                 raise UnfinishedError(
                     f"step {step.name} failed after the point of no return: {error}",
+                    next_step=_next_step(error, "completes it"),
                     step=step.name,
+                    holders=_holders(error),
                     refused=is_refusal(error),
                 ) from error
             time.sleep(AFTER_BACKOFF_S * attempt)
         else:
             return
+
+
+def _next_step(error: Exception, then: str) -> str:
+    """What the cause says is to be done; the rest is the node's."""
+    told = error.next_step if isinstance(error, TidegateError) else ""
+    told = told.removesuffix(", then repeat the command").removesuffix("; then repeat the command")
+    return f"{told or 'remove the named cause'}; the node then {then} by itself"
+
+
+def _holders(error: Exception) -> list[Any]:
+    """The transactions that were in the way, if the cause is that."""
+    return list(error.details.get("holders", ())) if isinstance(error, TidegateError) else []

@@ -49,7 +49,7 @@ class WorkflowOptions:
     stop_after_copy: bool = False
     no_routing_rules: bool = False
     skip_schema_copy: bool = False
-    sharded_auto_increment_handling: str = AutoIncrementHandling.REMOVE
+    sharded_auto_increment_handling: str = AutoIncrementHandling.LEAVE
     copy_threads: int = 2
     log_budget_bytes: int | None = None
     allow: tuple[str, ...] = ()

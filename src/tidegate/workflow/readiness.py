@@ -13,6 +13,7 @@ from tidegate.engines.postgres import table_removal, vdiff_tables
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.names import TableName
 from tidegate.workflow import objects, traffic
+from tidegate.workflow.condition import PROOF_AGE_MAX_S
 from tidegate.workflow.model import Phase
 from tidegate.workflow.status import require_ready, stream_statuses
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from tidegate.workflow.sessions import Sessions
     from tidegate.workflow.status import StreamStatus
     from tidegate.workflow.work import Work
-
-#: A VDiff older than this proves nothing for a switch.
-VDIFF_MAX_AGE_S = 24 * 3600.0
 
 #: How long a switch waits for the first sign of streams that have just been started.
 BEGIN_WAIT_S = 15.0
@@ -130,7 +128,7 @@ def require_verified(sessions: Sessions, workflow: Workflow) -> None:
     ages = [verified.age_s for verified in found.values() if verified is not None]
     age = max(ages) if len(ages) == len(found) else None
     diverged = [(shard, v.diverged) for shard, v in sorted(found.items()) if v and v.diverged]
-    if age is None or age > VDIFF_MAX_AGE_S:
+    if age is None or age > PROOF_AGE_MAX_S:
         what = "there is none" if age is None else f"there is one {age / 3600:.1f} h old"
     elif diverged:
         what = "after the newest one " + "; ".join(

@@ -32,7 +32,6 @@ from tidegate.workflow.preflight.checks import (
 from tidegate.workflow.preflight.facts import PreflightRequest, Since
 from tidegate.workflow.preflight.gather import gather_again
 from tidegate.workflow.preflight.registry import WAIVABLE, run_again
-from tidegate.workflow.state import AutoIncrementHandling
 
 if TYPE_CHECKING:
     from tidegate.topology.model import Snapshot
@@ -139,7 +138,6 @@ def as_request(workflow: Workflow) -> PreflightRequest:
         target_shards=workflow.target_shards,
         tables=tuple(map(TableName.parse, workflow.tables)),
         skip_schema_copy=workflow.options.skip_schema_copy,
-        auto_increment=AutoIncrementHandling(workflow.options.sharded_auto_increment_handling),
         accepted=WAIVABLE & set(workflow.options.allow),
         log_budget_bytes=workflow.options.log_budget_bytes,
     )

@@ -74,11 +74,16 @@ class CreateCommon:
 
     def __post_init__(self) -> None:
         checked_name(self.workflow)
-        object.__setattr__(self, "tablet_types", _types(self.tablet_types))
+        for name in ("cells", "tablet_types"):
+            if getattr(self, name):
+                raise InvalidArgumentError(
+                    f"{name} of a create are not supported: rows are read from the primaries",
+                    next_step=f"leave {name} out; reads are switched by cell and type later",
+                )
         on_ddl = self.on_ddl.upper()
         if on_ddl not in set(OnDDL):
             raise InvalidArgumentError(
-                f"--on-ddl {self.on_ddl} is not carried",
+                f"--on-ddl {self.on_ddl} is not supported",
                 next_step=f"use one of {', '.join(OnDDL)}",
             )
         object.__setattr__(self, "on_ddl", on_ddl)
@@ -119,7 +124,7 @@ class MoveTablesCreate(CreateCommon):
     exclude_tables: tuple[str, ...] = ()
     source_shards: tuple[str, ...] = ()
     no_routing_rules: bool = False
-    sharded_auto_increment_handling: str = AutoIncrementHandling.REMOVE
+    sharded_auto_increment_handling: str = AutoIncrementHandling.LEAVE
 
     def __post_init__(self) -> None:
         CreateCommon.__post_init__(self)
@@ -146,6 +151,12 @@ class MoveTablesCreate(CreateCommon):
             raise InvalidArgumentError(
                 f"--sharded-auto-increment-handling {handling} is unknown",
                 next_step=f"use one of {', '.join(AutoIncrementHandling)}",
+            )
+        if handling != AutoIncrementHandling.LEAVE:
+            raise InvalidArgumentError(
+                f"--sharded-auto-increment-handling {handling} is not supported",
+                next_step="leave it out: numbers stay with the column, and each shard of the target"
+                " gives out its own",
             )
         object.__setattr__(self, "sharded_auto_increment_handling", handling)
 

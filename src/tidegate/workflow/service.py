@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import structlog
 
+from tidegate import waits
 from tidegate.cluster.leases import Leases
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
@@ -197,7 +198,7 @@ class WorkflowService:
                 dry_run=True,
             )
         lease = workflow_lease(workflow.target_keyspace, workflow.name)
-        with Locks(self._cluster, lease) as locks:
+        with waits.on_behalf_of(workflow.uuid), Locks(self._cluster, lease) as locks:
             operation = Operation(
                 1, OperationKind.CREATE, {**request.to_json(), "auto_start": request.auto_start}
             )
@@ -463,7 +464,10 @@ class WorkflowService:
         names = [] if look else [workflow_lease(keyspace, name)]
         if traffic and not look:
             names += [keyspace_lease(seen.source_keyspace), keyspace_lease(seen.target_keyspace)]
-        with Locks(self._cluster, *names, wait_s=wait_s) as locks:
+        with (
+            waits.on_behalf_of(seen.uuid),
+            Locks(self._cluster, *names, wait_s=wait_s) as locks,
+        ):
             if recover and not look:
                 self._end_unfinished(keyspace, name, locks)
             with (

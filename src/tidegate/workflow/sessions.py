@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Self
 
 import psycopg
 
-from tidegate.engines.postgres import predecessors
+from tidegate import waits
+from tidegate.engines.postgres import event_triggers, predecessors
 from tidegate.engines.postgres.connection import LOCK_TIMEOUT_S, connect
 from tidegate.errors import ConnectError, TidegateError, WaitTimeoutError
 from tidegate.topology.connections import Endpoint, redacted
@@ -34,6 +35,14 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.predecessors import Mark
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
+
+#: The server runs, and has no room, memory or connection for a statement.
+_RESOURCES = (
+    psycopg.errors.InsufficientResources,
+    psycopg.errors.DiskFull,
+    psycopg.errors.OutOfMemory,
+    psycopg.errors.ConfigurationLimitExceeded,
+)
 
 PARALLEL_MAX = 16
 IDLE_TRANSACTION_S = 60.0
@@ -73,7 +82,9 @@ def named_errors(where: str) -> Iterator[None]:
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise ConnectError(
             f"the session on {where} failed: {redacted(str(error)).strip()}",
-            next_step="check that the server runs, then repeat the command",
+            next_step="free what the server lacks, then repeat the command"
+            if isinstance(error, _RESOURCES)
+            else "check that the server runs, then repeat the command",
         ) from error
 
 
@@ -143,13 +154,15 @@ class Sessions:
         """
 
         def one(shard: str) -> T:
-            with named_errors(f"{keyspace}/{shard}"):
-                return work(shard, self.get(keyspace, shard))
+            with named_errors(f"{keyspace}/{shard}"), waits.at(f"{keyspace}/{shard}"):
+                session = self.get(keyspace, shard)
+                with event_triggers.named(session):
+                    return work(shard, session)
 
         names = list(shards)
         if len(names) == 1:
             return {names[0]: one(names[0])}
-        futures = {shard: self._pool.submit(one, shard) for shard in names}
+        futures = {shard: self._pool.submit(waits.carried(one), shard) for shard in names}
         results: dict[str, T] = {}
         failures: dict[str, BaseException] = {}
         for shard, future in futures.items():

@@ -18,7 +18,8 @@ from tidegate.engines.postgres.capacity import Capacity, read_capacity, retentio
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.errors import FailedPreconditionError, TidegateError
 from tidegate.topology.vschema import TableKind
-from tidegate.workflow import traffic
+from tidegate.workflow import traffic, waiting
+from tidegate.workflow.condition import condition
 from tidegate.workflow.model import replication_name
 from tidegate.workflow.sessions import named_errors
 from tidegate.workflow.state import TableCopyPhase
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from tidegate.dataplane.streams import StreamRow
     from tidegate.engines.postgres.capacity import LimitSource
     from tidegate.topology.model import Snapshot
+    from tidegate.waits import Wait
+    from tidegate.workflow.condition import Condition
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.sessions import Sessions
     from tidegate.workflow.state import State
@@ -119,6 +122,7 @@ class WorkflowStatus:
     slots: tuple[SlotStatus, ...] = ()
     vdiff_age_s: float | None = None
     unreachable: dict[str, str] = field(default_factory=dict)
+    waits: tuple[Wait, ...] = ()
 
     @property
     def traffic(self) -> str:
@@ -126,40 +130,27 @@ class WorkflowStatus:
         return str(self.state)
 
     @property
-    def phase(self) -> str:
-        """One word for lists: what keeps the workflow busy or waiting."""
-        if self.workflow.operation is not None:
-            return f"{self.workflow.operation.kind}ing".replace("eing", "ing")
-        active = [s for s in self.streams if s.active or s.state == StreamState.ERROR]
-        if any(s.state == StreamState.ERROR for s in active):
-            return "error"
-        if any(s.state in {StreamState.INIT, StreamState.COPYING} for s in active):
-            return "copying"
-        if any(slot.alarm for slot in self.slots):
-            return "alarm"
-        if self.state.writes_switched:
-            return "switched"
-        return "running" if active else "stopped"
+    def condition(self) -> Condition:
+        """The state, the lag, the proof and the next step."""
+        return condition(self.workflow, self.streams, self.state, vdiff_age_s=self.vdiff_age_s)
 
     @property
-    def max_lag_s(self) -> float | None:
-        """The largest lag of the running streams."""
-        lags = [s.lag_s for s in self.streams if s.lag_s is not None]
-        return max(lags) if lags else None
+    def phase(self) -> str:
+        """What the workflow is doing, in one or two words."""
+        return str(self.condition.state)
 
     def to_json(self) -> dict[str, Any]:
         """As the API shows it."""
         return {
             "workflow": self.workflow.shown(),
             "traffic": self.traffic,
-            "phase": self.phase,
+            **self.condition.to_json(),
             "streams": [asdict(s) for s in self.streams],
             "tables": [{**asdict(t), "percent": t.percent} for t in self.tables],
             "slots": [asdict(s) for s in self.slots],
-            "max_lag_s": self.max_lag_s,
-            "vdiff_age_s": self.vdiff_age_s,
             "last_pause_ms": self.workflow.last_pause_ms,
             "unreachable": dict(self.unreachable),
+            "waits": [wait.to_json() for wait in self.waits],
         }
 
 
@@ -184,6 +175,7 @@ def read_status(
     tables: list[TableCopy] = []
     kept: list[SlotStatus] = []
     unreachable: dict[str, str] = {}
+    waits: list[Wait] = []
     for keyspace, shard in workflow.places():
         try:
             with named_errors(f"{keyspace}/{shard}"):
@@ -191,6 +183,7 @@ def read_status(
                 found += stream_statuses(session, workflow)
                 tables += _table_copies(session, workflow, partial(_share, snapshot, workflow))
                 kept += slot_statuses(session, workflow, keyspace, shard, room=room)
+                waits += waiting.at_shard(session, workflow, keyspace, shard)
         except TidegateError as error:
             unreachable[f"{keyspace}/{shard}"] = error.message
     return WorkflowStatus(
@@ -201,6 +194,7 @@ def read_status(
         slots=tuple(sorted(kept, key=lambda s: s.slot)),
         vdiff_age_s=vdiff_age_s,
         unreachable=unreachable,
+        waits=waiting.merged(workflow, waits),
     )
 
 

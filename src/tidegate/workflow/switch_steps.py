@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from tidegate import waits
 from tidegate.dataplane import accounts, streams
 from tidegate.dataplane.model import Direction, StreamState
 from tidegate.engines.postgres import fence, holders, journal, publication, sidecar, slots
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.requests import SwitchRequest
     from tidegate.workflow.work import Work
+
+WRITERS = waits.declare(
+    "writers.open", description="transactions that have held moved tables for long; writers go on"
+)
 
 #: A transaction that has held a lock on a moved table for longer is waited for before the fence.
 HOLDER_AGE_S = 0.2
@@ -247,18 +252,17 @@ class SwitchActions:
 
     def _wait_holders(self, shard: str, session: Connection[TupleRow], deadline: float) -> None:
         """Wait until nobody has held a write lock for long; writers go on meanwhile."""
-        while True:
-            found = fence.holders(session, self.tables, HOLDER_AGE_S)
-            if not found:
-                return
-            if time.monotonic() >= deadline:
-                raise WaitTimeoutError(
-                    f"transactions on {self.closing_keyspace}/{shard} have held the moved tables"
-                    f" for too long: {holders.describe(found)}",
-                    next_step=holders.remedy(found),
-                    holders=[holder.to_json() for holder in found],
-                )
-            time.sleep(HOLDER_POLL_S)
+        with waits.waiting(WRITERS, "long transactions on the moved tables") as wait:
+            while found := fence.holders(session, self.tables, HOLDER_AGE_S):
+                holders.tell(wait, lambda: found)
+                if time.monotonic() >= deadline:
+                    raise WaitTimeoutError(
+                        f"transactions on {self.closing_keyspace}/{shard} have held the moved"
+                        f" tables for too long: {holders.describe(found)}",
+                        next_step=holders.remedy(found),
+                        holders=[holder.to_json() for holder in found],
+                    )
+                time.sleep(HOLDER_POLL_S)
 
     def _hold(self) -> None:
         """Bring the streams to where the fence stands, and keep them there.

@@ -16,6 +16,12 @@ rows. Where the vschemas alone would not lead there (several keyspaces declare t
 or the one that does wants its name in front), one rule for the bare name stays. Rules of other
 names that lead to a moved table follow it. Each verb is one change of the topology, so no router
 ever sees a state in between.
+
+A bare name may be served by keyspaces that have nothing to do with the workflow: another workflow
+moves a table of the same name between other databases. Its rule then leads to all of them, which a
+router that names no keyspace refuses as ambiguous; each workflow changes its own part of it
+(:mod:`tidegate.workflow.shared_names`). Where traffic goes is read from the rules of names with a
+keyspace, which are the workflow's alone.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from tidegate.topology.records import READ_TYPES, TabletType
 from tidegate.topology.routing import resolve_table
 from tidegate.topology.rules import RoutingRules, RuleSource, TableName
 from tidegate.topology.vschema import TableSpec, VSchema
+from tidegate.workflow import shared_names
 from tidegate.workflow.state import State, WorkflowType
 
 if TYPE_CHECKING:
@@ -64,10 +71,14 @@ def with_rules(
 ) -> Snapshot:
     """With all rules of a type, or of a type in a cell, leading to one side."""
     keyspace = workflow.target_keyspace if to_target else workflow.source_keyspace
-    rules = snapshot.routing_rules.with_redirections(
+    rules = snapshot.routing_rules
+    shared = shared_names.shared(rules, rule_sources(workflow, tablet_type, cell), workflow)
+    rules = rules.with_redirections(
         (source, TableName(keyspace, source.table))
         for source in rule_sources(workflow, tablet_type, cell)
     )
+    for source, others in shared.items():
+        rules = rules.with_rule(source, *sorted({*others, TableName(keyspace, source.table)}))
     return snapshot.with_routing_rules(rules)
 
 
@@ -76,12 +87,18 @@ def with_read_rules(
 ) -> Snapshot:
     """With reads of a type at the target in exactly these cells."""
     per_cell = [s for s in own_rules(snapshot, workflow) if s.tablet_type is tablet_type and s.cell]
+    shared = shared_names.shared(snapshot.routing_rules, per_cell, workflow)
     snapshot = snapshot.with_routing_rules(snapshot.routing_rules.without(per_cell))
     everywhere = switched >= set(snapshot.cells)
     snapshot = with_rules(snapshot, workflow, tablet_type, to_target=everywhere)
     for cell in () if everywhere else sorted(switched):
         snapshot = with_rules(snapshot, workflow, tablet_type, cell, to_target=True)
-    return snapshot
+    rules = snapshot.routing_rules
+    for source, others in shared.items():
+        there = everywhere or source.cell in switched
+        keyspace = workflow.target_keyspace if there else workflow.source_keyspace
+        rules = rules.with_rule(source, *sorted({*others, TableName(keyspace, source.table)}))
+    return snapshot.with_routing_rules(rules)
 
 
 def without_traces(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
@@ -182,7 +199,13 @@ def completed(
     snapshot = snapshot.with_vschema(workflow.target_keyspace, target)
     if keep_rules:
         return snapshot
+    shared = shared_names.shared(snapshot.routing_rules, own_rules(snapshot, workflow), workflow)
     snapshot = without_rules(snapshot, workflow)
+    rules = snapshot.routing_rules
+    for name, others in shared.items():
+        here = TableName(workflow.target_keyspace, name.table)
+        rules = rules.with_rule(name, *sorted({*others, here}))
+    snapshot = snapshot.with_routing_rules(rules)
     return with_name_kept(snapshot, workflow, workflow.target_keyspace)
 
 
@@ -207,11 +230,14 @@ def cancelled(snapshot: Snapshot, workflow: Workflow, *, keep_rules: bool) -> Sn
 
 
 def without_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
-    """Without the workflow's rules; those of other tables stay."""
+    """Without the workflow's rules; those of other tables, and others' part of a name, stay."""
     if workflow.type is WorkflowType.RESHARD:
         return snapshot
-    gone = own_rules(snapshot, workflow)
-    return snapshot.with_routing_rules(snapshot.routing_rules.without(gone))
+    rules, own = snapshot.routing_rules, own_rules(snapshot, workflow)
+    shared = shared_names.shared(rules, own, workflow)
+    rules = rules.without(own)
+    rules = shared_names.kept(rules, shared, workflow)
+    return snapshot.with_routing_rules(rules)
 
 
 def prior_rules(snapshot: Snapshot, workflow: Workflow) -> dict[str, tuple[str, ...]]:
@@ -225,7 +251,8 @@ def prior_rules(snapshot: Snapshot, workflow: Workflow) -> dict[str, tuple[str, 
 def with_prior_rules(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
     """With the rules as they were before the workflow."""
     rules = without_rules(snapshot, workflow).routing_rules
-    return snapshot.with_routing_rules(rules.merged(RoutingRules(workflow.prior_rules)))
+    prior = shared_names.prior(rules, workflow)
+    return snapshot.with_routing_rules(rules.merged(RoutingRules(prior)))
 
 
 def without_denied(snapshot: Snapshot, workflow: Workflow) -> Snapshot:
@@ -406,7 +433,7 @@ def _side(
     """Where the rules of a table lead, under its bare name and under the source's.
 
     Without a rule it is at the source. A bare name may belong to an equally named table of other
-    keyspaces; then only the source's name counts.
+    keyspaces, too; only the part of it within the workflow's keyspaces counts.
     """
     rules = snapshot.routing_rules.rules
     sides: dict[tuple[str, ...], str] = {
@@ -420,13 +447,15 @@ def _side(
             rule = rules.get(str(RuleSource(table, keyspace, tablet_type, cell)), rule)
         elif tablet_type is None:
             rule = rules.get(str(RuleSource(table, keyspace, TabletType.PRIMARY)), rule)
-        if rule is None or (keyspace is None and not _is_ours(workflow, rule)):
+        if rule and keyspace is None:
+            rule = _own_part(workflow, rule) or None
+        if rule is None:
             continue
         found.add(sides.get(rule, _ELSEWHERE))
     return found.pop() if len(found) == 1 else (_ELSEWHERE if found else _SOURCE)
 
 
-def _is_ours(workflow: Workflow, rule: tuple[str, ...]) -> bool:
-    """Whether the rule of a bare name leads into a keyspace of the workflow, or nowhere."""
+def _own_part(workflow: Workflow, rule: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the rule of a bare name leads within the workflow's keyspaces."""
     keyspaces = tuple(f"{name}." for name in (workflow.source_keyspace, workflow.target_keyspace))
-    return not rule or any(target.startswith(keyspaces) for target in rule)
+    return tuple(target for target in rule if target.startswith(keyspaces))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
+from tidegate import waits
 from tidegate.cluster.keeper import LeaseKeeper
 from tidegate.cluster.leases import Leases
 from tidegate.engines.postgres.predecessors import Mark
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from tidegate.workflow.store import WorkflowStore
 
 log = structlog.get_logger("tidegate.workflow")
+
+LEASE = waits.declare("lease", description="another operation on the workflow or keyspace to end")
 
 LEASE_TTL_S = 10.0
 LEASE_WAIT_S = 5.0
@@ -159,11 +162,17 @@ class Locks:
         return [keeper.lease for keeper in self._keepers]
 
     def _entered(self, stack: ExitStack, name: str) -> LeaseKeeper:
+        with waits.waiting(LEASE, f"the lease {name}") as wait:
+            return self._entered_in_time(stack, name, wait)
+
+    def _entered_in_time(self, stack: ExitStack, name: str, wait: waits.Waiting) -> LeaseKeeper:
         deadline = time.monotonic() + self._wait_s
         while True:
             try:
                 return self._entered_once(stack, name)
-            except ConflictError:
+            except ConflictError as error:
+                if wait.due():
+                    wait.held_by(error.message)
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(LEASE_POLL_S)

@@ -113,6 +113,8 @@ _REFUSALS = (
 #: What the server said in PostgreSQL's protocol.
 _ANSWER: Final = re.compile(r"(?:FATAL|ERROR|PANIC):\s+([^\n]*)")
 
+_LIMITED: Final = re.compile(r'too many connections for (role|database) "([^"]+)"')
+
 #: Parts of libpq's own messages, and what is said instead.
 _OWN_WORDS: Final = (
     (
@@ -290,12 +292,24 @@ def _translated(error: psycopg.Error, endpoint: Endpoint, password: str | None) 
         return refusal
     failure = ConnectError(
         f"no connection to {where}: {text}",
-        next_step="check that the server runs and that its host and port can be reached from the"
+        next_step=_limit_reached(told)
+        or "check that the server runs and that its host and port can be reached from the"
         " node; the node's log has the details",
         endpoint=endpoint.to_json(),
     )
     failure.add_note(told)
     return failure
+
+
+def _limit_reached(told: str) -> str | None:
+    """What to do where the server has no connection left for us; None: that is not the reason."""
+    limited = _LIMITED.search(told)
+    if limited is not None:
+        kind, name = limited.groups()
+        return f'raise the limit of the {kind}: ALTER {kind.upper()} "{name}" CONNECTION LIMIT -1'
+    if "too many clients" in told or "connection slots are reserved" in told:
+        return "raise max_connections of the server (restart), or end sessions there"
+    return None
 
 
 def _sayable(told: str) -> str:

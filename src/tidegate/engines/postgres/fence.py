@@ -27,11 +27,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import batched
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from tidegate import waits
 from tidegate.engines.postgres import holders as named
 from tidegate.engines.postgres import table_locks
 from tidegate.engines.postgres.catalog import OWN_SCHEMA, read_tables, require_tables
@@ -54,6 +56,10 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from tidegate.engines.postgres.holders import Holder
+
+DRAIN = waits.declare(
+    "writers.drain", description="transactions that could still write behind the fence"
+)
 
 ARM_TIMEOUT_S = 30.0
 DRAIN_TIMEOUT_S = 5.0
@@ -212,14 +218,18 @@ def drain(
     held = table_locks.held(connection, now.tables, table_locks.WRITERS)
     first = {transaction for transaction, _ in held}
     waited_for = set(first)
-    while held and time.monotonic() - began < timeout_s:
-        time.sleep(POLL_S)
-        held = [
-            (transaction, pid)
-            for transaction, pid in table_locks.held(connection, now.tables, table_locks.WRITERS)
-            if transaction in first or pid is None
-        ]
-        waited_for |= {transaction for transaction, _ in held}
+    with waits.waiting(DRAIN, "writers that began before the fence") as wait:
+        while held and time.monotonic() - began < timeout_s:
+            time.sleep(POLL_S)
+            held = [
+                (transaction, pid)
+                for transaction, pid in table_locks.held(
+                    connection, now.tables, table_locks.WRITERS
+                )
+                if transaction in first or pid is None
+            ]
+            named.tell(wait, partial(table_locks.holders_of, connection, held))
+            waited_for |= {transaction for transaction, _ in held}
     if held:
         found = table_locks.holders_of(connection, held)
         raise WaitTimeoutError(

@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
+
+    from tidegate.waits import Waiting
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,13 @@ def remedy(holders: Sequence[Holder]) -> str:
     if not holders:
         return "try again"
     return "let it end, or end it: " + "; ".join(h.remedy for h in holders[:3])
+
+
+def tell(wait: Waiting, look: Callable[[], Sequence[Holder]]) -> None:
+    """Let a wait that has lasted for a moment say who is in the way."""
+    if wait.due():
+        found = look()
+        wait.held_by(describe(found), remedy(found), [holder.to_json() for holder in found])
 
 
 _SESSION = """

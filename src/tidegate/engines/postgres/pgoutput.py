@@ -112,6 +112,7 @@ class Relation:
     identity: tuple[int, ...]  # which columns an old tuple carries
     shapes_left: int = SHAPES_MAX  # making one costs as much as ten rows
     extra: Any = None  # the reader's own notes
+    kept: tuple[int, ...] | None = None  # the columns that are of interest, in order; None: all
 
 
 @dataclass(eq=False, slots=True)
@@ -145,6 +146,21 @@ def unpacked(row: AnyRow) -> Row:
         return row
     shape, data = row
     return [NULL if cut is None else data[cut] for cut in shape.cuts]
+
+
+def with_kept_columns(change: Change) -> Change:
+    """The change with the columns of interest alone."""
+    kind, relation, old, new = change
+    if relation.kept is None:
+        return change
+    return (kind, relation, _kept(old, relation.kept), _kept(new, relation.kept))
+
+
+def _kept(row: AnyRow | None, places: tuple[int, ...]) -> AnyRow | None:
+    if row is None:
+        return None
+    whole = unpacked(row)
+    return [whole[place] for place in places]
 
 
 def field_of(row: AnyRow, index: int) -> Field:

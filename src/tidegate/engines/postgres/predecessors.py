@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
+from tidegate import waits
 from tidegate.errors import WaitTimeoutError
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
+ENDING: Final = waits.declare(
+    "session.predecessor", description="sessions of an earlier holder, which have been ended"
+)
 PREFIX: Final = "tidegate/"
 NAME_BYTES_MAX: Final = 63
 """The server cuts longer application names off."""
@@ -88,7 +92,14 @@ def end(connection: Connection[TupleRow], mark: Mark, *, timeout_s: float = END_
     Raises:
         WaitTimeoutError: one did not go in time.
     """
-    facts = [PREFIX, f"#{mark.line}[.]([0-9]+)$", mark.number]
+    facts: list[str | int] = [PREFIX, f"#{mark.line}[.]([0-9]+)$", mark.number]
+    with waits.waiting(ENDING, "the end of a predecessor's sessions") as wait:
+        return _end(connection, facts, timeout_s, wait)
+
+
+def _end(
+    connection: Connection[TupleRow], facts: list[str | int], timeout_s: float, wait: waits.Waiting
+) -> int:
     deadline = time.monotonic() + timeout_s
     ended: set[int] = set()
     while True:
@@ -98,6 +109,8 @@ def end(connection: Connection[TupleRow], mark: Mark, *, timeout_s: float = END_
         if not rows:
             return len(ended)
         ended |= {pid for pid, _ in rows}
+        if wait.due():
+            wait.held_by(f"sessions {', '.join(str(pid) for pid, _ in rows)}")
         if time.monotonic() >= deadline:
             pids = ", ".join(str(pid) for pid, _ in rows)
             raise WaitTimeoutError(

@@ -23,11 +23,13 @@ import secrets
 import select
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 from psycopg import pq, sql
 
+from tidegate import waits
 from tidegate.engines.postgres import holders
 from tidegate.engines.postgres.connection import SNAPSHOT_IDLE_S, connect
 from tidegate.engines.postgres.position import format_lsn, parse_lsn
@@ -42,7 +44,7 @@ from tidegate.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from psycopg import Connection
     from psycopg.pq.abc import PGresult
@@ -50,6 +52,19 @@ if TYPE_CHECKING:
 
     from tidegate.engines.postgres.predecessors import Mark
     from tidegate.topology.connections import Endpoint
+
+CREATE = waits.declare(
+    "slot.create",
+    description="every transaction that has written on the server, before a slot exists",
+)
+OLDER = waits.declare(
+    "transactions.older",
+    description="transactions that began before a copy's or a comparison's first snapshot",
+)
+SETTLE = waits.declare(
+    "snapshot.settle", description="a transaction that an exported snapshot shows as ended"
+)
+DROP = waits.declare("slot.drop", description="the walsender that still reads a slot")
 
 CREATE_TIMEOUT_S = 60.0
 GATE_TIMEOUT_S = 60.0
@@ -211,15 +226,18 @@ def _settle(adopter: Connection[TupleRow], observer: Connection[TupleRow], deadl
     ).fetchone()
     assert row is not None
     facts = {"xmax": row[0], "running": row[1]}
-    while unsettled := observer.execute(_UNSETTLED, facts).fetchall():
-        if time.monotonic() >= deadline:
-            found = holders.with_xid_before(observer, max(x for (x,) in unsettled) + 1)
-            raise WaitTimeoutError(
-                f"a transaction in the snapshot has not ended: {holders.describe(found)}",
-                next_step=holders.remedy(found),
-                holders=[h.to_json() for h in found],
-            )
-        time.sleep(SETTLE_POLL_S)
+    with waits.waiting(SETTLE, "a transaction that is just ending") as wait:
+        while unsettled := observer.execute(_UNSETTLED, facts).fetchall():
+            upto = max(x for (x,) in unsettled) + 1
+            holders.tell(wait, partial(holders.with_xid_before, observer, upto))
+            if time.monotonic() >= deadline:
+                found = holders.with_xid_before(observer, upto)
+                raise WaitTimeoutError(
+                    f"a transaction in the snapshot has not ended: {holders.describe(found)}",
+                    next_step=holders.remedy(found),
+                    holders=[h.to_json() for h in found],
+                )
+            time.sleep(SETTLE_POLL_S)
 
 
 def _create(
@@ -239,7 +257,13 @@ def _create(
         sql.Identifier(name), sql.SQL("TEMPORARY" if temporary else ""), sql.SQL(option)
     )
     session.pgconn.send_query(command.as_bytes(session))
-    result = _result(session.pgconn, time.monotonic() + timeout_s)
+    with waits.waiting(CREATE, f"every open write transaction of the server ({name})") as wait:
+        blocking = partial(_blocking, endpoint, session.info.backend_pid)
+        result = _result(
+            session.pgconn,
+            time.monotonic() + timeout_s,
+            meanwhile=lambda: holders.tell(wait, blocking),
+        )
     if result is None:
         found = _blocking(endpoint, session.info.backend_pid)
         _abandon(session)
@@ -258,8 +282,12 @@ def _create(
     return ExactSnapshot(parse_lsn(lsn.decode()), (exported or b"").decode())
 
 
-def _result(pgconn: pq.abc.PGconn, deadline: float) -> PGresult | None:
+def _result(
+    pgconn: pq.abc.PGconn, deadline: float, meanwhile: Callable[[], None] = lambda: None
+) -> PGresult | None:
     """The first result of the command under way, with the rest drained; ``None`` at the deadline.
+
+    ``meanwhile`` is called again and again until then.
 
     psycopg's own wait has no bound; the walsender does not heed ``statement_timeout`` here.
     """
@@ -273,7 +301,8 @@ def _result(pgconn: pq.abc.PGconn, deadline: float) -> PGresult | None:
         left = deadline - time.monotonic()
         if left <= 0:
             return None
-        if select.select([pgconn.socket], [], [], left)[0]:
+        meanwhile()
+        if select.select([pgconn.socket], [], [], min(left, waits.LOOK_AFTER_S))[0]:
             try:
                 pgconn.consume_input()
             except psycopg.OperationalError as error:
@@ -331,16 +360,18 @@ def wait_older_transactions(
     row = connection.execute("SELECT pg_current_xact_id()::text::int8").fetchone()
     assert row is not None
     own: int = row[0]
-    while True:
-        row = connection.execute(
-            "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::int8"
-        ).fetchone()
-        assert row is not None
-        if row[0] > own:
-            return own
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(POLL_S)
+    with waits.waiting(OLDER, "transactions that were open before") as wait:
+        while True:
+            row = connection.execute(
+                "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::int8"
+            ).fetchone()
+            assert row is not None
+            if row[0] > own:
+                return own
+            if time.monotonic() >= deadline:
+                break
+            holders.tell(wait, partial(holders.with_xid_before, connection, own))
+            time.sleep(POLL_S)
     found = holders.with_xid_before(connection, own)
     raise WaitTimeoutError(
         f"transactions older than the slot are still open after {timeout_s:g} s:"
@@ -414,24 +445,27 @@ def drop(connection: Connection[TupleRow], name: str, *, timeout_s: float = DROP
         WaitTimeoutError: the walsender did not go within ``timeout_s``.
     """
     deadline = time.monotonic() + timeout_s
-    while True:
-        slot = info(connection, name)
-        if slot is None:
-            return False
-        if slot.active_pid is not None:
-            connection.execute("SELECT pg_terminate_backend(%s)", [slot.active_pid])
-        try:
-            connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
-        except psycopg.errors.UndefinedObject:
-            return False
-        except psycopg.errors.ObjectInUse:
-            if time.monotonic() >= deadline:
-                raise WaitTimeoutError(
-                    f"replication slot {name} is still read by session {slot.active_pid}"
-                    f" after {timeout_s:g} s",
-                    next_step=f"SELECT pg_terminate_backend({slot.active_pid}), then repeat",
-                    slot=name,
-                ) from None
-        else:
-            return True
-        time.sleep(POLL_S)
+    with waits.waiting(DROP, f"the reader of replication slot {name}") as wait:
+        while True:
+            slot = info(connection, name)
+            if slot is None:
+                return False
+            readers = [slot.active_pid] if slot.active_pid is not None else []
+            for pid in readers:
+                connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+            try:
+                connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
+            except psycopg.errors.UndefinedObject:
+                return False
+            except psycopg.errors.ObjectInUse:
+                holders.tell(wait, partial(holders.of_sessions, connection, readers))
+                if time.monotonic() >= deadline:
+                    raise WaitTimeoutError(
+                        f"replication slot {name} is still read by session {slot.active_pid}"
+                        f" after {timeout_s:g} s",
+                        next_step=f"SELECT pg_terminate_backend({slot.active_pid}), then repeat",
+                        slot=name,
+                    ) from None
+            else:
+                return True
+            time.sleep(POLL_S)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
+from tidegate import waits
 from tidegate.engines.postgres import holders as named
 from tidegate.errors import WaitTimeoutError
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from tidegate.engines.postgres.holders import Holder
     from tidegate.topology.names import TableName
+
+FREE = waits.declare("table.lock", description="a moment in which nobody holds a table")
 
 LOCK_TRY_S = 0.2
 BACK_OFF_S = (0.02, 0.5)
@@ -96,22 +99,30 @@ def in_short_tries(
         _AGAINST_ACCESS_EXCLUSIVE if mode == "ACCESS EXCLUSIVE" else _AGAINST_SHARE_ROW_EXCLUSIVE
     )
     pause_s = BACK_OFF_S[0]
-    while True:
-        found = holders_of(connection, held(connection, [table], against))
-        old = older(found, LOCK_TRY_S)
-        if old:
-            _ask_autovacuum_to_end(connection, old)
-        elif _try_once(connection, table, mode, statements):
-            return
-        if time.monotonic() + pause_s >= deadline:
-            raise WaitTimeoutError(
-                f"table {table} in {connection.info.dbname} was not free for a moment's"
-                f" {mode} lock; it is held by {named.describe(old or found)}",
-                next_step=named.remedy(old or found),
-                holders=[h.to_json() for h in old or found],
-            )
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, BACK_OFF_S[1])
+    with waits.waiting(FREE, f"a moment's {mode} lock on table {table}") as wait:
+        while True:
+            found = holders_of(connection, held(connection, [table], against))
+            old = older(found, LOCK_TRY_S)
+            if old:
+                _ask_autovacuum_to_end(connection, old)
+            elif _try_once(connection, table, mode, statements):
+                return
+            in_the_way = old or found
+            named.tell(wait, lambda: in_the_way)  # noqa: B023 - called at once
+            if time.monotonic() + pause_s >= deadline:
+                raise WaitTimeoutError(
+                    f"table {table} in {connection.info.dbname} was not free for a moment's"
+                    f" {mode} lock; it is held by {named.describe(in_the_way)}",
+                    next_step=named.remedy(in_the_way),
+                    holders=[h.to_json() for h in in_the_way],
+                )
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, BACK_OFF_S[1])
+
+
+def users(connection: Connection[TupleRow], tables: Iterable[TableName]) -> list[Holder]:
+    """Everybody else who holds any lock on one of the tables."""
+    return holders_of(connection, held(connection, tables, _AGAINST_ACCESS_EXCLUSIVE))
 
 
 def _ask_autovacuum_to_end(connection: Connection[TupleRow], found: Sequence[Holder]) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
+from tidegate import waits
+from tidegate.engines.postgres import holders, table_locks
 from tidegate.errors import FailedPreconditionError, WaitTimeoutError
 from tidegate.topology.names import TableName
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
+
+    from tidegate.waits import Waiting
 
 REMOVE_TIMEOUT_S = 30.0
 LOCK_TRY_S = 0.5
@@ -144,6 +148,17 @@ def _in_tries(
     work: Callable[[Connection[TupleRow], Sequence[TableName]], None],
 ) -> None:
     wanted = sorted(set(tables))
+    with waits.waiting(table_locks.FREE, "tables that are to go") as wait:
+        _until_free(connection, wanted, timeout_s, work, wait)
+
+
+def _until_free(
+    connection: Connection[TupleRow],
+    wanted: Sequence[TableName],
+    timeout_s: float,
+    work: Callable[[Connection[TupleRow], Sequence[TableName]], None],
+    wait: Waiting,
+) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         there = _existing(connection, wanted)
@@ -160,11 +175,14 @@ def _in_tries(
                 tables=[str(t) for t in there],
             ) from None
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            found = table_locks.users(connection, there)
+            holders.tell(wait, lambda: found)  # noqa: B023 - called at once
             if time.monotonic() >= deadline:
                 raise WaitTimeoutError(
                     f"tables in {connection.info.dbname} were in use for {timeout_s:g} s:"
-                    f" {', '.join(map(str, there))}",
-                    next_step="end the sessions that use them, then repeat the command",
+                    f" {', '.join(map(str, there))}; in the way: {holders.describe(found)}",
+                    next_step=holders.remedy(found),
+                    holders=[holder.to_json() for holder in found],
                 ) from None
             time.sleep(PAUSE_S)
         else:

@@ -15,6 +15,7 @@ from tidegate.server.api.common import Body, Json, Node, check_version, many, on
 from tidegate.server.services import Services
 from tidegate.workflow.model import Workflow
 from tidegate.workflow.outcome import Outcome
+from tidegate.workflow.overview import Overview, overviews
 from tidegate.workflow.requests import (
     CancelRequest,
     CompleteRequest,
@@ -22,6 +23,7 @@ from tidegate.workflow.requests import (
     ReshardCreate,
     SwitchRequest,
 )
+from tidegate.workflow.waiting import reported
 
 router = APIRouter(prefix="/v1", tags=["workflows"])
 verbs = APIRouter(prefix="/v1/workflows/{keyspace}/{name}", tags=["workflows"])
@@ -89,7 +91,7 @@ class MoveTablesBody(_Create):
     exclude_tables: tuple[str, ...] = ()
     source_shards: tuple[str, ...] = ()
     no_routing_rules: bool = False
-    sharded_auto_increment_handling: str = "REMOVE"
+    sharded_auto_increment_handling: str = "LEAVE"
 
 
 class ReshardBody(_Create):
@@ -144,11 +146,13 @@ def create_reshard(node: Node, body: ReshardBody, response: Response) -> Json:
 
 @router.get("/workflows", dependencies=[READ])
 def list_workflows(node: Node, keyspace: str | None = None) -> Json:
-    """All workflows, or those of a target keyspace, with the state of their traffic."""
+    """All workflows, or those of a target keyspace: state, lag, last proof, next step."""
     snapshot = node.store.read()
     if keyspace is not None:
         snapshot.keyspace(keyspace)
-    return many(_listed(node, workflow) for workflow in node.workflows.list(keyspace))
+    found = node.workflows.list(keyspace)
+    seen = overviews(snapshot, found)
+    return many(_listed(node, workflow, seen[workflow.uuid]) for workflow in found)
 
 
 @router.get("/workflows/{keyspace}/{name}", dependencies=[READ])
@@ -157,7 +161,9 @@ def show_workflow(node: Node, keyspace: str, name: str, response: Response) -> J
     workflow = _found(node, keyspace, name)
     response.headers["ETag"] = f'"{workflow.version}"'
     history = [asdict(event) for event in node.workflows.history(keyspace, name)]
-    return one({**_listed(node, workflow), "workflow": workflow.shown(), "history": history})
+    seen = overviews(node.store.read(), [workflow])[workflow.uuid]
+    listed = _listed(node, workflow, seen)
+    return one({**listed, "workflow": workflow.shown(), "history": history})
 
 
 @router.get("/workflows/{keyspace}/{name}/status", dependencies=[READ])
@@ -166,8 +172,10 @@ def show_status(node: Node, keyspace: str, name: str, response: Response) -> Jso
     _found(node, keyspace, name)
     status = node.workflows.status(keyspace, name)
     response.headers["ETag"] = f'"{status.workflow.version}"'
-    spans = [s for s in node.supervisor.status() if s["span"].startswith(status.workflow.uuid)]
-    return one({**status.to_json(), "spans": spans})
+    spans = _spans(node, status.workflow)
+    answer = status.to_json()
+    answer["waits"] += reported(spans)
+    return one({**answer, "spans": spans})
 
 
 @verbs.post("/start", dependencies=[OPERATE])
@@ -234,7 +242,7 @@ def _outcome(node: Services, outcome: Outcome, response: Response) -> Json:
     return one(outcome.to_json(), dry_run=outcome.dry_run)
 
 
-def _listed(node: Services, workflow: Workflow) -> Json:
+def _listed(node: Services, workflow: Workflow, seen: Overview) -> Json:
     operation = workflow.operation
     return {
         "name": workflow.name,
@@ -243,13 +251,23 @@ def _listed(node: Services, workflow: Workflow) -> Json:
         "source": _side(workflow.source_keyspace, workflow.source_shards),
         "target": _side(workflow.target_keyspace, workflow.target_shards),
         "tables": list(workflow.tables),
-        "phase": str(workflow.phase),
+        **seen.condition.to_json(),
+        "unreachable": seen.unreachable,
+        "waits": [
+            *(wait.to_json() for wait in seen.waits),
+            *reported(_spans(node, workflow)),
+        ],
         "operation": None if operation is None else str(operation.kind),
         "traffic": str(node.state(workflow)),
         "alarms": node.slots.alarms(workflow.uuid),
         "version": workflow.version,
         "created_at": plain(workflow.created_at),
     }
+
+
+def _spans(node: Services, workflow: Workflow) -> list[Json]:
+    """What is known of the workers of a workflow."""
+    return [s for s in node.supervisor.status() if s["span"].startswith(workflow.uuid)]
 
 
 def _side(keyspace: str, shards: tuple[str, ...]) -> str:

@@ -18,7 +18,7 @@ from tidegate.engines.postgres.survey import Survey
 from tidegate.topology.vschema import TableKind
 from tidegate.workflow.catalogue import drift
 from tidegate.workflow.preflight.overlaps import Overlaps
-from tidegate.workflow.state import AutoIncrementHandling, WorkflowType
+from tidegate.workflow.state import WorkflowType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -60,7 +60,6 @@ class PreflightRequest:
     tables: tuple[TableName, ...] = ()
     exclude_tables: tuple[TableName, ...] = ()
     skip_schema_copy: bool = False
-    auto_increment: AutoIncrementHandling = AutoIncrementHandling.REMOVE
     accepted: frozenset[str] = frozenset()
     log_budget_bytes: int | None = None
 

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from tidegate import steps
+from tidegate import steps, waits
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import StreamState
 from tidegate.engines.postgres import refetch, slots
@@ -67,6 +67,11 @@ EXACT_POLL_S = 0.005
 
 #: With more keys waiting than this another moment is taken: a comparison would be of little.
 LEFT_OUT_MAX = 10_000
+
+TURN = waits.declare(
+    "vdiff.turn", description="another VDiff of the workflow to have its snapshots"
+)
+EXACT = waits.declare("vdiff.exact", description="streams to pass the end of their copy")
 
 HELD = steps.declare(
     "vdiff.streams.held",
@@ -169,7 +174,8 @@ def _attempt(
         _NotExactError: at the moment some stream had not reached its H, or too many rows waited.
     """
     for span in spans:  # wait for open transactions while the streams still run
-        slots.wait_older_transactions(links.watch(span), timeout_s=wait_s)
+        with waits.at(f"{span.source_keyspace}/{span.source_shard}"):
+            slots.wait_older_transactions(links.watch(span), timeout_s=wait_s)
     moment = Moment(links)
     try:
         for part in held:
@@ -196,7 +202,8 @@ def _take_turn(part: _Held, workflow_uuid: str, wait_s: float) -> None:
         "SELECT set_config('lock_timeout', %s, false)", [str(max(1, round(wait_s * 1000)))]
     )
     try:
-        control.execute(f"SELECT pg_advisory_lock({_TURN})", [workflow_uuid])
+        with waits.waiting(TURN, f"another VDiff of the workflow at shard {part.target.shard}"):
+            control.execute(f"SELECT pg_advisory_lock({_TURN})", [workflow_uuid])
     except psycopg.errors.LockNotAvailable:
         raise WaitTimeoutError(
             f"another VDiff of the workflow keeps its streams at shard {part.target.shard}",
@@ -216,6 +223,11 @@ def _comparable(row: StreamRow) -> bool:
 
 def _await_comparable(part: _Held, deadline: float) -> None:
     """Wait until every stream runs and has passed its H."""
+    with waits.waiting(EXACT, f"the streams into shard {part.target.shard} to be exact"):
+        _await_each(part, deadline)
+
+
+def _await_each(part: _Held, deadline: float) -> None:
     for stream_id in part.ids:
         while True:
             row = streams.read_stream(part.control, stream_id)
@@ -247,7 +259,8 @@ def _open_sources(moment: Moment, spans: Sequence[SpanSpec]) -> None:
     links = moment.links
 
     def adopt(span: SpanSpec) -> int:
-        with links.take_slot(span) as maker:
+        where = f"{span.source_keyspace}/{span.source_shard}"
+        with waits.at(where), links.take_slot(span) as maker:
             return slots.adopt(
                 span.source,
                 maker,
@@ -256,7 +269,7 @@ def _open_sources(moment: Moment, spans: Sequence[SpanSpec]) -> None:
                 timeout_s=SLOT_TIMEOUT_S,
             )
 
-    moment.lsns.extend(links.pool.map(adopt, spans))
+    moment.lsns.extend(links.pool.map(waits.carried(adopt), spans))
     moment.sources.extend(links.source(span) for span in spans)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from tidegate import waits
 from tidegate.engines.postgres import vdiff_tables
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import (
@@ -56,6 +57,19 @@ if TYPE_CHECKING:
 
 WAIT_POLL_S = 0.2
 STOP_TIMEOUT_S = 30.0
+
+
+#: Before a VDiff's uuid, the name under which it stands on the board of waits.
+SUBJECT = "vdiff:"
+
+
+def _with_waits(report: dict[str, Any]) -> dict[str, Any]:
+    """With what this process waits for at the moment, beside what the shards have recorded."""
+    now = {
+        wait.where or "the node": str(wait).removeprefix("waits for ")
+        for wait in waits.current(f"{SUBJECT}{report['UUID']}")
+    }
+    return {**report, "WaitsFor": {**report["WaitsFor"], **now}}
 
 
 @dataclass
@@ -130,7 +144,7 @@ class VDiffService:
             NotFoundError: there is none.
         """
         with at_targets(spans) as shards:
-            return report_of(shards, spans, which)
+            return _with_waits(report_of(shards, spans, which))
 
     def list(self, spans: Sequence[SpanSpec]) -> Sequence[dict[str, Any]]:
         """Reports of all VDiffs of the workflow, newest first."""
@@ -373,7 +387,8 @@ class VDiffService:
         shards: dict[str, Session],
     ) -> None:
         try:
-            run_vdiff(uuid, spans, options, running.stop, shards)
+            with waits.on_behalf_of(spans[0].workflow_uuid, f"{SUBJECT}{uuid}"):
+                run_vdiff(uuid, spans, options, running.stop, shards)
         except ConflictError:
             return  # another process runs it, and its rows are that one's
         except TidegateError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tidegate.dataplane import compare
+from tidegate.dataplane import compare, source_tables
 from tidegate.engines.postgres import bounds, compared, hashing, split
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.names import TableName
@@ -104,7 +104,7 @@ def table_at(moment: Moment, spans: Sequence[SpanSpec], table: str) -> TableAtMo
             f"table {table} has no key, or not the same key on all sides",
             next_step="give it the same primary key everywhere, then compare again",
         )
-    columns = _common_columns(name, found)
+    columns = _common_columns(name, found, spans)
     left_out = tuple(sorted(moment.left_out.get(table, ())))
     sides = [
         compare.Side(
@@ -147,11 +147,13 @@ def table_at(moment: Moment, spans: Sequence[SpanSpec], table: str) -> TableAtMo
 
 
 def _common_columns(
-    name: TableName, found: Sequence[compared.ComparedTable]
+    name: TableName, found: Sequence[compared.ComparedTable], spans: Sequence[SpanSpec]
 ) -> hashing.HashColumns:
     recode = len({each.encoding for each in found}) > 1
     key = found[0].key
-    forms = [each.forms for each in found]
+    targets = [each.forms for each in found[len(spans) :]]
+    sources = [source_tables.carried(spans[0], e.forms, targets)[0] for e in found[: len(spans)]]
+    forms = [*sources, *targets]
     columns = hashing.hash_columns(name, forms[0], forms[1], key, recode=recode)
     for other in forms[2:]:
         columns = columns.merged(hashing.hash_columns(name, forms[0], other, key, recode=recode))

@@ -10,6 +10,7 @@ from tidegate.workflow.preflight.check import Check, Problem, Severity
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tidegate.topology.rules import RuleSource
     from tidegate.workflow.preflight.facts import Facts, PreflightRequest
 
 
@@ -25,11 +26,17 @@ def find(request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
                 continue
             source, targets = found
             at_home = str(TableName(request.source_keyspace, str(name)))
-            if targets != (at_home,):
+            if targets != (at_home,) and not _of_others(request, source, targets):
                 yield Problem(
                     f"{request.source_keyspace}.{name}",
                     f"the routing rule {source} leads to {', '.join(targets) or 'nowhere'}",
                 )
+
+
+def _of_others(request: PreflightRequest, source: RuleSource, targets: tuple[str, ...]) -> bool:
+    """A bare name that other keyspaces serve says nothing about the table of this one."""
+    keyspaces = {TableName.parse(target).keyspace for target in targets}
+    return source.keyspace is None and bool(targets) and request.target_keyspace not in keyspaces
 
 
 CHECK = Check(
