@@ -20,7 +20,7 @@ from tidegate.errors import (
     TidegateError,
     WaitTimeoutError,
 )
-from tidegate.workflow import switch_steps
+from tidegate.workflow import open_writers, switch_steps
 from tidegate.workflow.executor import UndoFailedError, UnfinishedError
 from tidegate.workflow.service import WorkflowService
 from tidegate.workflow.switch_steps import SwitchActions
@@ -100,7 +100,7 @@ def test_a_dry_run_of_a_switch_prints_its_steps_and_changes_nothing(running: Fle
 def test_a_transaction_open_across_the_fence_reaches_the_target(
     running: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switch_steps, "HOLDER_AGE_S", 3600.0)
+    monkeypatch.setattr(open_writers, "AGE_S", 3600.0)
     monkeypatch.setattr(switch_steps, "DRAIN_S", 10.0)
     session = running.shards["commerce", "0"].application(autocommit=False)
     real = SwitchActions._catch_up

@@ -13,16 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tidegate import waits
 from tidegate.dataplane import accounts, streams
 from tidegate.dataplane.model import Direction, StreamState
-from tidegate.engines.postgres import fence, holders, journal, publication, sidecar, slots
+from tidegate.engines.postgres import fence, journal, publication, sidecar, slots
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.position import Position, format_lsn
 from tidegate.errors import NotFoundError, WaitTimeoutError
 from tidegate.topology.names import TableName
 from tidegate.workflow import (
     objects,
+    open_writers,
     recheck,
     routers,
     spans,
@@ -48,15 +48,8 @@ if TYPE_CHECKING:
     from tidegate.workflow.requests import SwitchRequest
     from tidegate.workflow.work import Work
 
-WRITERS = waits.declare(
-    "writers.open", description="transactions that have held moved tables for long; writers go on"
-)
-
-#: A transaction that has held a lock on a moved table for longer is waited for before the fence.
-HOLDER_AGE_S = 0.2
 #: How long the fence waits for transactions that began before it; then it is lifted for a while.
 DRAIN_S = 1.0
-HOLDER_POLL_S = 0.02
 #: How long streams stay at S if nobody comes to say what is next.
 HOLD_S = 600.0
 
@@ -252,17 +245,7 @@ class SwitchActions:
 
     def _wait_holders(self, shard: str, session: Connection[TupleRow], deadline: float) -> None:
         """Wait until nobody has held a write lock for long; writers go on meanwhile."""
-        with waits.waiting(WRITERS, "long transactions on the moved tables") as wait:
-            while found := fence.holders(session, self.tables, HOLDER_AGE_S):
-                holders.tell(wait, lambda: found)
-                if time.monotonic() >= deadline:
-                    raise WaitTimeoutError(
-                        f"transactions on {self.closing_keyspace}/{shard} have held the moved"
-                        f" tables for too long: {holders.describe(found)}",
-                        next_step=holders.remedy(found),
-                        holders=[holder.to_json() for holder in found],
-                    )
-                time.sleep(HOLDER_POLL_S)
+        open_writers.await_end(session, self.tables, f"{self.closing_keyspace}/{shard}", deadline)
 
     def _hold(self) -> None:
         """Bring the streams to where the fence stands, and keep them there.
