@@ -112,7 +112,8 @@ def test_writers_go_on_when_the_owner_freezes_inside_the_journal(
 
     asking = threading.Thread(target=switch, daemon=True)
     asking.start()
-    until(lambda: frozen(process.pid))
+    until(lambda: told or frozen(process.pid))
+    assert told == [], "the switch came to the step"
     until(lambda: phase(third) == "running", 40.0)
     time.sleep(1.0)  # a second of writes, so that the longest refusal is over
     writer.finish()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tidegate.workflow.status import StreamStatus
     from tidegate.workflow.work import Work
 
-#: How long a switch waits for the first sign of streams that have just been started.
+#: How long a switch waits for the first sign of streams whose worker has just been started.
 BEGIN_WAIT_S = 15.0
 BEGIN_POLL_S = 0.1
 
@@ -58,19 +58,33 @@ def require_movable(
         return
     keyspace, shards = workflow.keyspaces(direction)[1], workflow.shards(direction)[1]
     deadline = time.monotonic() + min(request.timeout_s, BEGIN_WAIT_S)
+    max_lag_s = request.max_replication_lag_allowed_s
+    at_first: list[StreamStatus] = []
     while True:
         each = sessions.each(keyspace, shards, lambda _s, c: stream_statuses(c, workflow))
-        found = [status for statuses in each.values() for status in statuses]
-        if time.monotonic() >= deadline or not is_beginning(found, direction):
+        found = [s for statuses in each.values() for s in statuses if s.direction is direction]
+        at_first = at_first or found
+        if time.monotonic() >= deadline or not is_beginning(at_first, found, max_lag_s):
             break
         time.sleep(BEGIN_POLL_S)
-    require_ready(workflow, found, direction, request.max_replication_lag_allowed_s)
+    require_ready(workflow, found, direction, max_lag_s)
 
 
-def is_beginning(found: Iterable[StreamStatus], direction: Direction) -> bool:
-    """Some stream runs, but its worker has not been heard of yet: a moment after a switch."""
+def is_beginning(
+    at_first: Iterable[StreamStatus], found: Iterable[StreamStatus], max_lag_s: float
+) -> bool:
+    """Some stream runs, but its worker has not been heard of: it has just been started.
+
+    That is so a moment after a switch, and after a node came back or another one took over. A
+    worker that works gives a sign every second, however far behind its stream is.
+    """
+    heard = {(s.source, s.target): s.heartbeat_at for s in at_first}
     return any(
-        s.direction is direction and s.state == StreamState.RUNNING and s.lag_s is None
+        s.state == StreamState.RUNNING
+        and (
+            s.lag_s is None
+            or (s.lag_s > max_lag_s and heard.get((s.source, s.target)) == s.heartbeat_at)
+        )
         for s in found
     )
 
