@@ -32,10 +32,12 @@ from make_facts import (
 )
 from tidegate.dataplane.model import Direction
 from tidegate.engines.postgres.abilities import Abilities, MissingAbility
+from tidegate.engines.postgres.bodies.graph import Reach, Stay, Unread
 from tidegate.engines.postgres.capacity import Capacity
 from tidegate.engines.postgres.catalog import Trigger
 from tidegate.engines.postgres.evaluated import Evaluated
 from tidegate.engines.postgres.rehearsal import Refused, Rehearsal
+from tidegate.engines.postgres.surroundings import Change
 from tidegate.engines.postgres.survey import (
     Need,
     OpenTransaction,
@@ -58,6 +60,13 @@ from tidegate.workflow.preflight.overlaps import Astray, Meeting, Overlaps
 
 MOOD = TypeFacts("public.mood", "e", None, ("sad", "happy"))
 TRIGGER = Trigger("audit", "A", "public.log", own=False, ddl="")
+
+STAY = Stay(
+    T, "trigger log", "function public.log_it()", TableName("public", "audit"), "table", writes=True
+)
+CHANGE = Change(
+    "search_path of the database is 'sales'", "ALTER …", "ALTER …", held_back="no right"
+)
 
 ASTRAY = Astray(T, "-80", 3, whole=True, rows=(("7",),))
 MEETING = Meeting(T, ("id",), ("-80", "80-"), 2, whole=False, rows=(("7",), ("8",)))
@@ -309,6 +318,39 @@ TABLE_CASES: list[Case] = [
         replace(facts(table()), overlaps=Overlaps(sampled=(T,))),
         "only a sample of the rows of t",
     ),
+    (
+        "TG-PF-241",
+        request(),
+        facts(table(), reached=Reach(stays=(STAY,))),
+        "trigger log of t: function public.log_it() writes to table audit, which does not move",
+    ),
+    (
+        "TG-PF-242",
+        request(),
+        facts(table(), reached=Reach(unread=(Unread("function f()", T, "trigger log", "broken"),))),
+        "function f() could not be read: broken",
+    ),
+    (
+        "TG-PF-242",
+        request(),
+        facts(
+            table(),
+            reached=Reach(unread=(Unread("function f()", T, "trigger log", dynamic=("x",)),)),
+        ),
+        "function f() runs statements put together at run time: EXECUTE x",
+    ),
+    (
+        "TG-PF-243",
+        replace(request(), leave_out_triggers=("t.lgo",)),
+        facts(table(), reached=Reach(unknown_triggers=("t.lgo",))),
+        "has the trigger t.lgo",
+    ),
+    (
+        "TG-PF-244",
+        request(),
+        facts(table(), reached=Reach(callers={T: ("function public.total()",)})),
+        "function public.total() uses it and does not come along",
+    ),
     ("TG-PF-227", request(), facts(replace(table(), name=TableName("public", "a.b"))), '"a.b"'),
     ("TG-PF-227", request(), facts(replace(table(), name=TableName("a@b", "t"))), '"a@b"'),
 ]
@@ -501,8 +543,14 @@ TARGET_CASES: list[Case] = [
     (
         "TG-PF-418",
         request(),
-        source(table(), survey=known(needs=(Need("operator", "public.=== (a, a)"),))),
-        "operator public.=== (a, a) does not exist",
+        source(table(), survey=known(needs=(Need("cast", "(text AS public.a)"),))),
+        "cast (text AS public.a) does not exist",
+    ),
+    (
+        "TG-PF-441",
+        request(),
+        facts(table(), changes={"0": (CHANGE,)}),
+        "search_path of the database is 'sales', and will not be at the target: no right",
     ),
     (
         "TG-PF-416",

@@ -150,12 +150,12 @@ def test_equal_definitions_on_both_sides_are_no_findings() -> None:
     same: dict[str, Any] = {
         "types": {"public.mood": MOOD},
         "functions": {"public.f()": "digest"},
-        "others": frozenset({("operator", "public.=== (a, a)")}),
+        "others": frozenset({("cast", "(text AS public.a)")}),
     }
     needs = (
         Need("type", "public.mood"),
         Need("function", "public.f()"),
-        Need("operator", "public.=== (a, a)"),
+        Need("cast", "(text AS public.a)"),
     )
     assert run_preflight(request(), both(same | {"needs": needs}, same)) == []
 

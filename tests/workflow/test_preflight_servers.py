@@ -68,6 +68,15 @@ CREATE VIEW looked_at AS SELECT * FROM stays;
 CREATE VIEW feelings AS SELECT feeling FROM many;
 CREATE PUBLICATION cdc FOR TABLE many;
 GRANT SELECT ON many TO clerk;
+CREATE OPERATOR CLASS plain FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =,
+                     OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 btint4cmp(int, int);
+CREATE INDEX many_plain ON many (number plain);
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO stays VALUES (NEW.id); EXECUTE TG_ARGV[0]; RETURN NEW; END $$;
+CREATE TRIGGER tell AFTER INSERT ON many FOR EACH ROW EXECUTE FUNCTION tell('SELECT 1');
+ALTER TABLE many DISABLE TRIGGER tell;
+CREATE TABLE heard (id bigint PRIMARY KEY);
+CREATE TRIGGER tell AFTER INSERT ON heard FOR EACH ROW EXECUTE FUNCTION tell('SELECT 2');
 INSERT INTO many (id, picture) VALUES (1, lo_create(0));
 INSERT INTO many SELECT n FROM generate_series(2, 30000) AS n;
 """
@@ -188,7 +197,7 @@ def test_a_database_full_of_problems_gives_all_findings_and_stays_as_it_was(
     )
     names = [
         *("sharded", "many", "keyless", "late", "unnamed", "parts", "parent", "child", "hidden"),
-        *("forgetful", "ruled", "looked_at", "missing"),
+        *("heard", "forgetful", "ruled", "looked_at", "missing"),
     ]
     with psycopg.connect(
         troubled_server.conninfo(source), password=troubled_server.password
@@ -226,6 +235,9 @@ def test_a_database_full_of_problems_gives_all_findings_and_stays_as_it_was(
         "TG-PF-222": "counted also numbers stays",
         "TG-PF-225": "read by public.feelings",
         "TG-PF-226": "cdc",
+        "TG-PF-241": "trigger tell of heard: function public.tell() writes to table stays",
+        "TG-PF-242": "trigger tell of heard: function public.tell() runs statements",
+        "TG-PF-244": "trigger tell needs table stays, which stays",
         "TG-PF-304": "wal_level is replica",
         "TG-PF-305": "replication slots",
         "TG-PF-307": "'forgotten'",
@@ -240,7 +252,7 @@ def test_a_database_full_of_problems_gives_all_findings_and_stays_as_it_was(
         "TG-PF-412": "type public.mood is (sad) there, (sad, happy) at commerce/0",
         "TG-PF-413": "public.next_number()",
         "TG-PF-415": "public.loose",
-        "TG-PF-418": "text search configuration public.words",
+        "TG-PF-418": "operator class public.plain USING btree",
     }
     missed = {
         check_id: text

@@ -30,6 +30,7 @@ def create(
     copy_threads: int = 2,
     log_budget: str | None = None,
     allow: str | None = None,
+    leave_out_triggers: str | None = None,
     wait: Wait = False,
     timeout: str | None = None,
     dry_run: DryRun = False,
@@ -51,6 +52,7 @@ def create(
         log_budget: how much log a source may keep before the streams stop with an alarm: 20GiB;
             half of the room there is, where that can be known, is a bound in any case.
         allow: ids of preflight findings to accept, with commas.
+        leave_out_triggers: triggers that are not made at the target, as table.trigger, with commas.
         timeout: how long --wait follows, such as 10m; it follows without end when not given.
     """
     answer = common.client().reshard.create(
@@ -66,6 +68,7 @@ def create(
         copy_threads=copy_threads,
         log_budget_bytes=size_of(log_budget),
         allow=names(allow),
+        leave_out_triggers=names(leave_out_triggers),
         dry_run=dry_run,
     )
     created(common, answer, workflow, target, wait=wait, timeout=timeout)

@@ -164,6 +164,7 @@ def preflight_request(request: CreateRequest, snapshot: Snapshot) -> PreflightRe
             source_shards=request.source_shards,
             target_shards=request.target_shards,
             skip_schema_copy=request.skip_schema_copy,
+            leave_out_triggers=request.leave_out_triggers,
             accepted=frozenset(request.allow),
             log_budget_bytes=request.log_budget_bytes,
         )
@@ -177,6 +178,7 @@ def preflight_request(request: CreateRequest, snapshot: Snapshot) -> PreflightRe
         tables=tuple(map(TableName.parse, request.tables)),
         exclude_tables=tuple(map(TableName.parse, request.exclude_tables)),
         skip_schema_copy=request.skip_schema_copy,
+        leave_out_triggers=request.leave_out_triggers,
         accepted=frozenset(request.allow),
         log_budget_bytes=request.log_budget_bytes,
     )

@@ -58,7 +58,11 @@ def _types(given: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class CreateCommon:
-    """The options that both kinds of create have."""
+    """The options that both kinds of create have.
+
+    Attributes:
+        leave_out_triggers: ``table.trigger`` of triggers that are not made at the target.
+    """
 
     workflow: str
     cells: tuple[str, ...] = ()
@@ -71,6 +75,7 @@ class CreateCommon:
     copy_threads: int = 2
     log_budget_bytes: int | None = None
     allow: tuple[str, ...] = ()
+    leave_out_triggers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         checked_name(self.workflow)
@@ -79,6 +84,12 @@ class CreateCommon:
                 raise InvalidArgumentError(
                     f"{name} of a create are not supported: rows are read from the primaries",
                     next_step=f"leave {name} out; reads are switched by cell and type later",
+                )
+        for each in self.leave_out_triggers:
+            if not all(each.rpartition(".")[::2]):
+                raise InvalidArgumentError(
+                    f"{each!r} does not name a trigger of a table",
+                    next_step="write table.trigger, or schema.table.trigger",
                 )
         on_ddl = self.on_ddl.upper()
         if on_ddl not in set(OnDDL):

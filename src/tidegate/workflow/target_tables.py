@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from tidegate.engines.postgres.schema_copy import SchemaPlan
+    from tidegate.engines.postgres.surroundings import Change
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.preflight.facts import Facts
     from tidegate.workflow.sessions import Sessions
@@ -34,11 +35,15 @@ type Made = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """What is made at every target; ``support``: beside the tables, by shard."""
+    """What is made at every target; ``support``: beside the tables, by shard.
+
+    ``changes``: settings and grants around the tables, by shard.
+    """
 
     schema: SchemaPlan | None = None
     created: tuple[str, ...] = ()
     support: Mapping[str, Made] = field(default_factory=dict)
+    changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
 
     @classmethod
     def empty(cls) -> Self:
@@ -56,6 +61,11 @@ class TargetPlan:
                 for shard in workflow.target_shards
                 for line in listing
             ),
+            *(
+                f"run on {workflow.target_keyspace}/{shard}: {change.statement}"
+                for shard, changes in sorted(self.changes.items())
+                for change in changes
+            ),
             *(f"do not carry {what}" for what in left_out),
             *(f"expect table {table} to be there, empty" for table in expected),
             *(
@@ -72,13 +82,21 @@ def plan(sessions: Sessions, workflow: Workflow, facts: Facts) -> TargetPlan:
     if workflow.options.skip_schema_copy or not missing:
         return TargetPlan()
     source = sessions.endpoint(workflow.source_keyspace, workflow.source_shards[0])
-    schema = schema_copy.plan_schema(source, missing)
+    schema = schema_copy.plan_schema(source, missing, facts.reached)
     support = sessions.each(
         workflow.target_keyspace,
         workflow.target_shards,
         lambda _s, session: tuple(support_removal.absent(session, schema)),
     )
-    return TargetPlan(schema, tuple(sorted(map(str, missing))), support)
+    changes = {
+        shard: tuple(each for each in found if not each.held_back)
+        for shard, found in facts.changes.items()
+    }
+    made = {
+        shard: (*found, *((support_removal.UNDO, c.undo) for c in changes.get(shard, ())))
+        for shard, found in support.items()
+    }
+    return TargetPlan(schema, tuple(sorted(map(str, missing))), made, changes)
 
 
 def make(work: Work, target_plan: TargetPlan) -> None:
@@ -88,7 +106,7 @@ def make(work: Work, target_plan: TargetPlan) -> None:
         FailedPreconditionError, AlreadyExistsError: the target does not allow it.
     """
 
-    def make_one(_shard: str, session: Connection[TupleRow]) -> None:
+    def make_one(shard: str, session: Connection[TupleRow]) -> None:
         workflow, schema = work.workflow, target_plan.schema
         if schema is not None:
             schema_copy.create_tables(
@@ -106,6 +124,8 @@ def make(work: Work, target_plan: TargetPlan) -> None:
             )
         if schema is not None:
             _plan_actions(session, workflow, schema)
+        for change in target_plan.changes.get(shard, ()):
+            session.execute(sql.SQL(change.statement))
 
     at_target(work, make_one)
 
@@ -138,8 +158,10 @@ def remove(work: Work) -> None:
             return
         made = set(map(TableName.parse, work.workflow.created_tables))
         mine = cleanup.fenced_tables(work, session, "target")
+        support = work.workflow.created_support.get(shard, ())
+        support_removal.remove(session, support)  # views, and functions of row types, come first
         table_removal.drop(session, [table for table in mine if table in made])
         table_removal.empty(session, [table for table in mine if table not in made])
-        support_removal.remove(session, work.workflow.created_support.get(shard, ()))
+        support_removal.remove(session, support)
 
     at_target(work, remove_one)

@@ -105,6 +105,8 @@ def rehearse(
             for attempt in schema_copy.support_attempts(target, plan):
                 trial.all([attempt])
             trial.all([named(ddl) for ddl in (*plan.pre_data, *plan.keys)])
+            for attempt in schema_copy.late_attempts(target, plan):
+                trial.all([attempt])
             if not (trial.refused or trial.untried):
                 trial.act(
                     "the fence of the new tables",

@@ -14,15 +14,16 @@ whether an existing one is the same is the preflight's question.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
 
-from tidegate.engines.postgres import fence, late_checks
+from tidegate.engines.postgres import fence, late_checks, support_kinds
 from tidegate.engines.postgres import schema_queries as queries
 from tidegate.engines.postgres.attempts import Attempt, RefusedError, first_line, named, run
+from tidegate.engines.postgres.bodies.graph import Reach
 from tidegate.engines.postgres.catalog import require_tables
 from tidegate.engines.postgres.connection import SNAPSHOT_IDLE_S, connect
 from tidegate.engines.postgres.schema_dump import Item, dump_items
@@ -38,18 +39,6 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.catalog import Table
     from tidegate.topology.connections import Endpoint
 
-#: Items a target may have already, and how to ask it: kind of item, function of the catalogue.
-_LOOK_UP = {
-    "SCHEMA": "to_regnamespace",
-    "TYPE": "to_regtype",
-    "DOMAIN": "to_regtype",
-    "FUNCTION": "to_regprocedure",
-    "PROCEDURE": "to_regprocedure",
-    "AGGREGATE": "to_regprocedure",
-    "COLLATION": "to_regcollation",
-    "SEQUENCE": "to_regclass",
-}
-
 #: Serialises those who make tables in one database; arbitrary, constant.
 MAKERS_LOCK = 0x7469_6465_6D61_6B65
 MAKERS_WAIT_S = 30
@@ -62,11 +51,16 @@ _AFTER_CATCH_UP = ("unique", "check", "foreign key", "rule", "trigger", "policy"
 
 @dataclass(frozen=True)
 class Support:
-    """Something the tables lean on; made unless ``identity`` exists at the target."""
+    """Something the tables lean on; made unless ``identity`` exists at the target.
+
+    ``order``: None when it is made before the tables; otherwise it leans on them, or is a view, and
+    is made after them in this order.
+    """
 
     kind: str
     identity: str
     ddl: str
+    order: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class SchemaPlan:
         tables: the tables.
         extensions: what they need, each after those it requires; must be available at the target.
         roles: roles they name; must exist at the target.
-        support: schemas, types, functions and shared sequences they lean on.
+        support: schemas, types, functions, views and shared sequences they lean on, in order.
         pre_data: tables, their sequences, defaults, comments, grants.
         keys: primary keys or the indexes of replica identities.
         after_copy: (table, statement): indexes to build once the rows are there.
@@ -110,8 +104,15 @@ class SchemaPlan:
         return lines
 
 
-def plan_schema(source: Endpoint, tables: Iterable[TableName]) -> SchemaPlan:
+def plan_schema(
+    source: Endpoint, tables: Iterable[TableName], reached: Reach | None = None
+) -> SchemaPlan:
     """Read from the source how to make the tables elsewhere; changes nothing.
+
+    Args:
+        source: the database.
+        tables: that are made.
+        reached: what functions, views and types of the tables reach for, and triggers to leave out.
 
     Raises:
         NotFoundError: a table does not exist.
@@ -127,12 +128,19 @@ def plan_schema(source: Endpoint, tables: Iterable[TableName]) -> SchemaPlan:
         snapshot = row[0]
         found = require_tables(session, tables)
         oids = {"oids": [table.oid for table in found.values()]}
-        needed = session.execute(queries.NEEDED, oids).fetchall()
+        reached = reached or Reach()
+        needed = session.execute(queries.NEEDED, oids | reached.parameters()).fetchall()
+        views = {o: i for _, o, i, kind, e in needed if kind == "view" and e is None}
+        view_parts = {
+            (class_oid, oid): views[view]
+            for class_oid, oid, view in session.execute(queries.VIEW_PARTS, {"views": [*views]})
+        }
         parts = {
             (class_oid, oid): (table, kind)
             for class_oid, oid, table, kind in session.execute(queries.PARTS, oids)
         }
-        own = [n[1] for n in needed] + [s.oid for t in found.values() for s in t.sequences]
+        own = [n[1] for n in needed if n[4] is None]
+        own += [s.oid for t in found.values() for s in t.sequences]
         domain_checks = session.execute(
             late_checks.DOMAIN_CHECKS, {"needed": [row[1] for row in needed]}
         ).fetchall()
@@ -140,7 +148,10 @@ def plan_schema(source: Endpoint, tables: Iterable[TableName]) -> SchemaPlan:
         statistics = session.execute(queries.STATISTICS, oids).fetchall()
         major = session.info.server_version // 10000
         items = dump_items(
-            source, major=major, snapshot=snapshot, arguments=_table_arguments(found)
+            source,
+            major=major,
+            snapshot=snapshot,
+            arguments=[*_table_arguments(found), *(f"--table={views[oid]}" for oid in views)],
         )
         support: list[Item] = []
         if any(extension is None for *_, extension in needed):
@@ -151,7 +162,10 @@ def plan_schema(source: Endpoint, tables: Iterable[TableName]) -> SchemaPlan:
         names |= {identity for _, _, identity, kind, _ in needed if kind == "extension"}
         extensions = session.execute(queries.EXTENSIONS, [list(names)]).fetchall()
         session.rollback()
-    lists = _sort(found, items, support, needed=needed, parts=parts)
+    lists = _Lists(found, {node.oid: at for at, node in enumerate(reached.late)})
+    lists.view_parts = view_parts
+    lists.triggers = {root.node.oid for root in reached.triggers}
+    _sort(lists, items, support, needed=needed, parts=parts)
     names_of = {table.oid: name for name, table in found.items()}
     lists.after_copy += [(1, names_of[oid], ddl) for oid, ddl in statistics]
     lists.checks_late(domain_checks)
@@ -170,21 +184,23 @@ def _pattern(name: str) -> str:
 
 
 def _sort(
-    found: Mapping[TableName, Table],
+    lists: _Lists,
     items: list[Item],
     support: list[Item],
     *,
     needed: list[tuple[Any, ...]],
     parts: Mapping[tuple[int, int], tuple[int, str]],
-) -> _Lists:
+) -> None:
     """Put each item where it belongs."""
+    found = lists.found
     table_of = {table.oid: name for name, table in found.items()}
     shared = {s.oid for t in found.values() for s in t.sequences if s.kind == "used"}
     identities = {(c, o): identity for c, o, identity, _, _ in needed}
-    lists = _Lists(found)
     for item in items:
-        if item.kind == "SEQUENCE" and item.oid in shared:
+        if (item.kind == "SEQUENCE" and item.oid in shared) or item.kind == "VIEW":
             lists.support(item, identities[item.class_oid, item.oid])
+        elif (item.class_oid, item.oid) in lists.view_parts or lists.is_of_view(item):
+            lists.attach_to_view(item)
         elif item.oid and (item.class_oid, item.oid) in parts:
             table, part = parts[item.class_oid, item.oid]
             lists.part(item, table_of[table], part)
@@ -197,7 +213,7 @@ def _sort(
     wanted = {(c, o) for c, o, _, kind, e in needed if e is None and kind != "extension"}
     made = {(i.class_oid, i.oid) for i in items}
     for item in support:
-        if (item.class_oid, item.oid) in wanted and item.kind in _LOOK_UP:
+        if (item.class_oid, item.oid) in wanted and item.kind in support_kinds.KINDS:
             lists.support(item, identities[item.class_oid, item.oid])
             made.add((item.class_oid, item.oid))
         elif not item.oid and item.kind in ("ACL", "COMMENT"):
@@ -207,7 +223,6 @@ def _sort(
         for c, o, identity, kind, e in needed
         if e is None and (c, o) not in made and kind != "extension"
     ]
-    return lists
 
 
 def _plain(name: str) -> str:
@@ -218,8 +233,11 @@ def _plain(name: str) -> str:
 class _Lists:
     """The statements of a plan while they are sorted."""
 
-    def __init__(self, found: Mapping[TableName, Table]) -> None:
+    def __init__(self, found: Mapping[TableName, Table], late: Mapping[int, int]) -> None:
         self.found = found
+        self.late = late
+        self.triggers: set[int] = set()
+        self.view_parts: dict[tuple[int, int], str] = {}
         self.supports: list[Support] = []
         self.support_names: dict[tuple[str, str], int] = {}
         self.pre_data: list[str] = []
@@ -236,17 +254,42 @@ class _Lists:
 
     def support(self, item: Item, identity: str) -> None:
         self.support_names[item.schema, _plain(f"{item.kind} {item.name}")] = len(self.supports)
-        self.supports.append(Support(item.kind, identity, item.ddl))
+        self.supports.append(Support(item.kind, identity, item.ddl, self.late.get(item.oid)))
 
     def attach(self, item: Item) -> None:
         """Put a grant or comment with the support it is about; others are not wanted."""
         at = self.support_names.get((item.schema, _plain(item.name)))
         if at is not None:
             found = self.supports[at]
-            self.supports[at] = Support(found.kind, found.identity, f"{found.ddl}\n{item.ddl}")
+            self.supports[at] = replace(found, ddl=f"{found.ddl}\n{item.ddl}")
+
+    def is_of_view(self, item: Item) -> bool:
+        """A grant on, or a comment about, a view or one of its columns."""
+        return not item.oid and self._view_of(item) is not None
+
+    def attach_to_view(self, item: Item) -> None:
+        """Put a part of a view with it."""
+        identity = self.view_parts.get((item.class_oid, item.oid))
+        at = self._view_of(item)
+        if identity is not None:
+            at = next(i for i, each in enumerate(self.supports) if each.identity == identity)
+        assert at is not None
+        found = self.supports[at]
+        self.supports[at] = replace(found, ddl=f"{found.ddl}\n{item.ddl}")
+
+    def _view_of(self, item: Item) -> int | None:
+        about, _, name = _plain(item.name).partition(" ")
+        if about == "COLUMN":
+            name = name.rpartition(".")[0]
+        if about not in {"VIEW", "TABLE", "COLUMN"}:
+            return None
+        return self.support_names.get((item.schema, f"VIEW {name}"))
 
     def part(self, item: Item, table: TableName, part: str) -> None:
         name = item.name.removeprefix(f"{table.name} ")
+        if part == "trigger" and item.oid in self.triggers:
+            self.left_out.append(f"trigger {name} of {table}, as asked")
+            part = "left out"
         self.placed[table.schema, _plain(name)] = (table, part)
         if part in _BEFORE:
             (self.keys if part == "key" else self.pre_data).append(item.ddl)
@@ -286,7 +329,7 @@ class _Lists:
                 continue
             made = self.supports[at]
             away = late_checks.left_away_of_domain(identity, name)
-            self.supports[at] = Support(made.kind, made.identity, f"{made.ddl}\n{away}")
+            self.supports[at] = replace(made, ddl=f"{made.ddl}\n{away}")
             added = late_checks.added_late_to_domain(identity, name, definition)
             self.after_catchup.append((late, first, added))
 
@@ -299,7 +342,14 @@ class _Lists:
             tables=tuple(sorted(self.found)),
             extensions=tuple(extensions),
             roles=roles,
-            support=(*homes, *self.supports),
+            support=(
+                *homes,
+                *(each for each in self.supports if each.order is None),
+                *sorted(
+                    (each for each in self.supports if each.order is not None),
+                    key=lambda each: each.order or 0,
+                ),
+            ),
             pre_data=tuple(self.pre_data),
             keys=tuple(self.keys),
             after_copy=tuple(a[1:] for a in sorted(self.after_copy, key=lambda a: a[0])),
@@ -339,6 +389,8 @@ def create_tables(
             for attempt in support_attempts(target, plan):
                 run(target, [attempt])
             run(target, [named(ddl) for ddl in (*plan.pre_data, *plan.keys)])
+            for attempt in late_attempts(target, plan):
+                run(target, [attempt])
             fence.arm_new(target, workflow_uuid, "target", plan.tables, workflow=workflow)
     except RefusedError as refused:
         if isinstance(refused.error, psycopg.errors.DuplicateTable):
@@ -379,13 +431,16 @@ def support_attempts(target: Connection[TupleRow], plan: SchemaPlan) -> Iterator
         statement = sql.SQL("CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA {};")
         ddl = statement.format(sql.Identifier(name), schema).as_string(target)
         yield Attempt(f"extension {name}", ddl)
-    yield from _missing(target, [s for s in plan.support if s.kind != "SCHEMA"])
+    others = (s for s in plan.support if s.kind != "SCHEMA" and s.order is None)
+    yield from _missing(target, others)
+
+
+def late_attempts(target: Connection[TupleRow], plan: SchemaPlan) -> Iterator[Attempt]:
+    """What makes the support that leans on the tables: views, and functions of row types."""
+    yield from _missing(target, (s for s in plan.support if s.order is not None))
 
 
 def _missing(target: Connection[TupleRow], supports: Iterable[Support]) -> Iterator[Attempt]:
     for support in supports:
-        look_up = sql.SQL("SELECT {}(%s) IS NOT NULL").format(
-            sql.Identifier("pg_catalog", _LOOK_UP[support.kind])
-        )
-        if target.execute(look_up, [support.identity]).fetchone() == (False,):
+        if not support_kinds.exists(target, support.kind, support.identity):
             yield Attempt(f"{support.kind.lower()} {support.identity}", support.ddl)

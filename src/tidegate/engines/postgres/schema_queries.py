@@ -5,7 +5,8 @@ from __future__ import annotations
 #: Everything outside the system that ``%(oids)s`` and their parts refer to, transitively, and
 #: that is not a table: (class oid, oid, identity, belongs to this extension or null).
 #: Tables, views and the far ends of foreign keys are not followed; what belongs to an extension
-#: is not either: the extension makes it.
+#: is not either: the extension makes it. ``%(catalogs)s`` and ``%(objects)s`` name more objects
+#: that are needed, with what those refer to; ``%(without)s`` triggers that are left out.
 NEEDED = """
 WITH RECURSIVE part(classid, objid) AS (
   SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c WHERE c.oid = ANY(%(oids)s)
@@ -16,10 +17,14 @@ WITH RECURSIVE part(classid, objid) AS (
    UNION SELECT 'pg_trigger'::regclass, t.oid FROM pg_trigger t
           JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
           WHERE tgrelid = ANY(%(oids)s) AND NOT tgisinternal AND n.nspname <> '_tidegate'
+            AND t.oid <> ALL(%(without)s::oid[])
    UNION SELECT 'pg_rewrite'::regclass, oid FROM pg_rewrite WHERE ev_class = ANY(%(oids)s)
    UNION SELECT 'pg_policy'::regclass, oid FROM pg_policy WHERE polrelid = ANY(%(oids)s)
 ), needed(classid, objid) AS (
   SELECT classid, objid FROM part
+   UNION
+  SELECT more.c::regclass::oid, more.o
+    FROM unnest(%(catalogs)s::text[], %(objects)s::oid[]) AS more(c, o)
    UNION
   SELECT found.classid, found.objid
     FROM needed n
@@ -47,6 +52,7 @@ SELECT n.classid::int8, n.objid::int8, (pg_identify_object(n.classid, n.objid, 0
    AND NOT EXISTS (  -- arrays, multiranges and row types come with what they belong to
          SELECT FROM pg_type t WHERE n.classid = 'pg_type'::regclass AND t.oid = n.objid
             AND (t.typtype = 'm' OR t.typrelid = ANY(%(oids)s)
+                 OR t.typrelid = ANY(%(objects)s::oid[])
                  OR EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)))
    AND NOT EXISTS (
          SELECT FROM pg_class c WHERE n.classid = 'pg_class'::regclass AND c.oid = n.objid
@@ -55,7 +61,8 @@ SELECT n.classid::int8, n.objid::int8, (pg_identify_object(n.classid, n.objid, 0
                      'pg_namespace'::regclass, 'pg_extension'::regclass, 'pg_class'::regclass,
                      'pg_operator'::regclass, 'pg_opclass'::regclass, 'pg_opfamily'::regclass,
                      'pg_cast'::regclass, 'pg_conversion'::regclass, 'pg_language'::regclass,
-                     'pg_ts_config'::regclass, 'pg_ts_dict'::regclass)
+                     'pg_ts_config'::regclass, 'pg_ts_dict'::regclass,
+                     'pg_ts_template'::regclass, 'pg_ts_parser'::regclass)
  ORDER BY 1, 2
 """
 
@@ -96,6 +103,18 @@ SELECT 'pg_attrdef'::regclass::oid, oid, adrelid, 'default'
   FROM pg_attrdef WHERE adrelid = ANY(%(oids)s)
 """
 
+#: What belongs to views: (class oid, oid, view oid).
+VIEW_PARTS = """
+SELECT 'pg_trigger'::regclass::oid::int8, t.oid::int8, t.tgrelid::int8
+  FROM pg_trigger t WHERE t.tgrelid = ANY(%(views)s) AND NOT t.tgisinternal
+ UNION ALL
+SELECT 'pg_rewrite'::regclass::oid, r.oid, r.ev_class
+  FROM pg_rewrite r WHERE r.ev_class = ANY(%(views)s)
+ UNION ALL
+SELECT 'pg_attrdef'::regclass::oid, d.oid, d.adrelid
+  FROM pg_attrdef d WHERE d.adrelid = ANY(%(views)s)
+"""
+
 #: Extended statistics, which a dump of single tables leaves out: (table oid, statement).
 STATISTICS = """
 SELECT x.stxrelid::int8,
@@ -119,6 +138,9 @@ WITH relation AS (
    UNION ALL SELECT p.proowner, p.proacl FROM pg_proc p WHERE p.oid = ANY(%(needed)s)
    UNION ALL SELECT n.nspowner, n.nspacl FROM pg_namespace n WHERE n.oid = ANY(%(needed)s)
    UNION ALL SELECT c.collowner, NULL FROM pg_collation c WHERE c.oid = ANY(%(needed)s)
+   UNION ALL SELECT o.oprowner, NULL FROM pg_operator o WHERE o.oid = ANY(%(needed)s)
+   UNION ALL SELECT c.cfgowner, NULL FROM pg_ts_config c WHERE c.oid = ANY(%(needed)s)
+   UNION ALL SELECT d.dictowner, NULL FROM pg_ts_dict d WHERE d.oid = ANY(%(needed)s)
    UNION ALL SELECT s.stxowner, NULL FROM pg_statistic_ext s
               WHERE s.stxrelid IN (SELECT oid FROM relation)
 )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
+from tidegate.engines.postgres import support_kinds
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -20,30 +22,19 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.schema_copy import SchemaPlan
 
 EXTENSION = "EXTENSION"
-
-#: Kinds of objects, and the catalogue's function that finds one by its identity.
-_LOOK_UP = {
-    "SCHEMA": "to_regnamespace",
-    "TYPE": "to_regtype",
-    "DOMAIN": "to_regtype",
-    "FUNCTION": "to_regprocedure",
-    "PROCEDURE": "to_regprocedure",
-    "AGGREGATE": "to_regprocedure",
-    "COLLATION": "to_regcollation",
-    "SEQUENCE": "to_regclass",
-}
+UNDO = "UNDO"
+"""Of a setting or grant: its identity is the statement that takes it back."""
 
 
 def absent(connection: Connection[TupleRow], plan: SchemaPlan) -> list[tuple[str, str]]:
     """(kind, identity) of what the plan needs beside tables and the database lacks, in order."""
     there = {row[0] for row in connection.execute("SELECT extname::text FROM pg_extension")}
     found = [(EXTENSION, name) for name in plan.extensions if name not in there]
-    for support in plan.support:
-        query = sql.SQL("SELECT {}(%s) IS NOT NULL").format(
-            sql.Identifier("pg_catalog", _LOOK_UP[support.kind])
-        )
-        if connection.execute(query, [support.identity]).fetchone() == (False,):
-            found.append((support.kind, support.identity))
+    found += [
+        (each.kind, each.identity)
+        for each in plan.support
+        if not support_kinds.exists(connection, each.kind, each.identity)
+    ]
     return found
 
 
@@ -53,7 +44,7 @@ def remove(connection: Connection[TupleRow], made: Iterable[tuple[str, str]]) ->
         name = identity
         if kind == EXTENSION:
             name = sql.Identifier(identity).as_string(connection)
-        statement = f"DROP {kind} IF EXISTS {name} RESTRICT"
+        statement = name if kind == UNDO else f"DROP {kind} IF EXISTS {name} RESTRICT"
         try:
             connection.execute(sql.SQL(statement))
         except (

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 
 from tidegate.engines.postgres import schema_queries
+from tidegate.engines.postgres.bodies.graph import Reach
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Survey:
         types: types outside the system's schemas, by qualified name.
         collations: collations there are, qualified and quoted, with their definitions.
         functions: functions outside the system's schemas, with a digest of their definitions.
+        relations: names of tables, views, sequences and foreign tables outside the system.
         others: (kind, identity) of objects people made that a schema copy does not carry.
         needs: what the given tables lean on.
         roles_needed: roles that the given tables and what they lean on name.
@@ -127,6 +129,7 @@ class Survey:
     types: Mapping[str, TypeFacts] = field(default_factory=dict)
     collations: Mapping[str, str] = field(default_factory=dict)
     functions: Mapping[str, str] = field(default_factory=dict)
+    relations: frozenset[TableName] = frozenset()
     others: frozenset[tuple[str, str]] = frozenset()
     needs: tuple[Need, ...] = ()
     roles_needed: tuple[str, ...] = ()
@@ -197,6 +200,13 @@ SELECT (pg_identify_object('pg_proc'::regclass, p.oid, 0)).identity,
        CASE p.prokind WHEN 'a' THEN '' ELSE md5(pg_get_functiondef(p.oid)) END
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', '_tidegate')
+"""
+
+_RELATIONS = """
+SELECT n.nspname::text, c.relname::text
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', '_tidegate')
 """
 
 #: What the tables may lean on and a schema copy does not carry.
@@ -286,6 +296,7 @@ def survey(
     *,
     transaction_age_s: float,
     look_for_rows: bool,
+    reached: Reach | None = None,
 ) -> Survey:
     """Read the survey of the connection's database.
 
@@ -295,11 +306,13 @@ def survey(
         sequences: OIDs of the sequences that fill their columns.
         transaction_age_s: transactions open for at least this long are reported.
         look_for_rows: whether to look if the tables hold rows.
+        reached: what the tables reach for through functions, views and types.
     """
     non_empty, unreadable = _rows(connection, tables) if look_for_rows else (set(), set())
     oids = list(tables.values())
-    needed = connection.execute(schema_queries.NEEDED, {"oids": oids}).fetchall()
-    leaned_on = [row[1] for row in needed]
+    more = (reached or Reach()).parameters()
+    needed = connection.execute(schema_queries.NEEDED, {"oids": oids} | more).fetchall()
+    leaned_on = [row[1] for row in needed if row[4] is None]
     naming = {"oids": oids, "needed": [*leaned_on, *sequences]}
     own_collation = connection.execute(_DEFAULT_COLLATION).fetchone()
     counted = connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
@@ -317,6 +330,7 @@ def survey(
         },
         collations=dict(connection.execute(_COLLATIONS).fetchall()),
         functions=dict(connection.execute(_FUNCTIONS).fetchall()),
+        relations=frozenset(TableName(*row) for row in connection.execute(_RELATIONS)),
         others=frozenset((row[0], row[1]) for row in connection.execute(_OTHERS)),
         needs=tuple(Need(kind, identity, e) for _, _, identity, kind, e in needed),
         roles_needed=tuple(row[0] for row in connection.execute(schema_queries.ROLES, naming)),

@@ -79,6 +79,7 @@ class _Create(DryRunBody):
     copy_threads: int = 2
     log_budget_bytes: int | None = None
     allow: tuple[str, ...] = ()
+    leave_out_triggers: tuple[str, ...] = ()
 
 
 class MoveTablesBody(_Create):

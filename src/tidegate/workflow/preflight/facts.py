@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tidegate.dataplane.model import Direction
 from tidegate.engines.postgres.abilities import Abilities
+from tidegate.engines.postgres.bodies.graph import Reach
 from tidegate.engines.postgres.capacity import Capacity
 from tidegate.engines.postgres.survey import Survey
 from tidegate.topology.vschema import TableKind
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.connection import ServerFacts
     from tidegate.engines.postgres.evaluated import Evaluated
     from tidegate.engines.postgres.rehearsal import Rehearsal
+    from tidegate.engines.postgres.surroundings import Change
     from tidegate.engines.postgres.survey import Need
     from tidegate.topology.keyrange import KeyRange
     from tidegate.topology.model import Snapshot
@@ -47,6 +49,7 @@ class PreflightRequest:
         tables: those named; empty means all tables of the source.
         source_shards, target_shards: by name; for MoveTables usually all of each keyspace.
         skip_schema_copy: the tables are expected at the target already.
+        leave_out_triggers: ``table.trigger`` of triggers that do not come along.
         accepted: ids of waivable checks whose errors the user takes as warnings.
         log_budget_bytes: how much log the operator allows a source to keep; None: no such bound.
     """
@@ -60,6 +63,7 @@ class PreflightRequest:
     tables: tuple[TableName, ...] = ()
     exclude_tables: tuple[TableName, ...] = ()
     skip_schema_copy: bool = False
+    leave_out_triggers: tuple[str, ...] = ()
     accepted: frozenset[str] = frozenset()
     log_budget_bytes: int | None = None
 
@@ -175,6 +179,8 @@ class Facts:
         overlaps: rows of several source shards that would meet, or lie on the wrong one.
         handed_over: what will have another owner at the targets than at the source, and which.
         since: of a workflow that runs, what was when it was created; None when one is created.
+        reached: what the tables to be made reach for through functions, views and types.
+        changes: what each target, by shard, lacks of the settings and grants around the tables.
     """
 
     snapshot: Snapshot
@@ -186,6 +192,8 @@ class Facts:
     overlaps: Overlaps = field(default_factory=Overlaps)
     handed_over: tuple[HandedOver, ...] = ()
     since: Since | None = None
+    reached: Reach = field(default_factory=Reach)
+    changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
 
     def exchanged(self) -> Facts:
         """The same facts with the sides exchanged: the tables of the target as of a source."""

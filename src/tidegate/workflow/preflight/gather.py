@@ -1,7 +1,8 @@
 """Reads the facts of a preflight from the servers: the only part of it that looks at the world.
 
 Every statement only looks; nothing is created, locked beyond ACCESS SHARE, or changed on either
-side (the free room is asked for in a transaction that is rolled back). What cannot be looked at at
+side (the free room is asked for, and settings and grants are tried, in a transaction that is rolled
+back). What cannot be looked at at
 all (an unknown keyspace, a server that is down, a wrong password) is an error here, since there
 would be nothing to check.
 """
@@ -11,7 +12,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tidegate.engines.postgres import surroundings
 from tidegate.engines.postgres.abilities import read_abilities
+from tidegate.engines.postgres.bodies.graph import Reach
+from tidegate.engines.postgres.bodies.reach import reach
 from tidegate.engines.postgres.capacity import read_capacity
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.connection import server_facts
@@ -81,6 +85,10 @@ def gather(
     models = tuple(
         next(found[name] for found in tables.values() if name in found) for name in wanted
     )
+    targets = _databases(
+        sessions, snapshot, request.target_keyspace, there, wanted, to_be_made=models
+    )
+    reached = _reached(request, sessions, tables, wanted, targets)
     sources = _databases(
         sessions,
         snapshot,
@@ -88,9 +96,7 @@ def gather(
         tables,
         wanted,
         log_budget_bytes=request.log_budget_bytes,
-    )
-    targets = _databases(
-        sessions, snapshot, request.target_keyspace, there, wanted, to_be_made=models
+        reached=reached,
     )
     return Facts(
         snapshot=snapshot,
@@ -100,6 +106,62 @@ def gather(
         unknown=unknown,
         workflows=tuple(workflows),
         overlaps=overlaps.look(request, snapshot, sessions, tables, wanted),
+        reached=reached,
+        changes=_changes(request, sessions, sources, targets, wanted),
+    )
+
+
+def _changes(
+    request: PreflightRequest,
+    sessions: Sessions,
+    sources: tuple[DatabaseFacts, ...],
+    targets: tuple[DatabaseFacts, ...],
+    wanted: tuple[TableName, ...],
+) -> dict[str, tuple[surroundings.Change, ...]]:
+    """What each target lacks of the settings and grants around the tables."""
+    model = sources[0]
+    roles = model.survey.roles_needed
+    schemas = {name.schema for name in wanted}
+    own = {*wanted, *(s.name for t in model.tables.values() for s in t.sequences)}
+    at_source = surroundings.read(
+        sessions.get(request.source_keyspace, model.shard), roles, schemas
+    )
+    by_shard = {target.shard: target for target in targets}
+
+    def look(shard: str, connection: Connection[TupleRow]) -> tuple[surroundings.Change, ...]:
+        target = by_shard[shard]
+        wanting = surroundings.changes(
+            at_source,
+            surroundings.read(connection, roles, schemas),
+            database=target.server.database,
+            roles=target.survey.roles,
+            users=frozenset(roles),
+            shared=not target.survey.relations <= own,
+        )
+        return surroundings.tried(connection, wanting)
+
+    return sessions.each(request.target_keyspace, list(by_shard), look)
+
+
+def _reached(
+    request: PreflightRequest,
+    sessions: Sessions,
+    tables: Mapping[str, Mapping[TableName, Table]],
+    wanted: tuple[TableName, ...],
+    targets: tuple[DatabaseFacts, ...],
+) -> Reach:
+    """What the tables that will be made reach for, at the source their schema is copied from."""
+    if request.skip_schema_copy:
+        return Reach()
+    shard = request.source_shards[0]
+    there = {name for target in targets for name in target.tables}
+    chosen = [tables[shard][n] for n in wanted if n in tables[shard] and n not in there]
+    return reach(
+        sessions.get(request.source_keyspace, shard),
+        {table.name: table.oid for table in chosen},
+        {each.name: each.oid for table in chosen for each in table.sequences},
+        there=frozenset.intersection(*(target.survey.relations for target in targets)),
+        without=request.leave_out_triggers,
     )
 
 
@@ -151,11 +213,14 @@ def _databases(
     *,
     to_be_made: tuple[Table, ...] = (),
     log_budget_bytes: int | None = None,
+    reached: Reach | None = None,
 ) -> tuple[DatabaseFacts, ...]:
     """The facts of each shard of one side, in the order of ``tables``.
 
-    ``to_be_made``: of a target, the tables as the source describes them.
+    ``to_be_made``: of a target, the tables as the source describes them. ``reached``: of the
+    source, what they reach for.
     """
+    model = next(iter(tables), None)
 
     def read(shard: str, connection: Connection[TupleRow]) -> DatabaseFacts:
         chosen = [tables[shard][name] for name in wanted if name in tables[shard]]
@@ -171,6 +236,7 @@ def _databases(
                 sorted({sequence.oid for table in chosen for sequence in table.sequences}),
                 transaction_age_s=LONG_TRANSACTION_S,
                 look_for_rows=bool(to_be_made),
+                reached=reached if shard == model else None,
             ),
             abilities=read_abilities(
                 connection, (*chosen, *to_be_made), makes_tables=bool(to_be_made)

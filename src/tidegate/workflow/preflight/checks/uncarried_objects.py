@@ -21,10 +21,14 @@ _CARRIED = {
     "domain",
     "extension",
     "function",
+    "operator",
     "procedure",
     "schema",
     "sequence",
+    "text search configuration",
+    "text search dictionary",
     "type",
+    "view",
 }
 
 
@@ -48,8 +52,9 @@ CHECK = Check(
     title="Something the tables lean on is not carried",
     severity=Severity.ERROR,
     cause=(
-        "Types, functions, collations and extensions come along with tables; operators, "
-        "operator classes, casts, languages and text search objects that people made do not."
+        "Types, functions, operators, text search configurations and dictionaries, collations, "
+        "views and extensions come along with tables; operator classes, casts, languages, and text "
+        "search parsers and templates that people made do not."
     ),
     remedy="create it at the target as it is at the source: pg_dump --schema-only shows it",
     find=find,

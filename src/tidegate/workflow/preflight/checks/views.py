@@ -18,10 +18,11 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
         for name in facts.wanted:
             views = database.survey.views.get(name, ())
             if views:
+                coming = [view for view in views if view in facts.reached.views]
                 yield Problem(
                     f"{database.label} {name}",
                     f"{name} is read by {', '.join(views)}",
-                    details={"views": list(views)},
+                    details={"views": list(views), "carried": coming},
                 )
 
 
@@ -30,9 +31,11 @@ CHECK = Check(
     title="A view at the source reads the table",
     severity=Severity.WARNING,
     cause=(
-        "Views do not come along. After the switch the view shows the old copy, and complete "
+        "A view that reads nothing but tables that move comes along; others, and materialised "
+        "views, do not. After the switch the view at the source shows the old copy, and complete "
         "cannot drop a table that a view reads."
     ),
-    remedy="create the view at the target and drop it at the source before complete",
+    remedy="create at the target what does not come along; drop the view at the source before "
+    "complete",
     find=find,
 )

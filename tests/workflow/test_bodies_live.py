@@ -1,0 +1,110 @@
+"""Moving tables whose triggers, settings and views reach beyond them, through the whole service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fix_fleet import move_tables
+from tidegate.errors import PreflightError
+from tidegate.workflow.requests import CancelRequest
+
+if TYPE_CHECKING:
+    from fix_fleet import Fleet
+
+pytestmark = pytest.mark.servers
+
+AUDIT = """
+CREATE TABLE public.audit_log (what text);
+CREATE FUNCTION public.twice(n bigint) RETURNS bigint LANGUAGE sql AS 'SELECT n * 2';
+CREATE FUNCTION public.log_it() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO public.audit_log VALUES (twice(NEW.id)::text); RETURN NULL; END $$;
+CREATE TRIGGER log_it AFTER INSERT OR UPDATE ON public.orders
+  FOR EACH ROW EXECUTE FUNCTION public.log_it();
+CREATE FUNCTION public.check_it() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN PERFORM public.twice(NEW.id); RETURN NEW; END $$;
+CREATE TRIGGER check_it BEFORE INSERT ON public.orders
+  FOR EACH ROW EXECUTE FUNCTION public.check_it();
+CREATE VIEW public.few AS SELECT id FROM public.orders WHERE public.twice(id) < 10;
+"""
+
+
+def findings(fleet: Fleet, **options: Any) -> dict[str, Any]:
+    """The findings of a dry run by id; of several, the last."""
+    outcome = fleet.service.create(move_tables(**options), dry_run=True)
+    return {finding.id: finding for finding in outcome.findings}
+
+
+def test_a_trigger_that_reaches_for_a_table_that_stays_asks_for_a_decision(moving: Fleet) -> None:
+    """Situation 1: refused by name; each decision that is offered acts."""
+    source, target = moving.shards["commerce", "0"], moving.shards["shop", "0"]
+    with source.admin() as session:
+        session.execute(AUDIT)
+    with pytest.raises(PreflightError, match="TG-PF-241") as refused:
+        moving.service.create(move_tables(), dry_run=True)
+    (found,) = [f for f in refused.value.details["findings"] if f["id"] == "TG-PF-241"]
+    for named in ("log_it of orders", "public.log_it()", "writes to table audit_log"):
+        assert named in found["message"]
+    for offered in ("--tables", "--leave-out-triggers orders.log_it", "--allow TG-PF-241"):
+        assert offered in found["next_step"]
+    assert moving.own_objects() == {}
+    carried = (*move_tables().tables, "audit_log")
+    with pytest.raises(PreflightError) as still:  # it has no key; that is another matter
+        moving.service.create(move_tables(tables=carried), dry_run=True)
+    assert "TG-PF-241" not in {f["id"] for f in still.value.details["findings"]}
+    assert str(findings(moving, allow=("TG-PF-241",))["TG-PF-241"].severity) == "warning"
+    left_out: dict[str, Any] = {"leave_out_triggers": ("orders.log_it",)}
+    differs = findings(moving, **left_out)["TG-PF-244"]
+    assert "trigger log_it is left out" in differs.details["differences"]
+    with pytest.raises(PreflightError) as unknown:
+        moving.service.create(move_tables(leave_out_triggers=("orders.nope",)), dry_run=True)
+    assert "TG-PF-243" in {f["id"] for f in unknown.value.details["findings"]}
+
+    moving.service.create(move_tables(auto_start=False, **left_out))
+    with target.admin() as session:
+        actions = session.execute("SELECT ddl FROM _tidegate.post_copy_action").fetchall()
+        made = session.execute(
+            "SELECT to_regprocedure('public.twice(bigint)') IS NOT NULL,"
+            " to_regprocedure('public.log_it()') IS NULL, to_regclass('public.few') IS NOT NULL"
+        ).fetchone()
+    assert made == (True, True, True)
+    assert "TRIGGER check_it" in str(actions)
+    assert "log_it" not in str(actions)
+    moving.service.cancel(CancelRequest(keyspace="shop", workflow="move"))
+    with target.admin() as session:
+        left = session.execute(
+            "SELECT to_regclass('public.few'), to_regprocedure('public.twice(bigint)')"
+        ).fetchone()
+    assert left == (None, None)
+
+
+def test_settings_come_along_and_go_again_with_the_workflow(moving: Fleet) -> None:
+    """Situation 4: a search path and a time zone are made at the empty target, and taken back."""
+    source, target = moving.shards["commerce", "0"], moving.shards["shop", "0"]
+    with source.admin() as session:
+        for statement in (
+            "ALTER ROLE application IN DATABASE {} SET search_path = sales, public",
+            "ALTER DATABASE {} SET \"TimeZone\" = 'Asia/Tokyo'",
+        ):
+            session.execute(statement.format(f'"{source.name}"'))
+    settings = (
+        "SELECT unnest(setconfig) FROM pg_db_role_setting s JOIN pg_database d"
+        " ON d.oid = s.setdatabase WHERE d.datname = current_database() ORDER BY 1"
+    )
+    lines = moving.service.create(move_tables(), dry_run=True).lines
+    assert [line for line in lines if line.startswith("run on shop/0: ALTER ROLE")]
+    moving.service.create(move_tables(auto_start=False))
+    with target.admin() as session:
+        assert session.execute(settings).fetchall() == [
+            ("TimeZone=Asia/Tokyo",),
+            ("search_path=sales, public",),
+        ]
+    moving.service.cancel(CancelRequest(keyspace="shop", workflow="move"))
+    with target.admin() as session:
+        assert session.execute(settings).fetchall() == []
+    with target.admin() as session:
+        session.execute("CREATE TABLE public.others (id bigint PRIMARY KEY)")
+    found = findings(moving)["TG-PF-441"]
+    assert "the target has other tables" in found.message
+    assert found.next_step.startswith("ALTER ")
