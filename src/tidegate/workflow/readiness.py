@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tidegate.dataplane.model import Direction, StreamState
-from tidegate.engines.postgres import table_removal, vdiff_tables
+from tidegate.engines.postgres import support_removal, table_removal, vdiff_tables
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.names import TableName
 from tidegate.workflow import objects, traffic
@@ -90,7 +90,7 @@ def is_beginning(
 
 
 def require_removable(work: Work, *, source: bool) -> None:
-    """Nothing but the tables themselves may go with the tables of a side.
+    """Nothing may go with the tables of a side but, at the target, what was made with them.
 
     Raises:
         FailedPreconditionError: naming the views and keys that depend on them.
@@ -98,8 +98,9 @@ def require_removable(work: Work, *, source: bool) -> None:
     at = objects.at_source if source else objects.at_target
     names = tuple(map(TableName.parse, work.workflow.tables))
 
-    def look(_shard: str, session: Connection[TupleRow]) -> list[str]:
-        return table_removal.dependents(session, names)
+    def look(shard: str, session: Connection[TupleRow]) -> list[str]:
+        made = () if source else work.workflow.created_support.get(shard, ())
+        return table_removal.dependents(session, (*names, *support_removal.views(made)))
 
     found = {shard: what for shard, what in at(work, look).items() if what}
     if found:

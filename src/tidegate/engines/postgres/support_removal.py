@@ -12,6 +12,8 @@ import psycopg
 from psycopg import sql
 
 from tidegate.engines.postgres import support_kinds
+from tidegate.engines.postgres.bodies.trees import dotted
+from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +38,11 @@ def absent(connection: Connection[TupleRow], plan: SchemaPlan) -> list[tuple[str
         if not support_kinds.exists(connection, each.kind, each.identity)
     ]
     return found
+
+
+def views(made: Iterable[tuple[str, str]]) -> list[TableName]:
+    """The views among what was made."""
+    return [TableName(*dotted(identity)) for kind, identity in made if kind == "VIEW"]
 
 
 def remove(connection: Connection[TupleRow], made: Iterable[tuple[str, str]]) -> None:
