@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
-from time import monotonic
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 from typing import Any
 
 import pytest
@@ -167,8 +168,15 @@ def test_the_parser_is_not_loaded_by_the_process_that_asks() -> None:
     assert [path.name for path in users] == ["reader.py"]
 
 
-@pytest.mark.alone
-def test_three_hundred_functions_are_read_in_two_seconds() -> None:
+def cpu_s() -> float:
+    """Seconds of CPU of this process and of those it has waited for."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in (resource.getrusage(who) for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
+    )
+
+
+def test_three_hundred_functions_are_read_in_two_seconds_of_cpu() -> None:
     statement = "INSERT INTO public.audit_log (a, b) SELECT a, {} FROM x JOIN y USING (id);"
     bodies = [
         Body(
@@ -180,9 +188,9 @@ def test_three_hundred_functions_are_read_in_two_seconds() -> None:
         )
         for number in range(300)
     ]
-    began = monotonic()
+    began = cpu_s()
     found = child.read_all(bodies)
-    assert monotonic() - began < 2
+    assert cpu_s() - began < 2
     assert not [reading.error for reading in found.values() if reading.error]
 
 
