@@ -33,6 +33,7 @@ def create(
     sharded_auto_increment_handling: str = "LEAVE",
     copy_threads: int = 2,
     log_budget: str | None = None,
+    set_identity: Annotated[bool, Parameter(negative=())] = False,
     allow: str | None = None,
     leave_out_triggers: str | None = None,
     wait: Wait = False,
@@ -60,6 +61,8 @@ def create(
         copy_threads: connections that copy at once, for each source shard.
         log_budget: how much log a source may keep before the streams stop with an alarm: 20GiB;
             half of the room there is, where that can be known, is a bound in any case.
+        set_identity: let tables without a primary key be identified by a unique index over NOT NULL
+            columns: sets their replica identity at the source, and puts it back at the end.
         allow: ids of preflight findings to accept, with commas.
         leave_out_triggers: triggers that are not made at the target, as table.trigger, with commas.
         timeout: how long --wait follows, such as 10m; it follows without end when not given.
@@ -80,6 +83,7 @@ def create(
         sharded_auto_increment_handling=sharded_auto_increment_handling,
         copy_threads=copy_threads,
         log_budget_bytes=size_of(log_budget),
+        set_identity=set_identity,
         allow=names(allow),
         leave_out_triggers=names(leave_out_triggers),
         dry_run=dry_run,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from tidegate.dataplane.model import Direction
 from tidegate.errors import FailedPreconditionError, InvalidArgumentError, TidegateError
 from tidegate.topology.names import TableName
-from tidegate.workflow import spans, target_tables, traffic, trial
+from tidegate.workflow import identities, spans, target_tables, traffic, trial
 from tidegate.workflow.model import Workflow, WorkflowOptions
 from tidegate.workflow.preflight.check import errors, refuse_errors, run_checks
 from tidegate.workflow.preflight.checks import reshard_and_move, table_in_workflow
@@ -106,11 +106,13 @@ def admit(
         raise taken(request.target_keyspace, request.workflow)
     wanted = preflight_request(request, snapshot)
     facts = gather(wanted, snapshot, sessions)
-    facts = replace(facts, workflows=listed())
+    choices = identities.chosen(facts) if request.set_identity else ()
+    facts = replace(identities.assumed(facts, choices), workflows=listed())
     findings = run_preflight(wanted, facts)
     if not can_be_tried(findings):
         refuse_errors(findings, f"workflow {request.workflow}")
     workflow = _record(request, wanted, facts, uuid=uuid, created_at=created_at)
+    workflow = replace(workflow, identities=choices)
     spans.stream_pairs(snapshot, workflow, Direction.FORWARD)
     spans.stream_pairs(snapshot, workflow, Direction.REVERSE)
     try:

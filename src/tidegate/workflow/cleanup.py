@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
 from tidegate.engines.postgres import fence, journal, sidecar, vdiff_tables
+from tidegate.workflow import identities
 from tidegate.workflow.objects import (
     at_source,
     at_target,
@@ -45,10 +46,11 @@ def stop_everything(work: Work, message: str) -> None:
 
 
 def drop_replication(work: Work) -> None:
-    """Drop slots, then publications, of both directions."""
+    """Drop slots, then publications, of both directions; then put replica identities back."""
     for direction in Direction:
         drop_slots(work, direction)
         drop_publications(work, direction)
+    identities.restore(work)
 
 
 def forget(work: Work) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
-from tidegate.workflow import objects, recheck, spans, target_tables, traffic
+from tidegate.workflow import identities, objects, recheck, spans, target_tables, traffic
 from tidegate.workflow.model import Phase, StreamRef, Workflow, replication_name
 from tidegate.workflow.plan import Plan, PlanStep, Zone
 from tidegate.workflow.state import WorkflowType
@@ -44,6 +44,7 @@ def _step(name: str, description: str) -> str:
 INSTALLED = _step("sidecar.installed", "every shard has the schema _tidegate")
 TABLES_MADE = _step("tables.made", "the target tables exist, fenced")
 STREAMS_MADE = _step("streams.made", "the streams exist, stopped")
+IDENTIFIED = _step("identified", "tables without a primary key have an index as replica identity")
 PUBLISHED = _step("published", "the publications exist at the sources")
 SLOTTED = _step("slots.made", "the slots exist at the sources")
 ROUTED = _step("routed", "routing rules lead to the source, the target denies the tables")
@@ -82,6 +83,15 @@ def plan_create(
                 tuple(f"create stream {source}/{s} to {target}/{t}" for s, t in pairs),
                 undoable=True,
             ),
+            PlanStep(
+                IDENTIFIED,
+                tuple(
+                    f"on {source}/{shard}: {choice.statement()}"
+                    for shard in sources
+                    for choice in workflow.identities
+                ),
+                undoable=True,
+            ),
             PlanStep(PUBLISHED, tuple(f"create publication {n}" for n in named), undoable=True),
             PlanStep(SLOTTED, tuple(f"create replication slot {n}" for n in named), undoable=True),
             PlanStep(ROUTED, routed, undoable=True),
@@ -103,7 +113,7 @@ def plan_again() -> Plan:
     What was created is not described again: the topology that the description comes from may have
     been taken back already, and a rollback must never depend on it.
     """
-    before = (INSTALLED, TABLES_MADE, STREAMS_MADE, PUBLISHED, SLOTTED, ROUTED)
+    before = (INSTALLED, TABLES_MADE, STREAMS_MADE, IDENTIFIED, PUBLISHED, SLOTTED, ROUTED)
     return Plan(
         "create",
         (
@@ -129,6 +139,7 @@ class CreateActions:
             INSTALLED: lambda: objects.install_sidecars(self.work),
             TABLES_MADE: self._make_tables,
             STREAMS_MADE: self._make_streams,
+            IDENTIFIED: lambda: identities.set_at_source(self.work),
             PUBLISHED: self._publish,
             SLOTTED: self._make_slots,
             ROUTED: self._route,
@@ -139,6 +150,7 @@ class CreateActions:
             INSTALLED: lambda: objects.remove_sidecars(self.work),
             TABLES_MADE: self._remove_tables,
             STREAMS_MADE: lambda: objects.delete_streams(self.work, Direction.FORWARD),
+            IDENTIFIED: lambda: identities.restore(self.work),
             PUBLISHED: lambda: objects.drop_publications(self.work, Direction.FORWARD),
             SLOTTED: lambda: objects.drop_slots(self.work, Direction.FORWARD),
             ROUTED: self._unroute,

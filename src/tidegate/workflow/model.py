@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
 from tidegate.dataplane.model import Direction, OnDDL
+from tidegate.engines.postgres.identities import Choice
 from tidegate.workflow.state import AutoIncrementHandling, WorkflowType
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class Workflow:
         generation: rises whenever streams are (re)started, so that a supervisor forgets old errors.
         operations: how many operations have begun so far.
         version: compare-and-swap counter of the row.
+        identities: replica identities it has set, to be put back.
         last_pause_ms: how long writes were refused in the last switch of writes.
         catalogue: what the tables of both sides were, as :mod:`tidegate.workflow.catalogue` keeps
             it; empty in records that were made before it was kept.
@@ -150,6 +152,7 @@ class Workflow:
     last_pause_ms: float | None = None
     created_at: str = ""
     version: int = 0
+    identities: tuple[Choice, ...] = ()
     catalogue: str = ""
 
     @property
@@ -219,6 +222,10 @@ class Workflow:
                 "phase": Phase(value["phase"]),
                 "streams": tuple(StreamRef.from_json(s) for s in value["streams"]),
                 "wanted": tuple(Direction(d) for d in value["wanted"]),
+                "identities": tuple(
+                    Choice(**{**each, "columns": tuple(each["columns"])})
+                    for each in value.get("identities", ())
+                ),
                 "operation": Operation.from_json(operation) if operation else None,
             }
         )

@@ -82,7 +82,8 @@ def plan(sessions: Sessions, workflow: Workflow, facts: Facts) -> TargetPlan:
     if workflow.options.skip_schema_copy or not missing:
         return TargetPlan()
     source = sessions.endpoint(workflow.source_keyspace, workflow.source_shards[0])
-    schema = schema_copy.plan_schema(source, missing, facts.reached)
+    chosen = {choice.name: choice for choice in workflow.identities}
+    schema = schema_copy.plan_schema(source, missing, facts.reached, chosen)
     support = sessions.each(
         workflow.target_keyspace,
         workflow.target_shards,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from tidegate.engines.postgres.catalog import Table
+    from tidegate.engines.postgres.identities import Choice
     from tidegate.topology.connections import Endpoint
 
 #: Serialises those who make tables in one database; arbitrary, constant.
@@ -105,7 +106,10 @@ class SchemaPlan:
 
 
 def plan_schema(
-    source: Endpoint, tables: Iterable[TableName], reached: Reach | None = None
+    source: Endpoint,
+    tables: Iterable[TableName],
+    reached: Reach | None = None,
+    chosen: Mapping[TableName, Choice] | None = None,
 ) -> SchemaPlan:
     """Read from the source how to make the tables elsewhere; changes nothing.
 
@@ -113,6 +117,7 @@ def plan_schema(
         source: the database.
         tables: that are made.
         reached: what functions, views and types of the tables reach for, and triggers to leave out.
+        chosen: unique indexes that identify rows at the target although not yet at the source.
 
     Raises:
         NotFoundError: a table does not exist.
@@ -163,7 +168,7 @@ def plan_schema(
         extensions = session.execute(queries.EXTENSIONS, [list(names)]).fetchall()
         session.rollback()
     lists = _Lists(found, {node.oid: at for at, node in enumerate(reached.late)})
-    lists.view_parts = view_parts
+    lists.view_parts, lists.chosen = view_parts, dict(chosen or {})
     lists.triggers = {root.node.oid for root in reached.triggers}
     _sort(lists, items, support, needed=needed, parts=parts)
     names_of = {table.oid: name for name, table in found.items()}
@@ -236,6 +241,7 @@ class _Lists:
     def __init__(self, found: Mapping[TableName, Table], late: Mapping[int, int]) -> None:
         self.found = found
         self.late = late
+        self.chosen: dict[TableName, Choice] = {}
         self.triggers: set[int] = set()
         self.view_parts: dict[tuple[int, int], str] = {}
         self.supports: list[Support] = []
@@ -287,6 +293,11 @@ class _Lists:
 
     def part(self, item: Item, table: TableName, part: str) -> None:
         name = item.name.removeprefix(f"{table.name} ")
+        choice = self.chosen.get(table)
+        if choice is not None and _plain(name) == choice.index:
+            self.placed[table.schema, _plain(name)] = (table, "key")
+            self.keys += [item.ddl, f"{choice.statement()};"]
+            return
         if part == "trigger" and item.oid in self.triggers:
             self.left_out.append(f"trigger {name} of {table}, as asked")
             part = "left out"

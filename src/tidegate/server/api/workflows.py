@@ -78,6 +78,7 @@ class _Create(DryRunBody):
     skip_schema_copy: bool = False
     copy_threads: int = 2
     log_budget_bytes: int | None = None
+    set_identity: bool = False
     allow: tuple[str, ...] = ()
     leave_out_triggers: tuple[str, ...] = ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidegate.engines.postgres import identities
 from tidegate.engines.postgres.catalog import key_columns
 from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 
@@ -17,9 +18,20 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
     """Tables with neither a primary key nor an index as replica identity."""
     for database, table in facts.source_tables():
         if table.kind == "r" and not key_columns(table) and not table.primary_key_deferrable:
+            choice = identities.choice(table)
+            if choice is None:
+                yield Problem(
+                    f"{database.label} {table.name}",
+                    f"table {table.name} has no primary key and no replica identity index",
+                )
+                continue
             yield Problem(
                 f"{database.label} {table.name}",
-                f"table {table.name} has no primary key and no replica identity index",
+                f"table {table.name} has no primary key; its unique index {choice.index} over"
+                f" ({', '.join(choice.columns)}), NOT NULL, can identify its rows",
+                f"add --set-identity, which runs it under a short lock and puts it back at the end,"
+                f" or run: {choice.statement()}",
+                {"statement": choice.statement()},
             )
 
 
@@ -32,8 +44,8 @@ CHECK = Check(
         "primary key, or the not-null unique index that is the replica identity."
     ),
     remedy=(
-        "add a primary key, or ALTER TABLE … REPLICA IDENTITY USING INDEX with a unique index"
-        " on NOT NULL columns"
+        "add a primary key, or a unique index on NOT NULL columns and --set-identity, which makes"
+        " it the replica identity"
     ),
     find=find,
     again=STREAMING,
