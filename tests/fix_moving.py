@@ -150,7 +150,8 @@ def rests(member: Member) -> bool:
             status = client.workflow.status("move", "customer")
     except (TidegateError, OSError):
         return False
-    return status["workflow"]["operation"] is None and status["phase"] in {"running", "switched"}
+    at_rest = {"running", "reads switched", "switched"}
+    return status["workflow"]["operation"] is None and status["phase"] in at_rest
 
 
 def notes(shop: Shop, side: str) -> list[str]:
