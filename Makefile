@@ -42,9 +42,9 @@ types: $(STAMP) ## types
 conformance: $(STAMP) ## only the behaviour cases (TIDEGATE_CASES=folder for others)
 	@$(BIN)/python -m pytest tests/conformance $(ARGS)
 
-bench: $(STAMP) ## measure against the peers (ROW=name for one row)
+bench: $(STAMP) ## measure against the peers (ROW=name for one row, MINUTES=10 for ROW=idle)
 	@UV_PROJECT_ENVIRONMENT=$(VENV) .cache/uv/bin/uv sync -q --frozen --group bench
-	@$(BIN)/python bench/run.py $(if $(ROW),--row $(ROW))
+	@$(if $(MINUTES),MINUTES=$(MINUTES)) $(BIN)/python bench/run.py $(if $(ROW),--row $(ROW))
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) .cache build .mypy_cache .ruff_cache .pytest_cache

@@ -43,10 +43,10 @@ class Site:
 
         def in_step() -> bool:
             status = self.client.workflow.status(WORKFLOW, TARGET)
-            if status["phase"] == "error":
+            if status["state"] == "error":
                 raise RuntimeError(str(status["streams"]))
             lag = status["max_lag_s"]
-            return status["phase"] in {"running", "switched"} and lag is not None and lag < 1.5
+            return status["state"] in {"running", "switched"} and lag is not None and lag < 1.5
 
         wait_for("the workflow to be in step", in_step)
 
@@ -90,7 +90,7 @@ def site(rows: int) -> Iterator[Site]:
         fill(made[0], rows)
         with connect(made[0]) as connection:
             connection.execute("ALTER TABLE public.rows OWNER TO app")
-        node = Node.start(folder / "node")
+        node = Node.start(folder / "node", local_folder())
         stack.callback(node.stop)
         client = stack.enter_context(node.client())
         client.cell.create("local")

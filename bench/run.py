@@ -6,7 +6,7 @@ The figures go to ``build/bench.json``. Nothing here fails because a target was 
 printed as missed.
 
     make bench            every row, at most 40 minutes
-    make bench ROW=copy   one row
+    make bench ROW=copy   one row, or every row of a family: ROW=idle (MINUTES=10 each part)
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import rows_catchup
 import rows_cluster
 import rows_copy
+import rows_idle
 import rows_switch
 import rows_tables
 import rows_tenants
@@ -44,6 +45,7 @@ ROWS: dict[str, Row] = {
         rows_tables,
         rows_tenants,
         rows_cluster,
+        rows_idle,
     )
     for row in module.ROWS
 }
@@ -103,9 +105,14 @@ def collect(row: Row, produce: Callable[[], Iterator[Sample]], deadline: float) 
 def main() -> int:
     """Run the rows asked for and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--row", choices=sorted(ROWS))
+    families = {name.partition("-")[0] for name in ROWS}
+    parser.add_argument("--row", choices=sorted({*ROWS, *families}))
     arguments = parser.parse_args()
-    wanted = [ROWS[arguments.row]] if arguments.row else list(ROWS.values())
+    wanted = [
+        row
+        for name, row in ROWS.items()
+        if arguments.row in (None, name) or name.startswith(f"{arguments.row}-")
+    ]
     deadline = time.monotonic() + BUDGET_S
     lines = []
     for row in wanted:

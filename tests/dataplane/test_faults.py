@@ -343,3 +343,16 @@ def test_the_log_kept_for_a_stream_does_not_fill_the_source(
     finally:
         case.at_source.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
         case.at_source.execute("SELECT pg_reload_conf()")
+
+
+def test_a_worker_outlives_events_that_it_cannot_write(case: SpanCase) -> None:
+    """Situation 23: the disk that its reports go to is full; rows and positions are not there."""
+    case.log.unlink()
+    case.log.symlink_to("/dev/full")
+    process = case.start()
+    case.wait_running()
+    add(case)
+    case.catch_up()
+    case.assert_equal()
+    process.terminate()
+    assert process.wait(30) == 143

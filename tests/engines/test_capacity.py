@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -11,6 +11,9 @@ from tidegate.engines.postgres import capacity, slots
 from tidegate.engines.postgres.capacity import Capacity, limit, retention_alarm
 
 if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
     from fix_databases import Database
 
 GIB = 1 << 30
@@ -48,8 +51,9 @@ def test_df_is_read_whatever_the_file_system_is_called() -> None:
         "Filesystem     1024-blocks      Used Available Capacity Mounted on",
         "a b c 50%      61202244 12345678  45678901      22% /var/lib data",
     ]
-    assert capacity.available(lines) == 45678901 * 1024
-    assert capacity.available(["df: nothing"]) is None
+    assert capacity.available(lines) == [45678901 * 1024]
+    assert capacity.available([*lines, *lines]) == [45678901 * 1024] * 2
+    assert capacity.available(["df: nothing"]) == []
 
 
 @pytest.mark.servers
@@ -84,3 +88,49 @@ def test_a_role_that_may_not_ask_gets_unknown(database: Database) -> None:
             None,
             "unknown",
         )
+
+
+@pytest.mark.servers
+def test_the_disk_is_asked_again_only_when_log_was_written_that_may_matter(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Situation 25: a look that writes log itself must not be what keeps a source busy."""
+    asked: list[tuple[str, ...]] = []
+    ask = capacity._df
+
+    def counted(connection: Connection[TupleRow], *paths: str) -> list[int | None]:
+        asked.append(paths)
+        return ask(connection, *paths)
+
+    monkeypatch.setattr(capacity, "_df", counted)
+    disk = capacity.Disk()
+    with database.admin() as connection:
+        first = capacity.read_capacity(connection, disk=disk)
+        for _ in range(5):
+            capacity.read_capacity(connection, disk=disk)
+        assert len(asked) == 1
+        assert len(asked[0]) == 2, "one program for both file systems"
+        rows = "INSERT INTO public.t SELECT repeat('x', 1000) FROM generate_series(1, 9000)"
+        connection.execute("CREATE TABLE public.t (v text)")
+        connection.execute(rows)
+        second = capacity.read_capacity(connection, disk=disk)
+        assert first.free_bytes is not None
+        assert second.free_bytes is not None
+        assert second.free_bytes <= first.free_bytes - 9_000_000, "log written since counts as used"
+        connection.execute(rows)
+        capacity.read_capacity(connection, disk=disk)
+        assert len(asked) == 2
+
+
+def test_a_disk_that_is_nearly_full_is_asked_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def nearly_full(_connection: object) -> tuple[int, int]:
+        asked.append(1)
+        return 1000, 1000
+
+    monkeypatch.setattr(capacity, "_free", nearly_full)
+    disk = capacity.Disk()
+    for lsn in (100, 100, 101):
+        disk.free(cast("Connection[TupleRow]", None), lsn, retained=2000)
+    assert len(asked) == 3

@@ -63,6 +63,7 @@ class ClusterDatabase:
         self._url = url
         self._local = threading.local()
         self._closed = threading.Event()
+        self.on_commit: list[Callable[[], None]] = []
         event.listen(store.engine, "handle_error", self._on_error)
 
     @classmethod
@@ -154,6 +155,8 @@ class ClusterDatabase:
                     raise self._store.translated(error, committing=True) from error
         finally:
             self._local.writing = False
+            for told in self.on_commit:  # whatever became of it: it may have been committed
+                told()
 
     def now(self, connection: Connection | None = None) -> datetime:
         """The database's clock, which every expiry is measured by; aware, in UTC.
@@ -165,6 +168,10 @@ class ClusterDatabase:
             return self._store.clock(connection)
         with self.read() as own:
             return self._store.clock(own)
+
+    def trace(self) -> object:
+        """What is another whenever something was committed; None where it has to be asked for."""
+        return self._store.trace()
 
     def translated(self, error: Exception) -> TidegateError:
         """What an error of the driver means, when it was raised by a statement."""

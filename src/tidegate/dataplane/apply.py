@@ -34,8 +34,9 @@ from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.booking import Book
 from tidegate.dataplane.compaction import REFETCH, Lenient, Strict
+from tidegate.dataplane.heartbeat import Heartbeat
 from tidegate.dataplane.model import StreamState
-from tidegate.dataplane.reader import Batch, split
+from tidegate.dataplane.reader import Batch, joined, split
 from tidegate.engines.postgres import stream_row
 from tidegate.engines.postgres.apply import MismatchError, apply_lenient, apply_strict
 from tidegate.engines.postgres.position import format_lsn
@@ -73,10 +74,10 @@ STOPPED_AT = steps.declare(
 
 #: As many changes as are merged into one target transaction.
 MERGE_CHANGES = 20_000
-ADVANCE_INTERVAL_S = 1.0
 #: How often it is tried again while another stream into the same tables has not passed H.
 SETTLE_INTERVAL_S = 1.0
 WAIT_S = 0.5
+QUIET_WAIT_S = 10.0
 RETRIES_MAX = 5
 _EPOCH_2000 = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -130,7 +131,7 @@ class TargetApplier(threading.Thread):
         self._halt = threading.Event()
         self._looked = threading.Event()
         self._rest: Batch | None = None
-        self._advanced_at = 0.0
+        self.heartbeat = Heartbeat()
         self._settled = False  # what waited for H has happened
         self._settles_at = settles_at
         self._tried_at = 0.0
@@ -143,11 +144,24 @@ class TargetApplier(threading.Thread):
     def seen(self, control: Control) -> None:
         """Somebody has read the row; have the thread look at it."""
         self.control = control
+        self.heartbeat.quiet &= not control.holding and control.stop_lsn is None
+        self._looked.set()
+        self._inbox.wake()
+
+    def tell(self) -> None:
+        """Have the position and the heartbeat recorded now: somebody asks how far the stream is."""
+        self.heartbeat.is_asked = True
         self._inbox.wake()
 
     def idle(self) -> bool:
         """Everything handed over has been applied."""
         return self._inbox.empty() and self._rest is None
+
+    def rests(self) -> bool:
+        """All that has come is applied, recorded and settled, and nothing bounds the stream."""
+        waits = self.control.holding or self.control.stop_lsn is not None
+        still = self.idle() and self.heartbeat.is_heard and not self._refetcher.pending
+        return still and self._settled and not waits
 
     def run(self) -> None:
         """Apply until asked to end or until something fails."""
@@ -199,9 +213,11 @@ class TargetApplier(threading.Thread):
 
     def _wait(self) -> None:
         with self._inbox.changed:
-            idle = self._inbox.empty() and not self._halt.is_set() and not self._urgent()
+            asked = self._halt.is_set() or self._urgent() or self.heartbeat.is_asked
+            idle = self._inbox.empty() and not asked and not self._looked.is_set()
+            self._looked.clear()
             if idle or self._held(self.control):
-                self._inbox.changed.wait(WAIT_S)
+                self._inbox.changed.wait(QUIET_WAIT_S if self.heartbeat.quiet else WAIT_S)
 
     def _urgent(self) -> bool:
         """A marker has been read: somebody waits for the position to be recorded."""
@@ -221,7 +237,7 @@ class TargetApplier(threading.Thread):
             if following.open:
                 self._rest = following
                 break
-            batch = _joined(batch, following)
+            batch = joined(batch, following)
         limits = [self._h_lsn] if self._book.opening else []
         if self.control.stop_lsn is not None:
             limits.append(self.control.stop_lsn)
@@ -297,7 +313,8 @@ class TargetApplier(threading.Thread):
 
     def _transaction(self, batch: Batch) -> None:
         control = self._allowed(stream_row.begin(self._conn, self.stream_id, self._origin))
-        if _in_the_way(control, batch):
+        stop_lsn = control.stop_lsn
+        if control.holding if stop_lsn is None else batch.reaches(stop_lsn):
             self._conn.execute("ROLLBACK")
             self.control, self._rest = control, self._put_back(batch)
             return
@@ -326,6 +343,7 @@ class TargetApplier(threading.Thread):
         for applier in self._tables.values():
             applier.committed()
         self.rows += rows
+        self.heartbeat.moved()
         self._moved_to(end.end_lsn, h_lsn)
         self.control = control
 
@@ -348,7 +366,6 @@ class TargetApplier(threading.Thread):
         if lsn >= self._h_lsn:
             self._refetcher.passed_h()
         self.position, self._h_lsn = lsn, h_lsn
-        self._advanced_at = time.monotonic()
 
     def _put_back(self, batch: Batch) -> Batch:
         assert self._rest is None or self._rest.open
@@ -434,8 +451,8 @@ class TargetApplier(threading.Thread):
         stop_lsn = self.control.stop_lsn
         if stop_lsn is not None and delivered >= stop_lsn:
             return True
-        due = time.monotonic() >= self._advanced_at + ADVANCE_INTERVAL_S
         waits = self.position < self._h_lsn <= delivered
+        due = self.heartbeat.is_due(news=delivered > self.position)
         if not (due or self._urgent() or waits):
             return False
         self._record(max(delivered, self.position), heard=self._source.caught_up(delivered))
@@ -454,6 +471,7 @@ class TargetApplier(threading.Thread):
             accounts=self._book.unsaved,
         )
         self._moved_to(max(self.position, lsn), h_lsn)
+        self.heartbeat.written(heard=heard)
         self.control = self._allowed(found)
         self._book.save(self._book.now)
 
@@ -475,26 +493,7 @@ class TargetApplier(threading.Thread):
                 )
             steps.reached(STOPPED_AT)
             raise StreamStoppedError
-        due = time.monotonic() >= self._advanced_at + ADVANCE_INTERVAL_S
+        due = self.heartbeat.is_overdue()
         if due or (stop_lsn is not None and self.position < stop_lsn):
             lsn = self.position if stop_lsn is None else max(stop_lsn, self.position)
             self._record(lsn, heard=self._source.caught_up(self.position))
-
-
-def _in_the_way(control: Control, batch: Batch) -> bool:
-    """The row has changed: part of the batch is not to be applied now."""
-    if control.stop_lsn is None:
-        return control.holding
-    last = batch.begin_lsn if batch.open else batch.ends[-1].commit_lsn
-    return last >= control.stop_lsn
-
-
-def _joined(first: Batch, second: Batch) -> Batch:
-    """Two batches of whole transactions as one."""
-    offset = len(first.changes)
-    return Batch(
-        first.changes + second.changes,
-        first.ends + [end._replace(upto=end.upto + offset) for end in second.ends],
-        first.size + second.size,
-        first.begin_lsn,
-    )

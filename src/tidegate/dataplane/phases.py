@@ -64,7 +64,9 @@ from tidegate.errors import CancelledError, FailedPreconditionError, SlotPassedE
 if TYPE_CHECKING:
     from tidegate.dataplane.model import SpanSpec
     from tidegate.dataplane.progress import Progress
+    from tidegate.dataplane.source_end import SourceEnd
     from tidegate.dataplane.streams import StreamRow
+    from tidegate.dataplane.waking import Waking
     from tidegate.engines.postgres.connection import ServerFacts
 
 TAKEN = steps.declare(
@@ -94,8 +96,8 @@ STOPPED_AFTER_COPY = "Stopped after copy."
 class Span:
     """One worker's work on a span; nothing is remembered between two calls of :meth:`run`."""
 
-    def __init__(self, spec: SpanSpec, stop: threading.Event, progress: Progress) -> None:
-        self._spec, self._stop, self._progress = spec, stop, progress
+    def __init__(self, spec: SpanSpec, stop: Waking, progress: Progress, end: SourceEnd) -> None:
+        self._spec, self._stop, self._progress, self._end = spec, stop, progress, end
 
     def run(self) -> bool:
         """Work until no stream is active (true) or the worker is to stop (false).
@@ -241,7 +243,13 @@ class Span:
                 streams.set_state(conn, row.id, StreamState.RUNNING)
         self._progress.event("phase", phase="streaming")
         session = Session(
-            self._spec, dict(enumerate(self._rows())), stop=self._stop, progress=self._progress
+            self._spec,
+            dict(enumerate(self._rows())),
+            source=self._source,
+            targets=self._targets,
+            end=self._end,
+            stop=self._stop,
+            progress=self._progress,
         )
         return session.run()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from tidegate import waits
 from tidegate.engines.postgres import slots
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tidegate.dataplane.copy_work import CopyProgress
     from tidegate.dataplane.model import SpanSpec
     from tidegate.dataplane.reader import Counters
+    from tidegate.steady_lines import SteadyLines
 
 WINDOW_S = 20.0
 WINDOW_MIN_S = 2.0
@@ -63,7 +64,7 @@ class Rate:
 class Progress:
     """Where a worker reports."""
 
-    def __init__(self, out: TextIO | None, span: str) -> None:
+    def __init__(self, out: SteadyLines | None, span: str) -> None:
         self._out, self._span = out, span
         self._changes, self._copied = Rate(), Rate()
         self._reported_at = 0.0
@@ -76,7 +77,6 @@ class Progress:
             if now := waits.current():
                 line["waits"] = [wait.to_json() for wait in now]
             self._out.write(json.dumps(line, default=str) + "\n")
-            self._out.flush()
 
     def waiting(self) -> None:
         """Who this process waits for has changed; called by whatever thread waits."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tidegate.dataplane import fanout
 from tidegate.dataplane.model import MESSAGE_PREFIX
+from tidegate.dataplane.waking import Waking
 from tidegate.engines.postgres import pgoutput
 from tidegate.engines.postgres.replication import HEADER_BYTES, LogStream
 from tidegate.errors import SchemaChangedError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tidegate.dataplane.fanout import Route
+    from tidegate.dataplane.source_end import SourceEnd
     from tidegate.engines.postgres.pgoutput import Change, Commit, Relation
 
 #: A batch is handed over when it holds this much; a transaction larger than it arrives in parts.
@@ -37,7 +39,8 @@ BATCH_BYTES = 16 * 1024 * 1024
 #: A target's queue takes no more when it holds this much.
 QUEUE_BYTES = 3 * BATCH_BYTES
 QUEUE_BATCHES = 10_000
-WAIT_S = 0.25
+WAIT_S = 1.0
+ROOM_WAIT_S = 0.25
 #: More messages than this since the last look at the socket mean that the source is busy ...
 BUSY_MESSAGES = 8
 #: ... and that the next look is put off for so long, unless this much has arrived.
@@ -66,6 +69,10 @@ class Batch:
     size: int
     begin_lsn: int  # commit record of the first transaction
     open: bool = False  # the (only) transaction goes on in the next batch
+
+    def reaches(self, lsn: int) -> bool:
+        """Part of it commits at or after a position."""
+        return (self.begin_lsn if self.open else self.ends[-1].commit_lsn) >= lsn
 
 
 class Inbox:
@@ -137,6 +144,8 @@ class Reader(threading.Thread):
         durable: Callable[[], int],
         binary: bool,
         ignores_ddl: bool,
+        end: SourceEnd,
+        on_news: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
         super().__init__(name="reader", daemon=True)
@@ -153,8 +162,8 @@ class Reader(threading.Thread):
         self._decoder = pgoutput.Decoder(binary=binary, offset=HEADER_BYTES)
         self._ignores_ddl = ignores_ddl
         self._change = self._kept_change if ignores_ddl else self._decoder.change
-        self._on_end = on_end
-        self._halt = threading.Event()
+        self._end, self._on_news, self._on_end = end, on_news, on_end
+        self._halt = Waking()
         self._pending = _Pending()
         self._dropping = False
         self._marked = False
@@ -167,6 +176,8 @@ class Reader(threading.Thread):
         """Read until asked to end or until something fails."""
         try:
             log = self._open_log()
+            log.wake_by(self._halt.fileno())
+            log.on_answer = self._end.heard
             try:
                 self._read(log)
                 log.tell(self.durable(), now=True)  # so that the next session reads nothing twice
@@ -241,7 +252,9 @@ class Reader(threading.Thread):
         log.more(WAIT_S)
 
     def _deliver(self, lsn: int) -> None:
-        self.delivered = max(self.delivered, lsn)
+        if lsn > self.delivered:
+            self.delivered = lsn
+            self._on_news()
 
     # one message
 
@@ -323,7 +336,7 @@ class Reader(threading.Thread):
             rest = after(inbox.start_lsn, part)
             if not rest.changes and (batch.open or not inbox.in_parts):
                 continue
-            while not inbox.put(rest, WAIT_S) and not self._halt.is_set():
+            while not inbox.put(rest, ROOM_WAIT_S) and not self._halt.is_set():
                 log.tell(self.durable())
 
     def _parts(self, batch: Batch) -> list[Batch]:
@@ -369,6 +382,17 @@ def split(batch: Batch, count: int) -> tuple[Batch, Batch]:
             batch.size - size,
             second[0].commit_lsn if second else batch.begin_lsn,
         ),
+    )
+
+
+def joined(first: Batch, second: Batch) -> Batch:
+    """Two batches of whole transactions as one."""
+    offset = len(first.changes)
+    return Batch(
+        first.changes + second.changes,
+        first.ends + [end._replace(upto=end.upto + offset) for end in second.ends],
+        first.size + second.size,
+        first.begin_lsn,
     )
 
 

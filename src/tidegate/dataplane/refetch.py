@@ -36,7 +36,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from tidegate import steps
-from tidegate.dataplane import collisions, streams
+from tidegate.dataplane import asking, collisions, streams
 from tidegate.dataplane.accounts import booked
 from tidegate.engines.postgres import refetch, stream_row
 from tidegate.engines.postgres.apply import apply_lenient
@@ -228,6 +228,7 @@ class Refetcher:
         since = self._kept_out_since = self._kept_out_since or now
         found = streams.read_streams(conn, self._spec.workflow_uuid, self._spec.direction)
         others = [stream for stream in found if stream.id != self._stream_id]
+        asking.ask(conn, [stream.id for stream in others])  # their lag counts next time
         wait = collisions.judge(others, since, now)
         rows = "; ".join(self._kept_out)
         if wait.over:

@@ -7,7 +7,8 @@ the streams need to go on, so whoever reads the alarm makes room and starts them
 
 One thread looks for as long as the worker lives, whatever the worker is doing: copying, building
 indexes, waiting for a lock, or trying again and again to reach a target that is down. That is when
-log piles up, so the look cannot be a part of any of these.
+log piles up, so the look cannot be a part of any of these. While the stream's own connection hears
+that the source's log stands still, nothing piles up and the look is left out.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import psycopg
 
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import StreamState
-from tidegate.engines.postgres.capacity import read_capacity, retention_alarm
+from tidegate.engines.postgres.capacity import Disk, read_capacity, retention_alarm
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import LogRetentionError, TidegateError
 from tidegate.topology.refusals import delay_s, is_refusal
 
 if TYPE_CHECKING:
     from tidegate.dataplane.model import SpanSpec, TargetSpec
+    from tidegate.dataplane.source_end import SourceEnd
 
 CHECK_INTERVAL_S = 10.0
 #: For so long an alarm is written to rows that are locked or out of reach; then the worker ends.
@@ -41,14 +43,15 @@ NEXT_STEP = (
 )
 
 
-def check(source: psycopg.Connection, spec: SpanSpec) -> None:
+def check(source: psycopg.Connection, spec: SpanSpec, disk: Disk | None = None) -> None:
     """Look at what the span's slot keeps.
 
     Raises:
         LogRetentionError: it has reached the bound.
     """
     budget = spec.options.log_budget_bytes
-    alarm = retention_alarm(read_capacity(source, [spec.slot], budget_bytes=budget))
+    found = read_capacity(source, [spec.slot], budget_bytes=budget, disk=disk)
+    alarm = retention_alarm(found)
     if alarm is not None:
         raise LogRetentionError(
             f"{alarm}; the stream was stopped before the source fills, and its slot keeps the log",
@@ -62,9 +65,10 @@ def check(source: psycopg.Connection, spec: SpanSpec) -> None:
 class RetentionWatch:
     """Looks at the source for as long as it is entered; ``alarm`` says why it set ``stop``."""
 
-    def __init__(self, spec: SpanSpec, stop: threading.Event) -> None:
+    def __init__(self, spec: SpanSpec, stop: threading.Event, end: SourceEnd) -> None:
         self.alarm: LogRetentionError | None = None
-        self._spec, self._stop = spec, stop
+        self._spec, self._stop, self._end = spec, stop, end
+        self._disk = Disk()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="retention", daemon=True)
 
@@ -88,9 +92,11 @@ class RetentionWatch:
         while not self._done.is_set():
             try:
                 with connect(self._spec.source, purpose="retention") as source:
-                    refusals = 0
+                    refusals, checked_lsn = 0, -1
                     while not self._done.is_set():
-                        check(source, self._spec)
+                        if not self._end.stands(checked_lsn):
+                            checked_lsn = self._end.lsn  # as it was before the look
+                            check(source, self._spec, self._disk)
                         self._done.wait(CHECK_INTERVAL_S)
             except LogRetentionError as alarm:
                 self.alarm = alarm

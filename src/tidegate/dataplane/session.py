@@ -4,6 +4,8 @@ A session starts from what the targets' rows say and ends when any of that no lo
 changed its activity, a thread failed, a table was altered, the worker is to stop. Whoever called
 observes again and may start the next one; nothing is carried over but what is in the rows. The
 calling thread watches: it listens on every target, looks at the source once a second, and reports.
+When no change has come for a while (:mod:`tidegate.dataplane.pace`) it sleeps until somebody
+notifies, the source's log goes on, or a thread ends.
 
 Before START_REPLICATION the slot must not be ahead of any target's position, stopped ones
 included: it would skip changes without a word (datapath rule 3).
@@ -13,18 +15,21 @@ from __future__ import annotations
 
 import contextlib
 import select
-import threading
 import time
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import psycopg
+
 from tidegate import waits
-from tidegate.dataplane import accounts, post_copy, source_tables, streams
+from tidegate.dataplane import accounts, asking, post_copy, source_tables, streams
 from tidegate.dataplane.apply import Source, StreamStoppedError, TargetApplier
 from tidegate.dataplane.model import OnDDL
+from tidegate.dataplane.pace import Pace
 from tidegate.dataplane.reader import Inbox, Reader
 from tidegate.dataplane.refetch import Refetcher
+from tidegate.dataplane.waking import Waking
 from tidegate.engines.postgres import copy as wire
 from tidegate.engines.postgres import slots, stream_row, write_path
 from tidegate.engines.postgres.apply import SESSION_SETTINGS
@@ -37,13 +42,12 @@ from tidegate.errors import SchemaChangedError, SlotPassedError
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import psycopg
+    from collections.abc import Callable, Mapping, Sequence
 
     from tidegate.dataplane.fanout import Route
     from tidegate.dataplane.model import SpanSpec
     from tidegate.dataplane.progress import Progress
+    from tidegate.dataplane.source_end import SourceEnd
     from tidegate.dataplane.streams import StreamRow
     from tidegate.engines.postgres.emptying import OwnRows
 
@@ -53,9 +57,6 @@ CONSTRAINT = waits.declare(
 )
 
 LOCK_TIMEOUT_S = 60.0
-POLL_S = 0.5
-PROBE_INTERVAL_S = 1.0
-OBSERVE_INTERVAL_S = 5.0
 #: The source's log position counts as known for so long.
 PROBE_AGE_MAX_S = 3.0
 DRAIN_TIMEOUT_S = 300.0
@@ -92,17 +93,20 @@ class Session:
         spec: SpanSpec,
         rows: Mapping[int, StreamRow],
         *,
-        stop: threading.Event,
+        source: psycopg.Connection,
+        targets: Sequence[psycopg.Connection],
+        end: SourceEnd,
+        stop: Waking,
         progress: Progress,
     ) -> None:
         self._spec, self._rows, self._stop, self._progress = spec, dict(rows), stop, progress
+        self._source, self._watched, self._end = source, dict(enumerate(targets)), end
         self._stack = contextlib.ExitStack()
-        self._event = threading.Event()
+        self._event = Waking()
         self._probe = _Probe()
+        self._pace = Pace(time.monotonic())
         self._appliers: dict[int, TargetApplier] = {}
-        self._watched: dict[int, psycopg.Connection] = {}
         self._altered: tuple[int, str] | None = None
-        self._probed_at = self._observed_at = 0.0
         #: what was committed before this session began lies below this LSN
         self._settles_at = 0
         #: target shard → since when a constraint has not held while rows are on their way
@@ -130,11 +134,9 @@ class Session:
     # opening
 
     def _open(self) -> None:
-        self._source = self._stack.enter_context(connect(self._spec.source, purpose="watch"))
-        for place, target in enumerate(self._spec.targets):
-            conn = self._stack.enter_context(connect(target.endpoint, purpose="control"))
+        for conn in self._watched.values():
             conn.execute(f"LISTEN {streams.CHANNEL}")
-            self._watched[place] = conn
+            self._stack.callback(_unlisten, conn)
         active = {place: row for place, row in self._rows.items() if row.active}
         start = min(_position(row) for row in active.values())
         check_slot(self._source, self._spec, min(_position(r) for r in self._rows.values()))
@@ -163,6 +165,8 @@ class Session:
             durable=self._durable,
             binary=binary,
             ignores_ddl=self._spec.options.on_ddl == OnDDL.IGNORE,
+            end=self._end,
+            on_news=self._on_news,
             on_end=self._event.set,
         )
         for place, row in active.items():
@@ -268,28 +272,55 @@ class Session:
                 return Outcome.STOP
             if any(not applier.is_alive() for applier in self._appliers.values()):
                 return Outcome.CHANGED
-            if self._look():
+            self._listen()
+            if self._pace.is_look_due(time.monotonic()) and self._look():
                 return Outcome.CHANGED
             self._look_at_source()
+            self._set_pace()
             self._progress.streaming(self._reader.counters, self._appliers)
             self._pause()
 
+    def _listen(self) -> None:
+        """Take what the targets notify: a row has changed, or somebody wants to know the lag."""
+        mine = {asking.question(row.id) for row in self._rows.values()}
+        for conn in self._watched.values():
+            for each in conn.notifies(timeout=0):
+                if each.payload in mine:
+                    self._pace.asked()
+                elif not asking.is_question(each.payload):
+                    self._pace.notified()
+
+    def _set_pace(self) -> None:
+        """Whether anything has moved since the last turn, or is not where it is to be."""
+        now = time.monotonic()
+        self._pace.turned(
+            now,
+            moved=self._reader.counters.transactions,
+            rests=all(applier.rests() for applier in self._appliers.values()),
+        )
+        for applier in self._appliers.values():
+            applier.heartbeat.quiet = self._pace.is_quiet(now)
+
+    def _on_news(self) -> None:
+        """In the reader's thread: the source's log has gone on. While busy it is seen anyway."""
+        if self._pace.sleeps:
+            self._event.set()
+
     def _pause(self) -> None:
-        """Until a target notifies, a thread ends, or it is time to look again."""
-        sockets = [conn.pgconn.socket for conn in self._watched.values()]
-        deadline = time.monotonic() + POLL_S
-        while time.monotonic() < deadline and not self._event.is_set() and not self._stop.is_set():
-            ready, _, _ = select.select(sockets, [], [], 0.05)
-            if ready:
-                return
+        """Until a target notifies, a thread ends, the log goes on or it is time to look again."""
+        waiting = [conn.pgconn.socket for conn in self._watched.values()]
+        with self._pace.sleeping():
+            delivered = self._reader.delivered  # what comes from now on wakes this thread
+            pause_s = self._pace.pause_s(time.monotonic(), delivered, is_still=self._is_still())
+            waiting += [self._event.fileno(), self._stop.fileno()]
+            select.select(waiting, [], [], pause_s)
         self._event.clear()
 
     def _look(self) -> bool:
         """Read every row and tell the appliers; says whether a session no longer fits the rows."""
+        self._pace.looked(time.monotonic())
         controls = []
         for place, conn in self._watched.items():
-            for _ in conn.notifies(timeout=0):
-                pass
             control = stream_row.read(conn, self._rows[place].id)
             controls.append(control)
             applier = self._appliers.get(place)
@@ -302,15 +333,22 @@ class Session:
 
     def _look_at_source(self) -> None:
         now = time.monotonic()
-        if now - self._probed_at >= PROBE_INTERVAL_S:
-            self._probed_at = now
+        if self._pace.is_probe_due(now, self._reader.delivered):
             row = self._source.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
             assert row is not None
             self._probe.lsn, self._probe.at = parse_lsn(row[0]), now
+            self._pace.probed(now, self._probe.lsn)
             self._progress.source(self._source, self._spec)
-        if now - self._observed_at >= OBSERVE_INTERVAL_S:
-            self._observed_at = now
+        if self._pace.takes_owed(now, self._reader.delivered):
+            for applier in self._appliers.values():
+                applier.tell()
+        if self._pace.is_observe_due(now, is_still=self._is_still()):
+            self._pace.observed(now, self._end.lsn)
             self._look_for_ddl()
+
+    def _is_still(self) -> bool:
+        """Nothing was written at the source since the tables were looked at."""
+        return self._end.stands(self._pace.observed_lsn)
 
     def _look_for_ddl(self) -> None:
         """A changed catalogue stops the streams once they have applied what came before it."""
@@ -322,7 +360,7 @@ class Session:
             found = source_tables.altered(self._observation, now, kept)
             if found:
                 self._altered = (streams.emit_marker(self._source, "ddl"), "; ".join(found))
-                self._observed_at -= OBSERVE_INTERVAL_S
+                self._pace.observe_again()
             elif source_tables.differs(self._observation, now):
                 self._observation = now
                 for place in self._appliers:
@@ -330,7 +368,7 @@ class Session:
                     source_tables.renew(self._watched[place], row.id, self._spec.epoch, now)
             return
         bound, message = self._altered
-        self._observed_at -= OBSERVE_INTERVAL_S
+        self._pace.observe_again()
         if all(applier.position >= bound for applier in self._appliers.values()):
             raise SchemaChangedError(
                 message, next_step="alter the target in the same way, then start the workflow"
@@ -379,6 +417,11 @@ def _position(row: StreamRow) -> int:
 def _qualified(route: Route) -> tuple[str, str]:
     name = TableName.parse(route.table)
     return (name.schema, name.name)
+
+
+def _unlisten(conn: psycopg.Connection) -> None:
+    with contextlib.suppress(psycopg.Error):  # a connection that is lost listens to nothing
+        conn.execute("UNLISTEN *")
 
 
 def check_slot(source: psycopg.Connection, spec: SpanSpec, lowest: int) -> slots.SlotInfo:

@@ -21,7 +21,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,6 +33,8 @@ from tidegate.dataplane.model import SpanSpec, StreamState
 from tidegate.dataplane.phases import Span
 from tidegate.dataplane.progress import Progress
 from tidegate.dataplane.retention import RetentionWatch
+from tidegate.dataplane.source_end import SourceEnd
+from tidegate.dataplane.waking import Waking
 from tidegate.engines.postgres.connection import connect, mark_process
 from tidegate.engines.postgres.predecessors import Mark
 from tidegate.errors import (
@@ -43,6 +44,7 @@ from tidegate.errors import (
     SecretError,
     TidegateError,
 )
+from tidegate.steady_lines import SteadyLines
 from tidegate.topology.connections import redacted
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def describe(error: BaseException) -> str:
 def _log_notes(error: BaseException) -> None:
     """Details that are for the worker's log alone."""
     for note in getattr(error, "__notes__", ()):
-        sys.stderr.write(f"{' '.join(note.split())}\n")
+        SteadyLines(2).write(f"{' '.join(note.split())}\n")
 
 
 @dataclass
@@ -112,12 +114,13 @@ class Worker:
 
     def __init__(self, spec: SpanSpec, progress: Progress) -> None:
         self._spec, self._progress = spec, progress
-        self.stop = threading.Event()
+        self.stop = Waking()
+        self._end = SourceEnd()
 
     def run(self) -> int:
         """The process's exit status."""
         self._progress.event("started", epoch=self._spec.epoch, pid=os.getpid())
-        with RetentionWatch(self._spec, self.stop) as watch:
+        with RetentionWatch(self._spec, self.stop, self._end) as watch:
             status = self._work()
         if watch.alarm is None or status == EXIT_EPOCH_LOST:
             return status
@@ -130,7 +133,7 @@ class Worker:
         while not self.stop.is_set():
             began = time.monotonic()
             try:
-                if Span(self._spec, self.stop, self._progress).run():
+                if Span(self._spec, self.stop, self._progress, self._end).run():
                     self._progress.event("stopped")
                     return EXIT_DONE
             except EpochLostError as error:
@@ -198,7 +201,7 @@ def main() -> int:
     """Entry of the process."""
     spec = SpanSpec.from_json(json.loads(sys.stdin.readline()))
     mark_process(Mark.of(spec.span_id, spec.epoch))
-    progress = Progress(sys.stdout, spec.span_id)
+    progress = Progress(SteadyLines(1), spec.span_id)
     waits.listen(progress.waiting)
     worker = Worker(spec, progress)
 

@@ -15,6 +15,7 @@ import structlog
 from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.connection import connect, server_facts
 from tidegate.errors import TidegateError
+from tidegate.server import logs
 from tidegate.server.slot_watch import NEXT_STEP
 from tidegate.topology.connections import Endpoint, redacted
 from tidegate.workflow.model import replication_name
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tidegate.workflow.model import Workflow
 
 PARALLEL: Final = 8
+UNREADY: Final = "mend what is named; /readyz says when the node is ready, its log since when not"
 RETAINED_LARGE_BYTES: Final = 10 * 1024**3
 
 log = structlog.get_logger("tidegate.doctor")
@@ -54,6 +56,7 @@ def examine(services: Services) -> dict[str, Any]:
         "findings": [
             *_findings(databases, ranked, spans),
             *_unfinished(workflows),
+            *_unready(services),
             *_alarms(services),
             *services.upgrade.findings(),
         ],
@@ -174,6 +177,15 @@ def _of_span(span: dict[str, Any]) -> dict[str, str] | None:
             "tidegate workflow status",
         )
     return None
+
+
+def _unready(services: Services) -> list[dict[str, str]]:
+    """Why the node cannot take work: its disk, its log, its lease, what is not taken up yet."""
+    why, unlogged = services.ready(), logs.problem()
+    found = [] if why is None else [_finding("error", f"the node is not ready: {why}", UNREADY)]
+    if unlogged is not None:
+        found.append(_finding("error", unlogged, "make room where the node's standard error goes"))
+    return found
 
 
 def _alarms(services: Services) -> list[dict[str, str]]:

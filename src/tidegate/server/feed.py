@@ -18,6 +18,7 @@ import structlog
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from tidegate.errors import TidegateError
+from tidegate.topology import store
 from tidegate.topology.routes import routes_to_json
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tidegate.topology.store import TopologyStore
 
 WATCH_S: Final = 1.0
+UNFOLLOWED_POLL_S: Final = 0.5
+"""How often another process's change is looked for while nobody follows this node."""
 KEEPALIVE_S: Final = 2.0
 
 log = structlog.get_logger("tidegate.routes")
@@ -43,8 +46,8 @@ class Published:
 class RouteFeed:
     """Watches a topology and wakes followers; started once, closed any number of times."""
 
-    def __init__(self, store: TopologyStore, reports: RouterReports) -> None:
-        self._store = store
+    def __init__(self, topology: TopologyStore, reports: RouterReports) -> None:
+        self._store = topology
         self._reports = reports
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -77,6 +80,7 @@ class RouteFeed:
         mine = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             self._waiting.add(mine)
+        self._store.hurry()
         try:
             yield KEEPALIVE_COMMENT
             while not self._closed.is_set():
@@ -106,7 +110,7 @@ class RouteFeed:
     def _watch(self) -> None:
         while not self._closed.is_set():
             try:
-                revision = self._store.wait_for_change(self._latest.revision, WATCH_S)
+                revision = self._store.wait_for_change(self._latest.revision, WATCH_S, self._poll_s)
                 if revision != self._latest.revision:
                     self._publish(self._read())
             except TidegateError as error:
@@ -115,6 +119,9 @@ class RouteFeed:
                 # Followers keep the routes they have; the next look may succeed.
                 log.warning("routes could not be read", error=str(error))
                 self._closed.wait(WATCH_S)
+
+    def _poll_s(self) -> float:
+        return store.POLL_S if self._waiting else UNFOLLOWED_POLL_S
 
     def _publish(self, published: Published) -> None:
         with self._lock:

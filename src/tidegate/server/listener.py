@@ -6,10 +6,13 @@ two requests; a request that is sent by the byte, or not at all, would hold its 
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import TYPE_CHECKING, Any, ClassVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tidegate.errors import NotReadyError
@@ -17,8 +20,9 @@ from tidegate.server import problems
 from tidegate.server.bounds import Limits
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping
+
+TICK_S: Final = 1.0
 
 
 class BoundedProtocol(H11Protocol):
@@ -106,3 +110,26 @@ def _full(connections_max: int) -> bytes:
         "connection: close\r\n\r\n"
     )
     return head.encode() + body
+
+
+class QuietServer(uvicorn.Server):
+    """Waits to be told to stop, where uvicorn's own looks ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = asyncio.Event()
+
+    def look(self) -> None:
+        """Have it see now whether to stop; from any thread, or a signal's handler."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._told.set)
+
+    async def main_loop(self) -> None:
+        """Once a second, for the date in answers, and whenever somebody says so."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), TICK_S)
+            self._told.clear()

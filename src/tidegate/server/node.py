@@ -22,6 +22,7 @@ import secrets
 import shlex
 import shutil
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -55,9 +56,11 @@ from tidegate.server.feed import RouteFeed
 from tidegate.server.schema_upgrade import SchemaUpgrade
 from tidegate.server.services import Services
 from tidegate.server.slot_watch import SlotWatch
+from tidegate.server.state_disk import StateDisk
 from tidegate.server.supervisor import DesiredSpan, Supervisor
 from tidegate.server.takeover import take_over
 from tidegate.server.tenants import TenantRuns
+from tidegate.server.wishes import Wishes
 from tidegate.topology import followers
 from tidegate.topology import store as topology_store
 from tidegate.topology.followers import RouterReports
@@ -66,7 +69,6 @@ from tidegate.topology.store import TopologyStore
 from tidegate.workflow import store as workflow_store
 from tidegate.workflow.service import WorkflowService
 from tidegate.workflow.sessions import endpoints_of
-from tidegate.workflow.spans import desired_spans
 from tidegate.workflow.store import WorkflowStore
 from tidegate.workflow.vdiff.service import VDiffService
 
@@ -76,7 +78,6 @@ if TYPE_CHECKING:
     from tidegate.router.hook import HookRun
     from tidegate.server.config import Settings
     from tidegate.server.tokens import Tokens
-    from tidegate.topology.model import Snapshot
 
 RECOVER_S = 5.0
 HOLDERS_KEPT = 8
@@ -133,10 +134,12 @@ class Node:
         self._vdiffs = VDiffService()
         stack.callback(self._vdiffs.close)
         tenants = TenantService(database, self._store, allowed=settings.program_folders)
-        self._seen: Snapshot | None = None
-        self._left_out: dict[str, str] = {}
+        self._wishes = Wishes(
+            self._store, self._records, self._generation, is_shared=database.abilities.is_shared
+        )
         self._refusals = Refusals()
         self._leases = Leases(database)
+        self._disk = StateDisk(settings.state_dir)
         self._succeeded_at = 0
         self.ownership = self._compete(database, names, stack)
         supervisor = self._supervisor(settings)
@@ -158,6 +161,8 @@ class Node:
             upgrade=self._upgrade,
             ready=self._not_ready,
         )
+        database.on_commit.append(self._may_have_changed)
+        stack.callback(database.on_commit.remove, self._may_have_changed)
         if settings.on_route_change:
             self._hook(settings.on_route_change)
         reports.start()
@@ -205,6 +210,8 @@ class Node:
         self._upgrade.start()
         self.services.slots.start()
         stack.callback(self.services.slots.close)
+        self._disk.start()
+        stack.callback(self._disk.close)
 
     def _start_recovery(self, stack: ExitStack) -> None:
         """Take up what a crash left, in a thread that ends with the node."""
@@ -220,6 +227,13 @@ class Node:
     def _stands(self, _believed: Believed) -> None:
         """The standing has changed: look at once what is to be done now."""
         self._wake.set()
+        self._wishes.may_have_changed()
+        self.services.supervisor.wake()
+        self.services.tenants.wake()
+
+    def _may_have_changed(self) -> None:
+        """Something was committed: whatever waits for a change of a record looks now."""
+        self._wishes.may_have_changed()
         self.services.supervisor.wake()
 
     def _hook(self, command: str) -> None:
@@ -256,27 +270,24 @@ class Node:
 
     def _not_ready(self) -> str | None:
         self._store.revision()
-        return self._missing or self._upgrade.problem
+        return self._disk.problem() or self._unconfirmed() or self._missing or self._upgrade.problem
+
+    def _unconfirmed(self) -> str | None:
+        """Whether the lease of the work has run out without an answer of the database."""
+        believed = self.ownership.believed
+        if believed.standing is not Standing.UNSURE:
+            return None
+        silent_s = time.monotonic() - believed.until
+        return (
+            "the cluster database has not confirmed the lease of the cluster's work, which ended"
+            f" {silent_s:.0f} s ago: it takes no writes, or does not answer"
+        )
 
     def _desired(self) -> list[DesiredSpan]:
         """The spans that should run; a workflow that cannot be read keeps no other back."""
         if not (self._is_owner() or self.services.supervisor.is_watching):
             return []
-        if self._seen is None or self._store.revision() != self._seen.revision:
-            self._seen = self._store.read()
-        found: list[DesiredSpan] = []
-        for workflow in self._records.all():
-            try:
-                spans = desired_spans(self._seen, [workflow])
-            except TidegateError as error:
-                if self._left_out.get(workflow.uuid) != error.message:
-                    self._left_out[workflow.uuid] = error.message
-                    log.warning("no worker for workflow", workflow=workflow.key, error=str(error))
-                continue
-            self._left_out.pop(workflow.uuid, None)
-            least = generation.first_epoch(self._generation)
-            found += [DesiredSpan(span, workflow.generation, least) for span in spans]
-        return found
+        return self._wishes.now()
 
     def _recover(self) -> None:
         """Take up what a crash left, again and again until it has ended."""

@@ -22,7 +22,7 @@ from tidegate.cluster.certificates import fingerprint, member_context
 from tidegate.errors import InvalidArgumentError, NotAMemberError
 from tidegate.server import problems
 from tidegate.server.bounds import Limits
-from tidegate.server.listener import BoundedProtocol, bounded, options_of
+from tidegate.server.listener import BoundedProtocol, QuietServer, bounded, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +128,7 @@ class PeerServer:
     def __init__(self, listener: socket.socket, folder: Path, app: ASGIApp) -> None:
         context = member_context(ssl.Purpose.CLIENT_AUTH, folder, anonymous=True)
         self._listener = listener
-        self._server = uvicorn.Server(
+        self._server = QuietServer(
             uvicorn.Config(
                 app,
                 http=bounded(PeerProtocol, LIMITS),
@@ -149,6 +149,7 @@ class PeerServer:
     def close(self) -> None:
         """Stop answering; bounded."""
         self._server.should_exit = True
+        self._server.look()
         if self._thread.is_alive():
             self._thread.join(ENDS_S)
         self._listener.close()

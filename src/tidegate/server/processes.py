@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from tidegate.server.supervision import Process
 from tidegate.steps import CRASH_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 EVENTS_BYTES_MAX = 4 * 1024 * 1024
 """An event or log file that grows beyond this starts anew; its end is kept beside it."""
@@ -52,6 +53,27 @@ def start_ticks(pid: int) -> int | None:
 def is_alive(process: Process) -> bool:
     """Whether this very process still runs."""
     return start_ticks(process.pid) == process.start_ticks
+
+
+def wait_for_end(watched: Iterable[Process], wake: int, timeout_s: float) -> None:
+    """Wait until one of some processes ends, until a file can be read, or for so long.
+
+    Args:
+        watched: processes; one that has gone already ends the wait.
+        wake: the file.
+        timeout_s: how long.
+    """
+    poller = select.poll()
+    poller.register(wake, select.POLLIN)
+    with contextlib.ExitStack() as stack:
+        for process in watched:
+            try:
+                handle = os.pidfd_open(process.pid)
+            except OSError:
+                return
+            stack.callback(os.close, handle)
+            poller.register(handle, select.POLLIN)
+        poller.poll(timeout_s * 1000)
 
 
 def send_signal(process: Process, number: signal.Signals) -> bool:

@@ -34,14 +34,14 @@ from tidegate.errors import InvalidArgumentError, NodeRunningError, TidegateErro
 from tidegate.server.api_extensions import API_EXTENSIONS
 from tidegate.server.app import create_app
 from tidegate.server.links import Links
-from tidegate.server.listener import BoundedProtocol, bounded, options_of
+from tidegate.server.listener import BoundedProtocol, QuietServer, bounded, options_of
 from tidegate.server.metrics import Metrics
 from tidegate.server.node import UPDATES, Names, Node, change_holder, holder_name
 from tidegate.server.runtime import Condition, Runtime, Stage
 from tidegate.server.tokens import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fastapi import FastAPI
 
@@ -72,6 +72,7 @@ class Below:
         self._stopping = threading.Event()
         self._tried = threading.Event()
         self._ended = threading.Event()
+        self.on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="node", daemon=True)
 
     def start(self) -> None:
@@ -122,6 +123,7 @@ class Below:
             self._change()
         self._ended.set()
         self._tried.set()
+        self.on_end()
 
     def _is_passing(self, error: TidegateError) -> bool:
         """Whether a member tries again; a node on its own has nobody to wait for."""
@@ -241,13 +243,14 @@ class Below:
         return False
 
 
-class _Server(uvicorn.Server):
+class _Server(QuietServer):
     """Ends the followers' streams first, or they would outlast every grace."""
 
     def __init__(self, config: uvicorn.Config, runtime: Runtime, below: Below) -> None:
         super().__init__(config)
         self._runtime = runtime
         self._below = below
+        below.on_end = self.look
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """A signal to stop."""
@@ -255,9 +258,10 @@ class _Server(uvicorn.Server):
         if services is not None:
             services.feed.close()
         super().handle_exit(sig, frame)  # type: ignore[arg-type]
+        self.look()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: go on, unless what is below has given up."""
+        """Go on, unless what is below has given up."""
         return self._below.is_over() or await super().on_tick(counter)
 
     @contextmanager

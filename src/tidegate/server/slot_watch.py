@@ -20,11 +20,13 @@ import structlog
 from tidegate.errors import TidegateError
 from tidegate.topology.refusals import Refusals
 from tidegate.workflow.sessions import Sessions, endpoints_of
-from tidegate.workflow.status import slot_statuses
+from tidegate.workflow.status import slot_places, slot_statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from tidegate.engines.postgres.capacity import Disk
+    from tidegate.topology.model import Snapshot
     from tidegate.topology.store import TopologyStore
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.status import SlotStatus
@@ -113,6 +115,7 @@ class SlotWatch:
         self._refusals = Refusals()
         self._seen: dict[str, dict[str, Observed]] = {}
         self._said_at: dict[str, float] = {}
+        self._disks: dict[str, Disk] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="slot-watch", daemon=True)
 
@@ -139,31 +142,43 @@ class SlotWatch:
     def look(self) -> None:
         """Look once at every slot of every workflow; what cannot be seen stays as it was."""
         seen: dict[str, dict[str, Observed]] = {}
-        for workflow in self._records.all():
-            if self._closing.is_set():
-                return
-            seen[workflow.uuid] = self._slots_of(workflow)
+        workflows = self._records.all()
+        if not workflows:
+            self._seen = seen
+            self._say({})
+            return
+        snapshot = self._topology.read()
+        with Sessions(snapshot, purpose="slots") as sessions:  # one a shard, for all workflows
+            for workflow in workflows:
+                if self._closing.is_set():
+                    return
+                seen[workflow.uuid] = self._slots_of(workflow, snapshot, sessions)
         self._seen = seen
+        names = {name for slots in seen.values() for name in slots}
+        self._disks = {name: disk for name, disk in self._disks.items() if name in names}
         self._say({each.slot.slot: each for each in self.observed()})
 
-    def _slots_of(self, workflow: Workflow) -> dict[str, Observed]:
+    def _slots_of(
+        self, workflow: Workflow, snapshot: Snapshot, sessions: Sessions
+    ) -> dict[str, Observed]:
         before = self._seen.get(workflow.uuid, {})
-        snapshot = self._topology.read()
         endpoints = endpoints_of(snapshot, workflow)
         if not self._refusals.allow(workflow.uuid, endpoints):
             return before
         found: dict[str, Observed] = {}
         failed: Exception | None = None
-        with Sessions(snapshot, purpose="slots") as sessions:
-            for keyspace, shard in workflow.places():
-                try:
-                    session = sessions.get(keyspace, shard)
-                    for slot in slot_statuses(session, workflow, keyspace, shard, room=True):
-                        found[slot.slot] = Observed(workflow.key, slot)
-                except (TidegateError, psycopg.Error) as error:
-                    failed = error
-                    at = f"{keyspace}/{shard}"
-                    found |= {name: each for name, each in before.items() if each.slot.source == at}
+        for keyspace, shard in slot_places(workflow):
+            try:
+                session = sessions.get(keyspace, shard)
+                with session.transaction():
+                    slots = slot_statuses(
+                        session, workflow, keyspace, shard, room=True, disks=self._disks
+                    )
+                found |= {slot.slot: Observed(workflow.key, slot) for slot in slots}
+            except (TidegateError, psycopg.Error) as error:
+                failed = error
+                at = f"{keyspace}/{shard}"
+                found |= {name: each for name, each in before.items() if each.slot.source == at}
         self._refusals.note(workflow.uuid, endpoints, failed)
         return found
 

@@ -264,6 +264,19 @@ def _failed(
     return replace(state, ended=kind, failures=failures, retry_at=now + delay)
 
 
+def is_calm(states: Iterable[SpanState], until: float) -> bool:
+    """Whether nothing is to be done before a moment unless something happens.
+
+    A worker whose credentials were refused may be started at once, when a secret changes.
+    """
+    return all(
+        state.stop_at is None
+        if state.process is not None
+        else state.ended is not ExitClass.REFUSED and (state.held or state.retry_at > until)
+        for state in states
+    )
+
+
 def decide(
     wishes: Iterable[Wish],
     states: Mapping[str, SpanState],

@@ -20,10 +20,12 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from tidegate.dataplane.waking import Waking
 from tidegate.server import processes
 from tidegate.server.processes import Record, SpanFiles
 from tidegate.server.supervision import (
@@ -37,6 +39,7 @@ from tidegate.server.supervision import (
     Wish,
     decide,
     ended,
+    is_calm,
     not_started,
     started,
 )
@@ -51,6 +54,8 @@ if TYPE_CHECKING:
     from tidegate.topology.connections import Endpoint
 
 TICK_S = 0.25
+CALM_S = 1.0
+"""Between two looks while every worker does what is wanted; whatever changes ends the wait."""
 START_THREADS = 4
 STARTS_END_S = 60.0
 """How long an orderly stop waits for starts under way before it stops their workers too."""
@@ -69,7 +74,7 @@ class DesiredSpan:
     least_epoch: int = 0
     """A worker of a lower epoch, from before a recovery of the cluster, is replaced."""
 
-    @property
+    @cached_property
     def wish(self) -> Wish:
         """What decisions need to know of it; the epoch is given at each start."""
         told = {**self.spec.to_json(), "epoch": self.least_epoch}
@@ -135,7 +140,8 @@ class Supervisor:
         self._states: dict[str, SpanState] = {}
         self._workers: dict[str, _Worker] = {}
         self._starters = ThreadPoolExecutor(START_THREADS, thread_name_prefix="start-worker")
-        self._wake = threading.Event()
+        self._wake = Waking()
+        self._is_calm = False
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -210,9 +216,15 @@ class Supervisor:
             except Exception:
                 # The wishes could not be read; whatever runs goes on, and the next look may work.
                 log.exception("supervisor tick failed")
-            self._wake.wait(TICK_S)
-            self._wake.clear()
+            self._rest()
         self._stop_all()
+
+    def _rest(self) -> None:
+        """Until something may have to be done; the end of a worker is noticed at once."""
+        running = [s.process for s in self._states.values() if s.process is not None]
+        pause_s = CALM_S if self._is_calm else TICK_S
+        processes.wait_for_end(running, self._wake.fileno(), pause_s)
+        self._wake.clear()
 
     def _stop_all(self) -> None:
         starting = [w.starting for w in self._workers.values() if w.starting is not None]
@@ -237,6 +249,9 @@ class Supervisor:
                 self._policy,
                 stopping=stopping,
                 may_start=self._may_start(),
+            )
+            self._is_calm = not (actions or busy) and is_calm(
+                self._states.values(), self._clock() + CALM_S
             )
             for action in actions:
                 match action:

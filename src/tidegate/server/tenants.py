@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from tidegate.bootstrap.tenants.service import TenantService
     from tidegate.cluster.database import ClusterDatabase
 
-POLL_S: Final = 1.0
+POLL_S: Final = 5.0
+"""Between two looks; who begins a run, and becoming owner, end the wait."""
 LOOPS_MAX: Final = 4
 STOP_S: Final = 30.0
 """How long tenants that are being worked on are waited for when the node stops."""

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 DEFAULT_ATTEMPTS: Final = 40
 POLL_S: Final = 0.02
 """How often another process's change is looked for while somebody waits for one."""
+TRACE_POLL_S: Final = 0.05
+"""The same on engines whose files show whether something was committed at all."""
+LOOK_S: Final = 1.0
+"""How often the database itself is asked where its files show no change."""
 _MAX_PAUSE_S: Final = 0.1
 OBJECTS_A_STATEMENT: Final = 60
 """A workflow of a thousand tables changes ten thousand rules in one transaction, and every other
@@ -175,11 +179,23 @@ class TopologyStore:
         _refuse_new_errors(before, wanted)
         return wanted
 
-    def wait_for_change(self, revision: int, timeout_s: float) -> int:
+    def hurry(self) -> None:
+        """Have whoever waits for a change look now: somebody needs to know at once."""
+        with self._seen:
+            self._seen.notify_all()
+
+    def wait_for_change(
+        self, revision: int, timeout_s: float, poll_s: Callable[[], float] = lambda: POLL_S
+    ) -> int:
         """Wait until the revision differs from ``revision``, at most ``timeout_s`` seconds.
 
         A change made through this store is seen at once, one made by another process within 50 ms.
         However many wait, one of them at a time looks into the database.
+
+        Args:
+            revision: that is known.
+            timeout_s: how long to wait.
+            poll_s: how often to look for a change of another process; asked before each pause.
 
         Returns:
             The revision, which is ``revision`` still when the time was over.
@@ -196,20 +212,35 @@ class TopologyStore:
                 if left_s <= 0 or self._is_polled:
                     if left_s <= 0:
                         return revision
-                    self._seen.wait(min(left_s, POLL_S * 2))
+                    self._seen.wait(min(left_s, LOOK_S))
                     continue
                 self._is_polled = True
             try:
+                trace = self._database.trace()
                 found = self.revision()
                 self._notice(found)
                 if found != revision:
                     return found
+                self._pause(revision, deadline, trace, poll_s)
             finally:
                 with self._seen:
                     self._is_polled = False
+                    self._seen.notify_all()  # another one looks, if this one does not go on
+
+    def _pause(
+        self, revision: int, deadline: float, trace: object, poll_s: Callable[[], float]
+    ) -> None:
+        """Wait until it is time to look into the database again, or this store has a change."""
+        look_at = min(deadline, time.monotonic() + LOOK_S)
+        while True:
+            pause_s = poll_s() if trace is None else max(poll_s(), TRACE_POLL_S)
             with self._seen:
-                if self._latest <= revision:
-                    self._seen.wait(min(POLL_S, max(0.0, deadline - time.monotonic())))
+                if self._latest > revision:
+                    return
+                is_hurried = self._seen.wait(min(pause_s, max(0.0, look_at - time.monotonic())))
+            is_silent = trace is not None and trace == self._database.trace()
+            if is_hurried or not is_silent or time.monotonic() >= look_at:
+                return
 
     def _notice(self, revision: int) -> None:
         with self._seen:

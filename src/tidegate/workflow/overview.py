@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
+from tidegate.dataplane import asking
 from tidegate.engines.postgres import sidecar, vdiff_tables
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import TidegateError
@@ -137,8 +138,12 @@ def _look(snapshot: Snapshot, place: Place, workflows: Sequence[Workflow]) -> _S
         connect(endpoint_of(snapshot, *place), purpose="overview") as session,
     ):
         installed = sidecar.is_installed(session)
+        if installed:
+            asking.freshen(session)
         for workflow in workflows:
-            found.streams[workflow.uuid] = stream_statuses(session, workflow) if installed else []
+            found.streams[workflow.uuid] = (
+                stream_statuses(session, workflow, asks=False) if installed else []
+            )
             found.waits[workflow.uuid] = waiting.at_shard(session, workflow, *place)
             if installed and place in _targets(workflow):
                 try:

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tidegate.dataplane import streams
+from tidegate.dataplane import asking, streams
 from tidegate.dataplane.model import Direction, StreamState
 from tidegate.engines.postgres import slots
-from tidegate.engines.postgres.capacity import Capacity, read_capacity, retention_alarm
+from tidegate.engines.postgres.capacity import Capacity, Disk, read_capacity, retention_alarm
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.errors import FailedPreconditionError, TidegateError
 from tidegate.topology.vschema import TableKind
@@ -198,16 +198,18 @@ def read_status(
     )
 
 
-def stream_statuses(session: Connection[TupleRow], workflow: Workflow) -> list[StreamStatus]:
-    """The streams of a workflow at one shard; none where nothing is installed."""
+def stream_statuses(
+    session: Connection[TupleRow], workflow: Workflow, *, asks: bool = True
+) -> list[StreamStatus]:
+    """The streams of a workflow at one shard; none where nothing is installed.
+
+    Workers of quiet streams are asked how far they are, unless the caller has asked all of them.
+    """
     if not _installed(session):
         return []
-    now = _clock(session)
+    rows, now = asking.read_fresh(session, workflow.uuid, asks=asks)
     pending = _pending(session, workflow)
-    return [
-        _stream_status(row, now, pending.get(row.id, 0))
-        for row in streams.read_streams(session, workflow.uuid)
-    ]
+    return [_stream_status(row, now, pending.get(row.id, 0)) for row in rows]
 
 
 def _stream_status(row: StreamRow, now: datetime, pending: int) -> StreamStatus:
@@ -231,13 +233,6 @@ def _stream_status(row: StreamRow, now: datetime, pending: int) -> StreamStatus:
 def _installed(session: Connection[TupleRow]) -> bool:
     row = session.execute("SELECT to_regclass('_tidegate.stream') IS NOT NULL").fetchone()
     return row == (True,)
-
-
-def _clock(session: Connection[TupleRow]) -> datetime:
-    row = session.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None
-    now: datetime = row[0]
-    return now
 
 
 def _pending(session: Connection[TupleRow], workflow: Workflow) -> dict[int, int]:
@@ -328,10 +323,35 @@ def merged_copies(copies: Iterable[TableCopy]) -> tuple[TableCopy, ...]:
     return tuple(result)
 
 
+def slot_places(workflow: Workflow) -> list[tuple[str, str]]:
+    """The shards at which a workflow's streams have slots now."""
+    directions = sorted({stream.direction for stream in workflow.streams})
+    return [
+        (workflow.keyspaces(direction)[0], shard)
+        for direction in directions
+        for shard in workflow.shards(direction)[0]
+    ]
+
+
 def slot_statuses(
-    session: Connection[TupleRow], workflow: Workflow, keyspace: str, shard: str, *, room: bool
+    session: Connection[TupleRow],
+    workflow: Workflow,
+    keyspace: str,
+    shard: str,
+    *,
+    room: bool,
+    disks: dict[str, Disk] | None = None,
 ) -> list[SlotStatus]:
-    """The slots of a workflow at one shard, for either direction."""
+    """The slots of a workflow at one shard, for either direction.
+
+    Args:
+        session: to the shard.
+        workflow: its record.
+        keyspace: of the shard.
+        shard: its name.
+        room: find out how much room is left, which may start a program there.
+        disks: what is known of the room, by slot, of whoever looks again and again.
+    """
     found = []
     for direction in Direction:
         source_keyspace, _ = workflow.keyspaces(direction)
@@ -340,21 +360,22 @@ def slot_statuses(
         slot = slots.info(session, replication_name(workflow, direction, shard))
         if slot is None:
             continue
-        known = Capacity(slot.retained_bytes)
+        capacity = Capacity(slot.retained_bytes)
         if room:
             budget = workflow.options.log_budget_bytes
-            known = read_capacity(session, [slot.name], budget_bytes=budget)
+            disk = None if disks is None else disks.setdefault(slot.name, Disk())
+            capacity = read_capacity(session, [slot.name], budget_bytes=budget, disk=disk)
         found.append(
             SlotStatus(
                 source=f"{keyspace}/{shard}",
                 slot=slot.name,
                 direction=direction,
                 active=slot.active_pid is not None,
-                retained_bytes=known.retained_bytes,
-                disk_free_bytes=known.free_bytes,
-                limit_bytes=known.limit_bytes,
-                source_of_limit=known.source_of_limit,
-                alarm=str(retention_alarm(known) or ""),
+                retained_bytes=capacity.retained_bytes,
+                disk_free_bytes=capacity.free_bytes,
+                limit_bytes=capacity.limit_bytes,
+                source_of_limit=capacity.source_of_limit,
+                alarm=str(retention_alarm(capacity) or ""),
                 lost=slot.lost,
             )
         )

@@ -70,9 +70,9 @@ class RaftMember:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What a member does before it leaves, in this order; leadership goes to the first that can."""
+    """What a member does before it leaves, in this order."""
 
-    heirs: tuple[int, ...]
+    transfer_to: int | None
     promote: int | None
     demote: bool
 
@@ -86,16 +86,16 @@ def plan_handover(members: Sequence[RaftMember], me: int, leader: int | None) ->
     """
     mine = next((member for member in members if member.member_id == me), None)
     if mine is None or mine.role is not Role.VOTER:
-        return Handover((), None, demote=False)
+        return Handover(None, None, demote=False)
     others = sorted(member for member in members if member.member_id != me)
     voters = [member for member in others if member.role is Role.VOTER]
-    rest = sorted(
+    heirs = sorted(
         (member for member in others if member.role is not Role.VOTER),
         key=lambda member: _NODE_ROLES[member.role],  # a standby has the log already
     )
-    promote = rest[0].member_id if rest else None
-    heirs = [member.member_id for member in voters] or ([] if promote is None else [promote])
-    return Handover(tuple(heirs) if leader == me else (), promote, demote=promote is not None)
+    promote = heirs[0].member_id if heirs else None
+    transfer_to = (voters[0].member_id if voters else promote) if leader == me else None
+    return Handover(transfer_to, promote, demote=promote is not None)
 
 
 def raft_role(role: Role) -> int:

@@ -67,7 +67,6 @@ from tidegate.errors import (
     DqliteError,
     FailedPreconditionError,
     InvalidArgumentError,
-    NoLeaderError,
     NotFoundError,
     TidegateError,
 )
@@ -84,8 +83,6 @@ FIRST_ID: Final = 1
 
 DATABASE: Final = "tidegate"
 DISK_CHECK_S: Final = 1.0
-HANDOVER_S: Final = 3.0
-"""How long a member that stops waits for each of the others to take over; it takes tenths."""
 _IDENTITY: Final = "member.json"
 _LOG: Final = "raft"
 
@@ -260,20 +257,20 @@ class DqliteMember:
     def handover(self) -> Handover:
         """Step back before a stop, so that the others need not find out that it is gone.
 
-        Others may have gone before: nobody is waited for longer than :data:`HANDOVER_S`.
-
         Returns:
             What was done; see :func:`plan_handover`.
 
         Raises:
-            NoLeaderError: there is none to ask, or nobody took over.
+            NoLeaderError: there is none to ask.
         """
         leader = self.client.leader()
-        briefly = DqliteClient([self.address], Dialler(self._tls), patience_s=HANDOVER_S)
-        plan = plan_handover(briefly.list(), self.member_id, leader.member_id if leader else None)
+        plan = plan_handover(
+            self.client.list(), self.member_id, leader.member_id if leader else None
+        )
         if plan.promote is not None:
             self.client.promote(plan.promote, Role.VOTER)
-        _transfer(briefly, plan.heirs)
+        if plan.transfer_to is not None:
+            self.client.transfer(plan.transfer_to)
         if plan.demote:
             self.client.promote(self.member_id, Role.SPARE)
         return plan
@@ -367,22 +364,6 @@ class DqliteMember:
         if node is None:
             raise DqliteError(f"the member {self.address} does not run")
         return node.socket
-
-
-def _transfer(client: DqliteClient, heirs: Sequence[int]) -> None:
-    """Make the first member that can the leader; one that has gone, too, cannot.
-
-    Raises:
-        NoLeaderError: none of them can.
-    """
-    for number, heir in enumerate(heirs, start=1):
-        try:
-            client.transfer(heir)
-        except NoLeaderError:
-            if number == len(heirs):
-                raise
-        else:
-            return
 
 
 def last_entry(folder: Path) -> LogEnd:

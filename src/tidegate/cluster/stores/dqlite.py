@@ -115,6 +115,10 @@ class DqliteStore:
         milliseconds: int = connection.exec_driver_sql(_CLOCK).scalar_one()
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
+    def trace(self) -> object:
+        """None: the members are asked."""
+        return None
+
     def is_passing(self, error: Exception) -> bool:
         """Whether there may be a leader, or another one, in a moment."""
         is_passing = isinstance(self.translated(error), NoLeaderError)

@@ -113,6 +113,10 @@ class PostgresStore:
         """Nothing: a server is not a file of this machine."""
         return None
 
+    def trace(self) -> object:
+        """None: the server is asked."""
+        return None
+
     def is_passing(self, error: Exception) -> bool:
         """Whether the server is away, starting, no longer the primary, or has no place left."""
         return isinstance(self.translated(error), ClusterDatabaseUnreachableError)

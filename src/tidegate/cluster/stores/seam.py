@@ -88,6 +88,12 @@ class Store(Protocol):
             ClusterDatabaseError: it could not be copied; nothing is left of it.
         """
 
+    def trace(self) -> object:
+        """What is another whenever something was committed, by any process; next to free to read.
+
+        None where only a look at the database itself can tell.
+        """
+
     def is_passing(self, error: Exception) -> bool:
         """Whether a transaction that could not begin may be begun again on another connection."""
 

@@ -137,6 +137,10 @@ class SqliteStore:
                     next_step="make room on the disk, then start again",
                 ) from error
 
+    def trace(self) -> object:
+        """Size and time of the file and its log; a commit within the same tick adds to the log."""
+        return [_size_and_time(path) for path in (self.path, f"{self.path}-wal")]
+
     def is_passing(self, error: Exception) -> bool:  # noqa: ARG002 - an engine without servers
         """Never: the driver has waited for the lock already, and there is no other server."""
         return False
@@ -204,6 +208,14 @@ def _make(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not os.access(real, os.R_OK | os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _size_and_time(path: Path | str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - twenty times a second, without an object
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def file_of(url: str) -> Path:

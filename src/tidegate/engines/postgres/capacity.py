@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
 DF_TIMEOUT_S = 5.0
+LOOK_BYTES = 16 * 1024 * 1024
+"""The disk is asked again at the latest when so much log was written since ..."""
+LOOK_SHARE = 8
+"""... and sooner where this part of the room that is left before an alarm is less."""
 
 LimitSource = Literal["budget", "max_slot_wal_keep_size", "disk", "unknown"]
 
@@ -105,11 +109,41 @@ def limit(
     return min(known) if known else (None, "unknown")
 
 
+class Disk:
+    """What a source's disk had left, and how far its log was then.
+
+    Asking writes a little log itself. Done in a fixed rhythm it would keep a source that stands
+    still from ever doing so, and with it every stream that reads there.
+    """
+
+    def __init__(self) -> None:
+        self._free: tuple[int | None, int | None] = (None, None)
+        self._lsn = self._next_lsn = 0
+
+    def free(
+        self, connection: Connection[TupleRow], lsn: int, retained: int
+    ) -> tuple[int | None, int | None]:
+        """Free bytes of the log's and the data's file system, as far as it may matter.
+
+        Args:
+            connection: a session in autocommit mode.
+            lsn: the end of the source's log.
+            retained: log kept for the slots in question.
+        """
+        if lsn >= self._next_lsn:
+            self._lsn, self._free = lsn, _free(connection)
+            room = LOOK_BYTES if self._free[0] is None else (self._free[0] - retained) // 2
+            self._next_lsn = lsn + max(0, min(LOOK_BYTES, room // LOOK_SHARE))
+        wal, data = self._free
+        return None if wal is None else max(0, wal - (lsn - self._lsn)), data
+
+
 def read_capacity(
     connection: Connection[TupleRow],
     slots: Iterable[str] = (),
     *,
     budget_bytes: int | None = None,
+    disk: Disk | None = None,
 ) -> Capacity:
     """What is kept for the named slots, and the room there is; nothing of the look remains.
 
@@ -117,6 +151,7 @@ def read_capacity(
         connection: a session in autocommit mode.
         slots: names; one that does not exist keeps nothing.
         budget_bytes: how much log the operator allows to be kept.
+        disk: of whoever looks again and again; None asks the disk now.
     """
     row = connection.execute(
         "SELECT coalesce((SELECT max(greatest(pg_wal_lsn_diff("
@@ -124,12 +159,14 @@ def read_capacity(
         "        ELSE pg_current_wal_insert_lsn() END, restart_lsn), 0))"
         "   FROM pg_replication_slots WHERE slot_name = ANY(%s)), 0)::int8,"
         " (SELECT nullif(setting::int8, -1) * 1024 * 1024 FROM pg_settings"
-        "   WHERE name = 'max_slot_wal_keep_size')",
+        "   WHERE name = 'max_slot_wal_keep_size'),"
+        " pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()"
+        "   ELSE pg_current_wal_insert_lsn() END, '0/0')::int8",
         [list(slots)],
     ).fetchone()
     assert row is not None
-    retained, keep = row
-    free, data_free = _free(connection)
+    retained, keep, lsn = row
+    free, data_free = (disk or Disk()).free(connection, lsn or 0, retained)
     bound, source = limit(retained, free_bytes=free, keep_bytes=keep, budget_bytes=budget_bytes)
     return Capacity(retained, free, data_free, bound, source)
 
@@ -144,12 +181,14 @@ def _free(connection: Connection[TupleRow]) -> tuple[int | None, int | None]:
         return None, None
     row = connection.execute("SELECT current_setting('data_directory')").fetchone()
     assert row is not None
-    wal, data = (_df(connection, path) for path in (f"{row[0]}/pg_wal", row[0]))
-    return wal, data
+    found = _df(connection, f"{row[0]}/pg_wal", row[0])
+    return found[0], found[1]
 
 
-def _df(connection: Connection[TupleRow], path: str) -> int | None:
-    command = f"df -Pk {shlex.quote(path)}"
+def _df(connection: Connection[TupleRow], *paths: str) -> list[int | None]:
+    """What ``df`` says of each path; one program and one table for all."""
+    command = f"df -Pk {' '.join(map(shlex.quote, paths))}"
+    unknown: list[int | None] = [None] * len(paths)
     try:
         with connection.transaction(force_rollback=True), connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL statement_timeout = {round(DF_TIMEOUT_S * 1000)}")
@@ -159,20 +198,21 @@ def _df(connection: Connection[TupleRow], path: str) -> int | None:
             cursor.execute(f"COPY pg_temp.tidegate_df FROM PROGRAM '{quoted}'")
             lines = cursor.execute("SELECT line FROM pg_temp.tidegate_df").fetchall()
     except psycopg.errors.DiskFull:
-        return 0
+        return [0] * len(paths)
     except (psycopg.errors.ExternalRoutineException, psycopg.errors.QueryCanceled):
-        return None
+        return unknown
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.DataException):
-        return None
+        return unknown
     except psycopg.errors.ReadOnlySqlTransaction:  # a standby, or a session made read-only
-        return None
-    return available(line for (line,) in lines)
+        return unknown
+    found = available(line for (line,) in lines)
+    return list(found) if len(found) == len(paths) else unknown
 
 
-def available(lines: Iterable[str]) -> int | None:
-    """The free bytes in ``df -Pk``'s answer about one path."""
-    found = [match for line in lines if (match := _AVAILABLE.search(f" {line} "))]
-    return int(found[-1][1]) * 1024 if found else None
+def available(lines: Iterable[str]) -> list[int]:
+    """The free bytes in ``df -Pk``'s answer, path by path."""
+    found = (_AVAILABLE.search(f" {line} ") for line in lines)
+    return [int(match[1]) * 1024 for match in found if match]
 
 
 def _size(count: int) -> str:

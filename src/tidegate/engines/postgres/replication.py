@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import math
 import select
 import struct
 import termios
@@ -28,6 +29,8 @@ from tidegate.engines.postgres.position import format_lsn
 from tidegate.errors import ConnectError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tidegate.topology.connections import Endpoint
 
 #: Bytes before the plugin's message: kind, start, end, send time.
@@ -53,6 +56,8 @@ class LogStream:
         self._poller.register(self._wire.socket, select.POLLIN)
         #: the walsender has sent everything that commits at or below this
         self.sent_lsn = 0
+        #: called with ``sent_lsn`` whenever the walsender answers
+        self.on_answer: Callable[[int], object] = lambda _lsn: None
         self.backend_pid = conn.info.backend_pid
 
     @classmethod
@@ -109,6 +114,7 @@ class LogStream:
         assert message[0] == KEEPALIVE, "a walsender sends data and keepalives"
         end, _, reply = _KEEPALIVE(message, 1)
         self.sent_lsn = max(self.sent_lsn, end)
+        self.on_answer(self.sent_lsn)
         if reply:
             self._told_at = 0.0
 
@@ -121,9 +127,18 @@ class LogStream:
             next_step="nothing: the stream starts again by itself",
         )
 
+    def wake_by(self, handle: int) -> None:
+        """Let a file that can be read end every wait."""
+        self._poller.register(handle, select.POLLIN)
+
     def more(self, timeout_s: float) -> bool:
-        """Take in what has arrived, waiting so long at most; says whether there was anything."""
-        if not self._poller.poll(timeout_s * 1000):
+        """Take in what has arrived, waiting so long at most; says whether there was anything.
+
+        A longer wait than until the next word to the server is cut short.
+        """
+        timeout_s = max(0.0, min(timeout_s, self._told_at + TELL_INTERVAL_S - time.monotonic()))
+        ready = self._poller.poll(math.ceil(timeout_s * 1000))
+        if all(handle != self._wire.socket for handle, _ in ready):
             return False
         self._wire.consume_input()
         return True

@@ -1,0 +1,102 @@
+"""Asks the workers of quiet streams how far they are.
+
+Decides whose word is too old to tell a lag by, and how long a new one is waited for. A stream whose
+source is silent writes to its row once a minute (:mod:`tidegate.dataplane.pace`); the lag that
+somebody looks at, or that a switch depends on, is to be right to a second. So whoever reads a lag
+asks first, through the channel that workers listen on anyway, and the worker answers at once.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from tidegate.dataplane import pace
+from tidegate.dataplane.model import StreamState
+from tidegate.dataplane.streams import CHANNEL, read_streams
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    import psycopg
+
+    from tidegate.dataplane.streams import StreamRow
+
+OLD: Final = timedelta(seconds=2)
+"""A worker that has work writes every second."""
+DEAD: Final = timedelta(seconds=pace.BEAT_S + 30)
+"""Who has written nothing for so long does not answer either."""
+ANSWER_S: Final = 2.0
+POLL_S: Final = 0.005
+_QUESTION: Final = "lag:"
+
+
+def question(stream_id: int) -> str:
+    """What is notified to the worker of a stream."""
+    return f"{_QUESTION}{stream_id}"
+
+
+def is_question(payload: str) -> bool:
+    """Whether a notification is a question to some worker; no row has changed then."""
+    return payload.startswith(_QUESTION)
+
+
+def is_old(row: StreamRow, now: datetime) -> bool:
+    """Whether a lag told by this row is too old, and its worker may say more."""
+    if row.state is not StreamState.RUNNING or row.heartbeat_at is None:
+        return False
+    return OLD < now - row.heartbeat_at < DEAD
+
+
+def ask(conn: psycopg.Connection, stream_ids: Iterable[int]) -> set[int]:
+    """Ask the workers of streams; those that have a session here to answer with."""
+    asked = conn.execute(
+        "SELECT s.id, pg_notify(%s, %s || s.id) FROM _tidegate.stream AS s WHERE s.id = ANY(%s)"
+        " AND EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = ANY(s.backends))",
+        [CHANNEL, _QUESTION, list(stream_ids)],
+    ).fetchall()
+    return {row[0] for row in asked}
+
+
+def read_fresh(
+    conn: psycopg.Connection, workflow_uuid: str, *, asks: bool = True
+) -> tuple[list[StreamRow], datetime]:
+    """The streams of a workflow at a shard, none older than it must be, and the shard's clock.
+
+    ``conn`` is in autocommit. A worker that does not answer within :data:`ANSWER_S` leaves its row
+    as it was. ``asks`` is False where :func:`freshen` has asked all.
+    """
+    rows, now = _read(conn, workflow_uuid)
+    old = {row.id: row.heartbeat_at for row in rows if asks and is_old(row, now)}
+    if not old:
+        return rows, now
+    waiting = ask(conn, old)
+    deadline = time.monotonic() + ANSWER_S
+    while waiting and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        rows, now = _read(conn, workflow_uuid)
+        waiting = {r.id for r in rows if r.id in waiting and r.heartbeat_at == old[r.id]}
+    return rows, now
+
+
+def freshen(conn: psycopg.Connection) -> None:
+    """Ask all workers at a shard whose rows are old, at once, and wait for their answers."""
+    query = (
+        "SELECT id FROM _tidegate.stream WHERE state = 'Running'"
+        " AND clock_timestamp() - heartbeat_at BETWEEN %s AND %s"
+    )
+    old = [row[0] for row in conn.execute(query, [OLD, DEAD]).fetchall()]
+    waiting = ask(conn, old) if old else set()
+    deadline = time.monotonic() + ANSWER_S
+    while waiting and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        waiting &= {row[0] for row in conn.execute(query, [OLD, DEAD]).fetchall()}
+
+
+def _read(conn: psycopg.Connection, workflow_uuid: str) -> tuple[list[StreamRow], datetime]:
+    rows = read_streams(conn, workflow_uuid)
+    row = conn.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None
+    return rows, row[0]
