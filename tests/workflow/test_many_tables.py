@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fix_databases import wait_until
 from fix_fleet import move_tables
 from make_many import RenewalWatch, busy_processors, make_tables
 from make_workflow import workflow
 from tidegate.cluster.database import ClusterDatabase
+from tidegate.engines.postgres.table_applier import STAGED_TABLES_MAX
 from tidegate.errors import ConflictError
 from tidegate.workflow import create, traffic
 from tidegate.workflow.requests import CancelRequest
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.servers
 
-TABLES = 150
+TABLES = 60
 GAP_MAX_S = 3.0
 LEASE = workflow_lease("shop", "move")
 
@@ -106,3 +108,34 @@ def test_the_topology_of_a_thousand_tables_is_changed_without_keeping_others_wai
         moving.topology.update(change, guard=guard)
         held.append(time.monotonic() - began)
     assert max(held) < 1.0
+
+
+@pytest.mark.slow
+def test_a_stream_of_many_tables_keeps_few_temporary_tables(moving: Fleet) -> None:
+    """Situation 11, a relative: each COMMIT empties every temporary table of the session."""
+    tables = make_tables(moving.shards["commerce", "0"], STAGED_TABLES_MAX + 6)
+    moving.service.create(move_tables(tables=tables))
+    moving.start_workers()
+    moving.wait_running("shop", "move")
+    assert staged(moving) == 0, "a stream that has nothing to apply has no temporary tables"
+    with moving.shards["commerce", "0"].admin() as session:
+        for table in tables:
+            session.execute(f"UPDATE public.{table} SET v = 2")
+        session.execute("UPDATE public.many_1 SET v = 3")
+    changed = "SELECT sum(v) FROM (SELECT v FROM public.{}) AS t"
+    union = " UNION ALL SELECT v FROM public.".join(tables)
+    wait_until(
+        lambda: moving.query("shop", "0", changed.format(union)) == [(2 * len(tables) + 1,)], 30
+    )
+    wait_until(lambda: 0 < staged(moving) <= STAGED_TABLES_MAX)
+
+
+def staged(fleet: Fleet) -> int:
+    """How many tables have a temporary table for their rows at the target."""
+    ((found,),) = fleet.query(
+        "shop",
+        "0",
+        "SELECT count(*) FROM pg_class WHERE relpersistence = 't' AND relkind = 'r'"
+        " AND relname LIKE 'tidegate\\_row\\_%'",
+    )
+    return int(found)

@@ -41,7 +41,7 @@ from tidegate.engines.postgres import stream_row
 from tidegate.engines.postgres.apply import MismatchError, apply_lenient, apply_strict
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.engines.postgres.stream_row import H_UNKNOWN, Control
-from tidegate.engines.postgres.table_applier import CollisionError
+from tidegate.engines.postgres.table_applier import CollisionError, all_committed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -307,7 +307,7 @@ class TargetApplier(threading.Thread):
     def _roll_back(self) -> None:
         self._conn.execute("ROLLBACK")
         for applier in self._tables.values():
-            applier.committed()
+            applier.rolled_back()
         self._refetcher.reload(self._conn)
         self._book.roll_back()
 
@@ -340,8 +340,7 @@ class TargetApplier(threading.Thread):
         self._conn.execute("COMMIT")
         steps.reached(COMMITTED)
         self._book.save(self._book.now)
-        for applier in self._tables.values():
-            applier.committed()
+        all_committed(self._tables.values())
         self.rows += rows
         self.heartbeat.moved()
         self._moved_to(end.end_lsn, h_lsn)

@@ -230,7 +230,6 @@ class Session:
             found[route.table] = TableApplier(
                 conn, table, binary=route.binary, shared=shared, own=own
             )
-            found[route.table].prepare()
         return found
 
     def _emptying(

@@ -14,13 +14,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from tidegate.errors import InvalidArgumentError
 from tidegate.topology.vschema import canonical_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+
+#: Names are read again with every topology; a workflow of a thousand tables has nine thousand.
+PARSED_MAX: Final = 1 << 16
 
 
 class TabletType(StrEnum):
@@ -64,8 +69,7 @@ class TableName:
     @classmethod
     def parse(cls, text: str) -> TableName:
         """Read ``t``, ``keyspace.t``, ``keyspace.schema.t`` or ``.schema.t``."""
-        keyspace, dot, table = text.partition(".")
-        return cls(keyspace or None, canonical_table(table)) if dot else cls(None, keyspace)
+        return _table_name(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +112,25 @@ class RuleSource:
     @classmethod
     def parse(cls, text: str) -> RuleSource:
         """Read ``t``, ``ks.t``, ``ks.t@replica``, ``ks.t@replica:cell`` and so on."""
-        text, at, tablet_type = text.partition("@")
-        name = TableName.parse(text)
-        canonical_table(name.table)
-        tablet_type, colon, cell = tablet_type.partition(":")
-        if not at:
-            return cls(name.table, name.keyspace)
-        found = TabletType.parse(tablet_type)
-        return cls(name.table, name.keyspace, found, cell if colon else None)
+        return _rule_source(text)
+
+
+@lru_cache(maxsize=PARSED_MAX)
+def _table_name(text: str) -> TableName:
+    keyspace, dot, table = text.partition(".")
+    return TableName(keyspace or None, canonical_table(table)) if dot else TableName(None, keyspace)
+
+
+@lru_cache(maxsize=PARSED_MAX)
+def _rule_source(text: str) -> RuleSource:
+    text, at, tablet_type = text.partition("@")
+    name = TableName.parse(text)
+    canonical_table(name.table)
+    tablet_type, colon, cell = tablet_type.partition(":")
+    if not at:
+        return RuleSource(name.table, name.keyspace)
+    found = TabletType.parse(tablet_type)
+    return RuleSource(name.table, name.keyspace, found, cell if colon else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from tidegate.topology.validation import snapshot_findings
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, TextClause
 
     from tidegate.cluster.database import ClusterDatabase
 
@@ -105,6 +105,7 @@ class TopologyStore:
         self._seen = threading.Condition()
         self._latest = -1
         self._is_polled = False
+        self._known: _Stored | None = None
 
     def read(self) -> Snapshot:
         """The topology as it is now.
@@ -113,7 +114,7 @@ class TopologyStore:
             ClusterDatabaseError: the database failed.
         """
         with self._database.read() as connection:
-            return _read(connection).snapshot
+            return self._read(connection).snapshot
 
     def was_changed(self, connection: Connection) -> bool:
         """Whether anything was ever put into the topology, as a transaction sees it."""
@@ -150,21 +151,27 @@ class TopologyStore:
         """
         for attempt in range(attempts):
             with self._database.read() as connection:
-                stored = _read(connection)
+                stored = self._read(connection)
             wanted = change(stored.snapshot)
             bodies = _bodies(wanted)
             if bodies == stored.bodies and guard is None:
                 return stored.snapshot
             if bodies != stored.bodies:
                 _refuse_new_errors(stored.snapshot, wanted)
-            with self._database.transaction() as connection:
-                if guard is not None:
-                    guard(connection)
-                is_committed = _swap(connection, stored, bodies)
+            try:
+                with self._database.transaction() as connection:
+                    if guard is not None:
+                        guard(connection)
+                    is_committed = _swap(connection, stored, bodies)
+            except ConflictError:
+                self._known = None
+                raise
             if is_committed:
                 revision = stored.snapshot.revision + (bodies != stored.bodies)
+                committed = Snapshot.from_objects(revision, wanted.objects())
+                self._known = _Stored(committed, bodies, _versions(stored, bodies))
                 self._notice(revision)
-                return Snapshot.from_objects(revision, wanted.objects())
+                return committed
             pause_s = min(_MAX_PAUSE_S, 0.001 * 2**attempt)
             time.sleep(random.uniform(0, pause_s))  # noqa: S311 - spreads out those who lost
         raise ConflictError(
@@ -242,6 +249,13 @@ class TopologyStore:
             if is_hurried or not is_silent or time.monotonic() >= look_at:
                 return
 
+    def _read(self, connection: Connection) -> _Stored:
+        """The topology as a transaction sees it; read again only when its revision is another."""
+        known = self._known
+        if known is None or known.snapshot.revision != _revision(connection):
+            known = self._known = _read(connection)
+        return known
+
     def _notice(self, revision: int) -> None:
         with self._seen:
             if revision > self._latest:
@@ -301,37 +315,42 @@ def _swap(connection: Connection, stored: _Stored, bodies: Mapping[ObjectKey, st
         if stored.bodies.get(key) != bodies.get(key)
     ]
     _remove(connection, [(*key, stored.versions[key]) for key in changed if key in stored.versions])
-    added = [
-        (*key, stored.versions.get(key, 0) + 1, bodies[key]) for key in changed if key in bodies
-    ]
-    _add(connection, added)
+    versions = _versions(stored, bodies)
+    _add(connection, [(*key, versions[key], bodies[key]) for key in changed if key in bodies])
     return True
+
+
+def _versions(stored: _Stored, bodies: Mapping[ObjectKey, str]) -> dict[ObjectKey, int]:
+    """The version of each object once these bodies are committed."""
+    return {
+        key: stored.versions.get(key, 0) + (stored.bodies.get(key) != body)
+        for key, body in bodies.items()
+    }
 
 
 def _remove(connection: Connection, objects: Sequence[tuple[str, str, int]]) -> None:
     """Remove objects, each at the version it was read at; those that changed are added again."""
     for few in batched(objects, OBJECTS_A_STATEMENT, strict=False):
-        statement = _REMOVE.format(_places(len(few), 3))
-        if connection.execute(text(statement), _values(few)).rowcount != len(few):
+        if connection.execute(_statement(_REMOVE, len(few), 3), _values(few)).rowcount != len(few):
             raise _overtaken([(kind, name) for kind, name, _ in few])
 
 
 def _add(connection: Connection, rows: Sequence[tuple[str, str, int, str]]) -> None:
     for few in batched(rows, OBJECTS_A_STATEMENT, strict=False):
-        statement = _ADD.format(_places(len(few), 4))
         try:
-            connection.execute(text(statement), _values(few))
+            connection.execute(_statement(_ADD, len(few), 4), _values(few))
         except IntegrityError:
             raise _overtaken([(kind, name) for kind, name, *_ in few]) from None
 
 
 @cache
-def _places(rows: int, columns: int) -> str:
-    """Placeholders; SQLAlchemy's own statements of many rows are compiled anew each time."""
-    return ", ".join(
+def _statement(template: str, rows: int, columns: int) -> TextClause:
+    """A statement with placeholders; SQLAlchemy's own of many rows are compiled anew each time."""
+    places = ", ".join(
         f"({', '.join(f':p{row * columns + column}' for column in range(columns))})"
         for row in range(rows)
     )
+    return text(template.format(places))
 
 
 def _values(rows: Sequence[Sequence[object]]) -> dict[str, object]:

@@ -1,9 +1,10 @@
 """What the applier knows of one target table, and the statements that follow from it.
 
 The statements are set-wise: changed rows are COPYed into temporary stage tables of the session,
-then joined with the table by its key. Stage tables are made before any transaction and empty
-themselves at COMMIT. Their columns have the base types of the table's (a domain may forbid the
-NULL of a column that is not present) and its collations.
+then joined with the table by its key. Stage tables are made when a table first needs them, and
+empty themselves at COMMIT: all of the session's, whether they were used or not. Their columns have
+the base types of the table's (a domain may forbid the NULL of a column that is not present) and its
+collations.
 
 Keys are compared with the equality of the very index that enforces them, by its qualified name:
 ``search_path`` is bare, and an extension's type would otherwise be compared as something else
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from psycopg import sql
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import psycopg
 
     from tidegate.topology.names import TableName
+
+type Stage = Literal["key", "row"]
 
 _COLUMNS = """
 WITH RECURSIVE typed AS (
@@ -209,16 +212,19 @@ class TargetTable:
             parts.append(sql.SQL("COLLATE " + column.collation))
         return sql.SQL(" ").join(parts)
 
-    def stage_statements(self) -> list[sql.Composed]:
-        """What makes the stage tables, once a session and outside of transactions."""
+    def stage_statements(self, stage: Stage) -> list[sql.Composed]:
+        """What makes the stage for keys, or those for rows and their donors."""
         keys = [self._definition(k, f"k{n}") for n, k in enumerate(self.key)]
         origin = [self._definition(k, f"o{n}") for n, k in enumerate(self.key)]
         values = [self._definition(i, f"c{i}") for i in range(len(self.columns))]
-        wanted = (
-            (self.key_stage, keys),
-            (self.row_stage, [sql.SQL("g int DEFAULT 1"), *origin, *values]),
-            (self.donor_stage, [sql.SQL("at tid"), *values]),
-        )
+        wanted: list[tuple[sql.Identifier, list[sql.Composed | sql.SQL]]] = [
+            (self.key_stage, [*keys])
+        ]
+        if stage == "row":
+            wanted = [
+                (self.row_stage, [sql.SQL("g int DEFAULT 1"), *origin, *values]),
+                (self.donor_stage, [sql.SQL("at tid"), *values]),
+            ]
         return [
             sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DELETE ROWS").format(
                 stage, sql.SQL(", ").join(definitions)

@@ -21,14 +21,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from itertools import batched
+from typing import TYPE_CHECKING, Final
 
 from psycopg import sql
 
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
@@ -40,6 +41,7 @@ type Class = tuple[int, int]
 MARGIN = 100
 #: Classes whose numbers repeat after more than so many are not put together, only divided.
 PERIOD_MAX = 2_000
+QUERIES_A_UNION: Final = 100
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ SELECT n.nspname::text, c.relname::text, s.seqincrement, s.seqmin, s.seqmax, s.s
 def read_sequences(
     connection: Connection[TupleRow], tables: Iterable[TableName]
 ) -> dict[TableName, SequenceState]:
-    """The sequences that fill columns of the tables, owned or not, in two round trips."""
+    """The sequences that fill columns of the tables, owned or not, in few round trips."""
     names = list(tables)
     rows = connection.execute(
         _SEQUENCES, [[t.schema for t in names], [t.name for t in names]]
@@ -236,19 +238,29 @@ def read_sequences(
                     sql.Identifier(row[6], row[7]),
                 )
             )
-    found = connection.execute(sql.SQL(" UNION ALL ").join(queries + limits)).fetchall()
-    values = {TableName(s, n): (v, called) for s, n, v, called in found if called is not None}
+    values: dict[TableName, tuple[int, bool]] = {}
+    largest: dict[TableName, list[int]] = {}
+    for schema, own_name, value, called in _united(connection, queries + limits):
+        if called is not None:
+            values[TableName(schema, own_name)] = (value, called)
+        elif value is not None:
+            largest.setdefault(TableName(schema, own_name), []).append(value)
     states = {}
     for name, (increment, minimum, maximum, cache) in facts.items():
-        own = [
-            v for s, n, v, called in found if called is None and (s, n) == (name.schema, name.name)
-        ]
-        known = [v for v in own if v is not None]
+        known = largest.get(name)
         limit = (max(known) if increment > 0 else min(known)) if known else None
         states[name] = SequenceState(
             name, increment, minimum, maximum, cache, *values[name], column_limit=limit
         )
     return states
+
+
+def _united(
+    connection: Connection[TupleRow], queries: Sequence[sql.Composable]
+) -> Iterator[TupleRow]:
+    """The rows of all queries; the server's time to plan a union grows faster than its parts."""
+    for few in batched(queries, QUERIES_A_UNION, strict=False):
+        yield from connection.execute(sql.SQL(" UNION ALL ").join(few))
 
 
 def raise_past(
@@ -289,18 +301,26 @@ def raise_past(
         own = [r for r in raises if r.shard == shard]
         if own:
             with session.transaction():
-                for one in own:
-                    _set(session, one, after[shard][one.name])
+                _set(session, own, after[shard])
     return raises
 
 
-def _set(session: Connection[TupleRow], wanted: Raise, now: SequenceState) -> None:
-    if wanted.increment != now.increment:
-        session.execute(
-            sql.SQL("ALTER SEQUENCE {} INCREMENT BY {}").format(
-                sql.Identifier(wanted.name.schema, wanted.name.name),
-                sql.Literal(wanted.increment),
+def _set(
+    session: Connection[TupleRow],
+    wanted: Sequence[Raise],
+    now: Mapping[TableName, SequenceState],
+) -> None:
+    for one in wanted:
+        if one.increment != now[one.name].increment:
+            session.execute(
+                sql.SQL("ALTER SEQUENCE {} INCREMENT BY {}").format(
+                    sql.Identifier(one.name.schema, one.name.name),
+                    sql.Literal(one.increment),
+                )
             )
-        )
-    name = sql.Identifier(wanted.name.schema, wanted.name.name).as_string(session)
-    session.execute("SELECT setval(%s::regclass, %s, %s)", [name, wanted.first, wanted.exhausted])
+    names = [sql.Identifier(r.name.schema, r.name.name).as_string(session) for r in wanted]
+    session.execute(
+        "SELECT setval(w.name::regclass, w.value, w.called)"
+        " FROM unnest(%s::text[], %s::int8[], %s::bool[]) AS w(name, value, called)",
+        [names, [r.first for r in wanted], [r.exhausted for r in wanted]],
+    )

@@ -8,7 +8,8 @@ here commits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -22,7 +23,7 @@ from tidegate.errors import DivergenceError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from tidegate.engines.postgres.apply_tables import TargetTable
+    from tidegate.engines.postgres.apply_tables import Stage, TargetTable
     from tidegate.engines.postgres.emptying import OwnRows
     from tidegate.engines.postgres.pgoutput import AnyRow
     from tidegate.engines.postgres.rowsets import Present
@@ -34,6 +35,20 @@ TAKEN = (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation)
 
 #: Keys named in a message.
 KEYS_NAMED_MAX = 10
+
+STAGED_TABLES_MAX: Final = 64
+"""Each COMMIT empties every temporary table of the session; so many tables may have some."""
+
+
+def all_committed(appliers: Iterable[TableApplier]) -> None:
+    """The transaction is over; tables that were not changed for longest give their stages up."""
+    staged = [applier for applier in appliers if applier.has_stages]
+    for applier in staged:
+        applier.committed()
+    if len(staged) > STAGED_TABLES_MAX:
+        staged.sort(key=lambda applier: applier.used_at)
+        for applier in staged[: len(staged) - STAGED_TABLES_MAX // 2]:
+            applier.drop_stages()
 
 
 class CollisionError(Exception):
@@ -88,16 +103,36 @@ class TableApplier:
         self._key = key_getter(table.key)
         self._groups = 0
         self._staged: dict[str, sql.Identifier] = {}  # stages this transaction has filled
+        self._made: set[Stage] = set()
+        self._made_now: set[Stage] = set()  # by this transaction
+        self.used_at = 0.0
 
     @property
     def name(self) -> str:
         """Of the table."""
         return str(self._table.name)
 
-    def prepare(self) -> None:
-        """Make the stage tables; outside of a transaction."""
-        for statement in self._table.stage_statements():
-            self._conn.execute(statement)
+    @property
+    def has_stages(self) -> bool:
+        """It has temporary tables in the session."""
+        return bool(self._made)
+
+    def _need(self, stage: Stage) -> None:
+        """Make the stage unless the session has it."""
+        self.used_at = time.monotonic()
+        if stage not in self._made:
+            for statement in self._table.stage_statements(stage):
+                self._conn.execute(statement)
+            self._made.add(stage)
+            self._made_now.add(stage)
+
+    def drop_stages(self) -> None:
+        """Give the temporary tables up; outside of a transaction."""
+        table = self._table
+        stages = {"key": [table.key_stage], "row": [table.row_stage, table.donor_stage]}
+        dropped = [each for name in sorted(self._made) for each in stages[name]]
+        self._conn.execute(sql.SQL("DROP TABLE {}").format(sql.SQL(", ").join(dropped)))
+        self._made.clear()
 
     def begin(self) -> None:
         """A new part of a transaction: stages filled by an earlier part are emptied."""
@@ -110,6 +145,12 @@ class TableApplier:
     def committed(self) -> None:
         """The transaction is over, and with it what the stages held."""
         self._staged.clear()
+        self._made_now.clear()
+
+    def rolled_back(self) -> None:
+        """The transaction was undone, and with it the stages it made."""
+        self._made -= self._made_now
+        self.committed()
 
     def _copy(self, target: sql.Composable, columns: sql.Composable, data: bytes) -> int:
         statement = sql.SQL("COPY {} ({}) FROM STDIN {}").format(target, columns, self._format)
@@ -140,6 +181,7 @@ class TableApplier:
 
     def stage_keys(self, keys: Sequence[KeyFields]) -> None:
         """Put keys on the stage that :meth:`delete_staged` works on."""
+        self._need("key")
         self._staged["key"] = self._table.key_stage
         names = [sql.Identifier(f"k{n}") for n in range(len(self._table.key))]
         data = self._encode(keys, len(self._table.key))
@@ -190,6 +232,7 @@ class TableApplier:
         origins: Sequence[KeyFields] | None = None,
     ) -> int:
         """Put rows on the row stage as a group of their own; returns the group's number."""
+        self._need("row")
         self._staged["row"] = self._table.row_stage
         self._groups += 1
         names = [f"c{i}" for i in present]

@@ -27,53 +27,35 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH: Final = '"$user", public'
 
-#: What is evaluated when a row of ``%(oids)s`` is written: (class oid, oid, table's oid or 0).
-EVALUATED: Final = """
-WITH RECURSIVE column_type(oid) AS (
-  SELECT atttypid FROM pg_attribute
-   WHERE attrelid = ANY(%(oids)s) AND attnum > 0 AND NOT attisdropped
-   UNION
-  SELECT inner_type.oid
-    FROM column_type c JOIN pg_type t ON t.oid = c.oid
-   CROSS JOIN LATERAL (
-     SELECT t.typbasetype WHERE t.typtype = 'd'
-      UNION ALL SELECT t.typelem WHERE t.typelem <> 0
-      UNION ALL SELECT a.atttypid FROM pg_attribute a
-                 WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0
-                   AND NOT a.attisdropped
-   ) AS inner_type(oid)
-), evaluated(classid, objid) AS (
-  SELECT 'pg_constraint'::regclass::oid, oid FROM pg_constraint
-   WHERE conrelid = ANY(%(oids)s) AND contype = 'c'
-   UNION ALL
-  SELECT 'pg_constraint'::regclass, k.oid
-    FROM pg_constraint k JOIN column_type c ON c.oid = k.contypid
-   UNION ALL
-  SELECT 'pg_attrdef'::regclass, d.oid
-    FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
-   WHERE d.adrelid = ANY(%(oids)s) AND a.attgenerated = 's'
-   UNION ALL
-  SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = ANY(%(oids)s)
-), called AS (
-  SELECT DISTINCT p.oid, p.pronamespace
-    FROM evaluated e
-    JOIN pg_depend d ON d.classid = e.classid AND d.objid = e.objid
-     AND d.refclassid = 'pg_proc'::regclass
-    JOIN pg_proc p ON p.oid = d.refobjid AND p.oid >= 16384
-    JOIN pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('c', 'internal')
-   WHERE NOT EXISTS (SELECT FROM unnest(p.proconfig) AS s WHERE s LIKE 'search\\_path=%%')
+#: Schemas of functions that CHECKs, generated columns and indexes of ``%(oids)s`` call, and those
+#: that any domain calls. It starts from the functions people made: there are few.
+_SCHEMAS: Final = """
+WITH made AS MATERIALIZED (
+  SELECT p.oid, p.pronamespace
+    FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+   WHERE p.oid >= 16384 AND l.lanname NOT IN ('c', 'internal')
+     AND p.pronamespace <> coalesce(to_regnamespace('_tidegate')::oid, 0)
+     AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS s WHERE s LIKE 'search\\_path=%%')
      AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass
                         AND x.objid = p.oid AND x.deptype = 'e')
+), caller AS MATERIALIZED (
+  SELECT m.pronamespace, d.classid, d.objid
+    FROM made m
+    JOIN pg_depend d ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = m.oid
 )
-"""
-
-_SCHEMAS = (
-    EVALUATED
-    + """
-SELECT DISTINCT n.nspname::text FROM called c JOIN pg_namespace n ON n.oid = c.pronamespace
+SELECT DISTINCT n.nspname::text
+  FROM caller r JOIN pg_namespace n ON n.oid = r.pronamespace
+ WHERE r.classid = 'pg_constraint'::regclass AND EXISTS (
+         SELECT FROM pg_constraint c WHERE c.oid = r.objid AND c.contype = 'c'
+            AND (c.contypid <> 0 OR c.conrelid = ANY(%(oids)s)))
+    OR r.classid = 'pg_attrdef'::regclass AND EXISTS (
+         SELECT FROM pg_attrdef d
+           JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+          WHERE d.oid = r.objid AND d.adrelid = ANY(%(oids)s) AND a.attgenerated = 's')
+    OR r.classid = 'pg_class'::regclass AND EXISTS (
+         SELECT FROM pg_index i WHERE i.indexrelid = r.objid AND i.indrelid = ANY(%(oids)s))
  ORDER BY 1
 """
-)
 
 _OF_OWNERS = """
 SELECT r.rolname::text,
