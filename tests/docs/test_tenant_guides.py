@@ -93,7 +93,8 @@ def test_the_guide_on_sql_files(reader: Reader) -> None:
     assert "3 found, 3 new" in printed
     assert "nothing was changed" in printed
     for name in TENANTS:
-        assert reader.columns(name, "orders") == ["id", "customer", "note", "total"]
+        assert reader.columns(name, "orders") == ["id", "customer", "note", "total", "kind"]
+        assert reader.columns(name, "totals") == ["customer", "total"]
         assert reader.columns(name, "item") == ["id", "order_id", "what"]
 
 

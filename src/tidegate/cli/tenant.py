@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from tidegate.cli import tenant_records, tenant_runs
+from tidegate.cli import tenant_records, tenant_runs, tenant_trial
 from tidegate.cli.common import (
     DEFAULTS,
     Common,
@@ -265,6 +265,7 @@ def upgrade(
     out_of_order: bool = False,
     single_transaction: bool = False,
     sql: bool = False,
+    trial: bool = False,
     discover_schemas: str = "",
     discover_databases: str = "",
     discover_query: str = "",
@@ -299,6 +300,8 @@ def upgrade(
         out_of_order: run versions that sort before ones a tenant has, instead of refusing them.
         single_transaction: run all files that a tenant lacks in one transaction, not one each.
         sql: with --dry-run, show the SQL that would be sent, as it is for one tenant of each group.
+        trial: run it in a copy of the first tenant's structure, which is dropped again; no tenant
+            is changed. --tenants chooses another one.
         discover_schemas: pattern of LIKE: first register schemas of --keyspace that are new.
         discover_databases: the same for databases.
         discover_query: the same by a SELECT; its columns are schema or database, and name.
@@ -329,11 +332,15 @@ def upgrade(
         out_of_order=out_of_order,
         single_transaction=single_transaction,
         sql=sql,
+        trial=trial,
         discover_schemas=discover_schemas,
         discover_databases=discover_databases,
         discover_query=discover_query,
     )
     _note_left_out(answer["left_out"])
+    if trial:
+        tenant_trial.end(common, answer)
+        return
     if dry_run:
         _show_plan(common, answer)
         return

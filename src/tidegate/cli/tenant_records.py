@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from tidegate.cli.common import DEFAULTS, Common, DryRun, Yes, confirm, names, seconds
 from tidegate.cli.output import Column, Json, note
@@ -12,6 +15,37 @@ from tidegate.errors import MismatchError
 
 if TYPE_CHECKING:
     from cyclopts import App
+
+
+_NAMED = "which, with commas; * and ? stand for any characters and for one."
+Only = Annotated[str | None, Parameter(help=f"Only these, {_NAMED.removeprefix('which, ')}")]
+Without = Annotated[str | None, Parameter(help="Leave these out, likewise.")]
+Keyspace = Annotated[str, Parameter(help="Only tenants of this one.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """What the verbs that change records have in common, besides the names of tenants."""
+
+    source: Source = None
+    without: Without = None
+    keyspace: Keyspace = ""
+    lock_timeout: Annotated[
+        str, Parameter(help="How long the lock of one tenant is waited for.")
+    ] = "5s"
+
+    def given(self) -> Json:
+        """As the client takes it."""
+        return {
+            "source": self.source,
+            "without": names(self.without),
+            "keyspace": self.keyspace,
+            "lock_timeout_s": seconds(self.lock_timeout),
+        }
+
+
+ALL = Which()
 
 
 def _changed(item: Json) -> str:
@@ -43,11 +77,8 @@ def baseline(
     version: str,
     /,
     *,
-    source: Source = None,
-    tenants: str | None = None,
-    without: str | None = None,
-    keyspace: str = "",
-    lock_timeout: str = "5s",
+    tenants: Only = None,
+    which: Which = ALL,
     dry_run: DryRun = False,
     common: Common = DEFAULTS,
 ) -> None:
@@ -58,19 +89,9 @@ def baseline(
 
     Args:
         version: head, or a version of the source.
-        tenants: only these, with commas; * and ? stand for any characters and for one.
-        without: leave these out, likewise.
-        keyspace: only tenants of this one.
-        lock_timeout: how long the lock of one tenant is waited for.
     """
     answer = common.client().tenant.baseline(
-        version,
-        source=source,
-        tenants=names(tenants),
-        without=names(without),
-        keyspace=keyspace,
-        lock_timeout_s=seconds(lock_timeout),
-        dry_run=dry_run,
+        version, tenants=names(tenants), dry_run=dry_run, **which.given()
     )
     _end(common, answer)
 
@@ -79,11 +100,8 @@ def stamp(
     version: str,
     /,
     *,
-    tenants: str,
-    source: Source = None,
-    without: str | None = None,
-    keyspace: str = "",
-    lock_timeout: str = "5s",
+    tenants: Annotated[str, Parameter(help=_NAMED)],
+    which: Which = ALL,
     yes: Yes = False,
     dry_run: DryRun = False,
     common: Common = DEFAULTS,
@@ -92,31 +110,18 @@ def stamp(
 
     Args:
         version: head, or a version of the source.
-        tenants: which, with commas; * and ? stand for any characters and for one.
-        without: leave these out, likewise.
-        keyspace: only tenants of this one.
-        lock_timeout: how long the lock of one tenant is waited for.
     """
     confirm(f"record version {version} in {tenants}", version, yes=yes, dry_run=dry_run)
     answer = common.client().tenant.stamp(
-        version,
-        source=source,
-        tenants=names(tenants),
-        without=names(without),
-        keyspace=keyspace,
-        lock_timeout_s=seconds(lock_timeout),
-        dry_run=dry_run,
+        version, tenants=names(tenants), dry_run=dry_run, **which.given()
     )
     _end(common, answer)
 
 
 def repair(
     *,
-    source: Source = None,
-    tenants: str | None = None,
-    without: str | None = None,
-    keyspace: str = "",
-    lock_timeout: str = "5s",
+    tenants: Only = None,
+    which: Which = ALL,
     yes: Yes = False,
     dry_run: DryRun = False,
     common: Common = DEFAULTS,
@@ -126,22 +131,9 @@ def repair(
     Tenants keep their versions. What an edit changed is not run in tenants that have the file: put
     it into a new one if they need it. A file that was begun outside a transaction and did not end
     counts as not begun.
-
-    Args:
-        tenants: only these, with commas; * and ? stand for any characters and for one.
-        without: leave these out, likewise.
-        keyspace: only tenants of this one.
-        lock_timeout: how long the lock of one tenant is waited for.
     """
     confirm("take the files as they are for what tenants have", "repair", yes=yes, dry_run=dry_run)
-    answer = common.client().tenant.repair(
-        source=source,
-        tenants=names(tenants),
-        without=names(without),
-        keyspace=keyspace,
-        lock_timeout_s=seconds(lock_timeout),
-        dry_run=dry_run,
-    )
+    answer = common.client().tenant.repair(tenants=names(tenants), dry_run=dry_run, **which.given())
     _end(common, answer)
     for item in answer["items"]:
         if item["unknown"]:
@@ -153,9 +145,9 @@ def repair(
 
 def verify(
     *,
-    tenants: str | None = None,
-    without: str | None = None,
-    keyspace: str = "",
+    tenants: Only = None,
+    without: Without = None,
+    keyspace: Keyspace = "",
     statement_timeout: str = "10m",
     common: Common = DEFAULTS,
 ) -> None:
@@ -166,9 +158,6 @@ def verify(
     when something differs, and 9 when tenants could not be verified.
 
     Args:
-        tenants: only these, with commas; * and ? stand for any characters and for one.
-        without: leave these out, likewise.
-        keyspace: only tenants of this one.
         statement_timeout: how long one statement may take where the expected schema is built.
     """
     answer = common.client().tenant.verify(

@@ -195,7 +195,8 @@ class Tenants(Noun):
 
         Args:
             dry_run: answer the waves and what would be run.
-            **options: source, to, tenants, without, keyspace, where, wave, then, jobs,
+            **options: trial (answer what becomes of a copy of the first tenant), source, to,
+                tenants, without, keyspace, where, wave, then, jobs,
                 max_failures, lock_timeout_s, statement_timeout_s, retries, pause_s, verify,
                 downgrade, out_of_order, single_transaction,
                 sql (with dry_run: answer the SQL as well), discover_schemas, discover_databases

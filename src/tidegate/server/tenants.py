@@ -2,7 +2,7 @@
 
 Decides which runs are worked on here: those in the state *running*, if this node is owner, a few at
 a time. Whether nobody else works on one is decided by its lease. A loop that fails is begun again;
-what it did stays.
+what it did stays. A new owner drops the scratch databases that a crash left beside tenants.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 POLL_S: Final = 5.0
 """Between two looks; who begins a run, and becoming owner, end the wait."""
 LOOPS_MAX: Final = 4
+SWEEP_RETRY_S: Final = 60.0
+"""How long until a server is asked again that could not be asked for scratch databases."""
+SWEEP_STOP_S: Final = 2.0
+"""How long a look for scratch databases is waited for when the node stops; it may be cut off."""
 STOP_S: Final = 30.0
 """How long tenants that are being worked on are waited for when the node stops."""
 
@@ -60,6 +64,7 @@ class TenantRuns:
         self._lock = threading.Lock()
         self._loops: dict[int, threading.Thread] = {}
         self._thread = threading.Thread(target=self._watch, name="tenant runs", daemon=True)
+        self._sweeper: threading.Thread | None = None
         service.wake = self._woken.set
 
     def start(self) -> None:
@@ -71,6 +76,8 @@ class TenantRuns:
         self._closing.set()
         self._woken.set()
         self._thread.join(STOP_S)
+        if self._sweeper is not None:
+            self._sweeper.join(SWEEP_STOP_S)
         with self._lock:
             loops = list(self._loops.values())
         for thread in loops:
@@ -80,12 +87,37 @@ class TenantRuns:
         while not self._closing.is_set():
             try:
                 if self._is_owner():
+                    self._sweep()
                     self._begin()
+                else:
+                    self._sweeper = None
             except Exception:
                 # A database that is away must not end this thread.
                 log.exception("runs of tenant upgrades not seen")
             self._woken.wait(POLL_S)
             self._woken.clear()
+
+    def _sweep(self) -> None:
+        """Let scratch databases be dropped once after this node became owner."""
+        if self._sweeper is None:
+            self._sweeper = threading.Thread(
+                target=self._drop_left_behind, name="scratch databases", daemon=True
+            )
+            self._sweeper.start()
+
+    def _drop_left_behind(self) -> None:
+        """Drop what a crash left beside tenants; where a server is away, again later."""
+        while self._is_owner() and not self._closing.is_set():
+            try:
+                unseen = self._service.drop_left_behind()
+            except Exception:
+                if self._closing.is_set():
+                    return
+                log.exception("scratch databases not seen")
+                unseen = ["the cluster database"]
+            if not unseen or self._closing.wait(SWEEP_RETRY_S):
+                return
+            log.warning("scratch databases not seen", where=unseen)
 
     def _begin(self) -> None:
         for run in reversed(self._service.runs.all(states=[RunState.RUNNING])):

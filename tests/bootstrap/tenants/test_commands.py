@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
-from fix_node import NodeProcess
+from fix_node import NodeProcess, until
 from fix_tenants import ORDERS
 from tidegate.cli.main import run
 from tidegate.errors import ExitStatus, InvalidArgumentError, TenantUpgradeError, TidegateError
@@ -322,6 +324,43 @@ def test_new_tenants_drift_and_the_way_back_from_the_command_line(
     assert "would undo 002" in capsys.readouterr().out
     tidegate("tenant upgrade --to 001 --downgrade")
     assert {each["versions"]["app"] for each in town.client.tenant.list()["items"]} == {"001"}
+
+
+def test_a_trial_is_shown_and_dropped_even_when_its_node_is_killed(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Situation tenants 12: a trial, and SIGKILL in it."""
+    town.write("001_orders.sql", ORDERS)
+    tidegate("tenant discover --keyspace saas --schemas tenant_% --register")
+    tidegate(f"migrations create app sql:{town.folder}")
+    tidegate("tenant upgrade --trial --dry-run", ExitStatus.USAGE)
+    capsys.readouterr()
+    tidegate("tenant upgrade --trial --tenants tenant_2")
+    shown = capsys.readouterr()
+    assert "created table orders" in shown.out
+    assert "no tenant was changed" in shown.err
+    town.write("002_wrong.sql", "SELECT no_such();")
+    tidegate("tenant upgrade --trial", ExitStatus.PARTLY_FAILED)
+    assert "copy of tenant tenant_1: 002_wrong.sql line 1" in capsys.readouterr().err
+    town.write("002_wrong.sql", "SELECT pg_sleep(60);")
+    scratch = "SELECT datname FROM pg_database WHERE datname LIKE '\\_tidegate\\_scratch%'"
+
+    def trial() -> None:
+        with town.node.client() as client, contextlib.suppress(TidegateError):
+            client.tenant.upgrade(trial=True)
+
+    trying = threading.Thread(target=trial)
+    trying.start()
+    until(lambda: town.execute("SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%'"))
+    # Who is at work in one keeps it from being dropped.
+    assert town.client.tenant.upgrade(trial=True, to="001")["failure"] is None
+    assert len(town.execute(scratch)) == 1
+    town.node.kill()
+    trying.join(30)
+    assert len(town.execute(scratch)) == 1
+    town.node.start()
+    until(lambda: not town.execute(scratch))
+    assert town.execute("SELECT 1 FROM pg_tables WHERE tablename = 'orders'") == []
 
 
 def test_a_killed_node_goes_on_with_its_run(town: Town) -> None:

@@ -23,6 +23,7 @@ from tidegate.bootstrap.tenants.model import (
 )
 from tidegate.bootstrap.tenants.runs import Progress, RunStore
 from tidegate.bootstrap.tenants.store import TenantStore
+from tidegate.bootstrap.tenants.versions import Chain, Version
 from tidegate.cluster.leases import Leases
 from tidegate.cluster.schema import Schema
 from tidegate.errors import AlreadyExistsError, ConflictError, LeaseLostError, NotFoundError
@@ -136,3 +137,17 @@ def test_a_run_that_is_over_claims_its_tenants_again_when_they_are_retried(
     runs.swap(run, again)
     with pytest.raises(ConflictError, match="upgraded by run 1"):
         runs.create(*run_of("a"))
+
+
+def test_what_no_tenant_has_any_more_is_forgotten(database: ClusterDatabase) -> None:
+    """Situation tenants 12, a relative: each edit of a repeatable file makes another content."""
+    store = TenantStore(database)
+    store.add(tenants()[:2])
+    chains = [Chain((Version("001"),), repeatable=(Version("R__v", "v", str(n)),)) for n in "abcd"]
+    for chain in chains:
+        store.store_version("id-t0000", "app", "001", chain)
+    store.store_version("id-t0001", "app", "001", chains[0])
+    assert store.sets("app") == {
+        chains[0].digest_at("001"): {"001", "R__v a"},
+        chains[3].digest_at("001"): {"001", "R__v d"},
+    }

@@ -87,7 +87,7 @@ class Hand(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Stand:
+class Stand:
     """How a tenant stands, and what its version table has to be rid of before something runs."""
 
     look: Look
@@ -177,7 +177,7 @@ class SqlHand:
         finally:
             self._clean(job, connection)
 
-    def _look(self, connection: Connection[TupleRow], job: Job) -> _Stand:
+    def _look(self, connection: Connection[TupleRow], job: Job) -> Stand:
         """How the tenant stands, in its transaction."""
         settings = self._settings(job)
         rows = tenants.begin(connection, settings)
@@ -197,14 +197,14 @@ class SqlHand:
         if again.gone and not refused:
             tenants.forget(connection, settings, again.gone)
         marked = frozenset(row.version for row in found.rows if row.begun is not None)
-        return _Stand(again.after(look), refused, marked, frozenset(repeated))
+        return Stand(again.after(look), refused, marked, frozenset(repeated))
 
     def _run(
         self,
         connection: Connection[TupleRow],
         job: Job,
         group: tuple[Version, ...],
-        stand: _Stand,
+        stand: Stand,
     ) -> bool:
         """Run versions and record them; false when another session was quicker."""
         settings = self._settings(job)

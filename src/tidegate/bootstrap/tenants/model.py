@@ -133,6 +133,10 @@ class SourceKind(StrEnum):
 
 
 DEFAULT_VERSION_TABLE: Final = "tidegate_migration"
+_TABLES_OF_TOOLS: Final = {
+    SourceKind.ALEMBIC: "alembic_version",
+    SourceKind.DJANGO: "django_migrations",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,11 @@ class Source:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.address}"
+
+    @property
+    def records_in(self) -> str:
+        """The table of a tenant that has its versions, as far as it is known."""
+        return _TABLES_OF_TOOLS.get(self.kind, self.version_table)
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""

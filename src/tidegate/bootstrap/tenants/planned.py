@@ -59,6 +59,8 @@ class Planned:
     """By tenant's id, the repeatable files that it lacks, by what is stored of it."""
     left_out: tuple[Discovered, ...] = ()
     """What was looked for first, and cannot be registered."""
+    tenants: tuple[Tenant, ...] = ()
+    """Those of the items, in any order."""
 
     def to_json(self) -> dict[str, Any]:
         """The waves by name, and for each version that tenants are at, what would be run."""

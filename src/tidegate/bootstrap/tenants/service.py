@@ -43,6 +43,7 @@ from tidegate.bootstrap.tenants.runs import RunStore
 from tidegate.bootstrap.tenants.selection import select
 from tidegate.bootstrap.tenants.sources import Sources
 from tidegate.bootstrap.tenants.store import TenantStore
+from tidegate.bootstrap.tenants.trying import Trial, drop_left_behind, try_out
 from tidegate.bootstrap.tenants.verifying import Verified, Verifier, VerifyRequest
 from tidegate.errors import (
     FailedPreconditionError,
@@ -165,7 +166,21 @@ class TenantService:
                 repeats=repeats,
             )
         left_out = tuple(each for each in found if each.reason)
-        return Planned(run, items, opened.chain, sql, late, repeats, left_out)
+        return Planned(run, items, opened.chain, sql, late, repeats, left_out, tuple(behind))
+
+    def try_out(self, request: UpgradeRequest) -> Trial:
+        """Run what a request means in a copy of its first tenant's structure, and drop the copy.
+
+        Raises:
+            FailedPreconditionError: something cannot be tried.
+            TidegateError: as :meth:`plan`, or the tenant cannot be read.
+        """
+        planned = self.plan(request)
+        return try_out(planned, self.sources.open(planned.run.source), self._topology.read())
+
+    def drop_left_behind(self) -> list[str]:
+        """Drop scratch databases that a crash left beside tenants; where nobody could look."""
+        return drop_left_behind(self.tenants.all(), self._topology.read())
 
     def _known(self, found: Sequence[Discovered]) -> list[Tenant]:
         """The tenants that are registered, and those that the run would register first."""

@@ -298,11 +298,10 @@ class TenantStore:
 
     def histogram(self, source: str, keyspace: str | None = None) -> dict[str, int]:
         """How many tenants have each stored version; ``''`` counts those without one."""
-        tenants = self.all()
         return dict(
             Counter(
                 tenant.versions.get(source, "")
-                for tenant in tenants
+                for tenant in self.all()
                 if keyspace is None or tenant.place.keyspace == keyspace
             )
         )
@@ -338,9 +337,8 @@ class TenantStore:
         with self._database.transaction() as connection:
             gone = connection.execute(SOURCE.delete().where(SOURCE.c.name == name)).rowcount
             if gone:
-                connection.execute(VERSION.delete().where(VERSION.c.source == name))
-                connection.execute(RECORDED.delete().where(RECORDED.c.source == name))
-                connection.execute(SET.delete().where(SET.c.source == name))
+                for table in (VERSION, RECORDED, SET):
+                    connection.execute(table.delete().where(table.c.source == name))
         if not gone:
             raise NotFoundError(
                 f"migration source {name!r} does not exist", next_step="tidegate migrations list"
@@ -452,8 +450,12 @@ def write_versions(
 
 
 def _write_set(connection: Connection, source: str, complete: Complete) -> None:
+    """Store what a digest stands for; what no tenant has any more goes when one is new."""
     known = (SET.c.source == source) & (SET.c.digest == complete.digest)
     if connection.execute(select(SET.c.digest).where(known)).first() is None:
+        used = select(VERSION.c.digest).where(VERSION.c.source == source)
+        unused = (SET.c.source == source) & SET.c.digest.not_in(used)
+        connection.execute(SET.delete().where(unused))
         values = json.dumps(complete.versions)
         connection.execute(
             SET.insert().values(source=source, digest=complete.digest, versions=values)

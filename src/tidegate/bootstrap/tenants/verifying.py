@@ -17,7 +17,7 @@ import psycopg
 from tidegate.bootstrap.tenants.drift import Difference, compare
 from tidegate.bootstrap.tenants.ground import job_of
 from tidegate.bootstrap.tenants.hands import PURPOSE
-from tidegate.bootstrap.tenants.model import RunOptions, SourceKind
+from tidegate.bootstrap.tenants.model import RunOptions
 from tidegate.bootstrap.tenants.outcomes import Outcome, Result
 from tidegate.bootstrap.tenants.repeatables import outdated, split
 from tidegate.bootstrap.tenants.selection import Selection, select
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 VERIFIED_MAX: Final = 1000
 """Tenants of one request."""
-_TABLES: Final = {SourceKind.ALEMBIC: "alembic_version", SourceKind.DJANGO: "django_migrations"}
 
 type Objects = Mapping[tuple[str, str], str]
 #: By source, the repeatable files that a tenant has.
@@ -174,8 +173,7 @@ class _Round:
         return tuple(sorted(recorded))
 
     def _version_tables(self) -> set[str]:
-        sources = [each.source for each in self._opened.values()]
-        return {_TABLES.get(each.kind, each.version_table) for each in sources}
+        return {each.source.records_in for each in self._opened.values()}
 
     def _expected(self, job: Job, versions: Mapping[str, str], repeated: Repeated) -> Objects:
         place = job.place

@@ -2,8 +2,9 @@
 
 Decides its name and what it begins with: encoding and locale of the tenant's database, and for a
 tenant that is a schema also the extensions and the shared schemas behind it, without rows. What is
-run in it reaches no tenant. Whoever made it keeps a session in it; one without a session was left
-by a crash, and is dropped by the next.
+run in it reaches no tenant. Whoever made it holds a lock that is named after it; a database whose
+lock nobody holds was left by a crash, and is dropped by the next, with the sessions that a worker
+of the dead process may still have in it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,16 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "_tidegate_scratch_"
 PURPOSE: Final = "tenants"
+_LOCK: Final = "SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended(%s, 0))"
+#: Locks of all databases of the server are looked at: the maker's session is in the tenant's own.
+_LEFT_BEHIND: Final = (
+    "SELECT d.datname::text FROM pg_catalog.pg_database d,"
+    " pg_catalog.hashtextextended(d.datname::text, 0) AS key"
+    " WHERE pg_catalog.starts_with(d.datname::text, %s) AND NOT EXISTS"
+    " (SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 1"
+    " AND l.classid::bigint = (key >> 32) & 4294967295"
+    " AND l.objid::bigint = key & 4294967295)"
+)
 
 
 @contextlib.contextmanager
@@ -50,7 +61,8 @@ def scratch_database(
     """
     name = f"{PREFIX}{secrets.token_hex(6)}"
     with connect(endpoint, purpose=PURPOSE, dbname=database or None) as there:
-        _drop_left_behind(there)
+        drop_left_behind(there)
+        there.execute(_LOCK, [name])
         there.execute(_create(there, name))
         try:
             with connect(endpoint, purpose=PURPOSE, dbname=name) as session:
@@ -64,15 +76,14 @@ def scratch_database(
             there.execute(drop)
 
 
-def _drop_left_behind(connection: Connection[TupleRow]) -> None:
-    rows = connection.execute(
-        "SELECT datname::text FROM pg_catalog.pg_database"
-        " WHERE pg_catalog.starts_with(datname::text, %s)",
-        [PREFIX],
-    ).fetchall()
+def drop_left_behind(connection: Connection[TupleRow]) -> list[str]:
+    """Drop the scratch databases of a server whose makers are gone; their names."""
+    rows = connection.execute(_LEFT_BEHIND, [PREFIX]).fetchall()
     for (name,) in rows:
-        with contextlib.suppress(errors.ObjectInUse, errors.InvalidCatalogName):
-            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        with contextlib.suppress(errors.ObjectInUse):  # somebody else is dropping it
+            connection.execute(statement.format(sql.Identifier(name)))
+    return [name for (name,) in rows]
 
 
 def _create(connection: Connection[TupleRow], name: str) -> sql.Composed:

@@ -143,6 +143,7 @@ class UpgradeBody(Body):
     discover_schemas: str = ""
     discover_databases: str = ""
     discover_query: str = Field(default="", max_length=QUERY_MAX)
+    trial: bool = False
 
 
 class TenantsBody(Body):
@@ -383,12 +384,15 @@ def remove_source(node: Node, name: str, dry_run: DryRun = False) -> Json:
 def upgrade_tenants(
     node: Node, request: Request, body: UpgradeBody, dry_run: DryRun = False
 ) -> Json:
-    """Create a run; the node works on it from now on. ``discover_query`` needs ``admin``."""
+    """Create a run; the node works on it from now on. ``discover_query`` needs ``admin``.
+
+    A trial creates none: it answers what became of a copy of the first tenant.
+    """
     _check_query(request, body.discover_query)
     given = body.model_dump()
     selection = Selection(**{key: given.pop(key) for key in Selection.__slots__})
     head = {key: given.pop(key) for key in ("source", "to", "wave", "then")}
-    shows_sql = given.pop("sql")
+    shows_sql, is_trial = given.pop("sql"), given.pop("trial")
     ways = ("discover_schemas", "discover_databases", "discover_query")
     discovery = Discovery(*(given.pop(each) for each in ways))
     asked = UpgradeRequest(
@@ -398,6 +402,12 @@ def upgrade_tenants(
         shows_sql=shows_sql,
         discovery=discovery,
     )
+    if is_trial and (dry_run or shows_sql):
+        raise InvalidArgumentError(
+            "a trial is no dry run: it runs in a copy", next_step="leave --dry-run and --sql away"
+        )
+    if is_trial:
+        return one(node.tenants.try_out(asked).to_json())
     if dry_run:
         return one(node.tenants.plan(asked).to_json(), dry_run=True)
     run, left_out = node.tenants.begin(asked)
