@@ -130,13 +130,13 @@ def test_a_text_that_cannot_be_parsed_says_why_and_harms_no_other() -> None:
 
 
 CRASHES = """
-import os, sys, time
+import os, sys
 for line in sys.stdin:
     if "crash" in line: os.abort()
     if "hang" in line:
         import signal
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        while True: time.sleep(1)
+        signal.setitimer(signal.ITIMER_PROF, 0.1)
+        while True: pass
     print('{"references": [], "dynamic": [], "search_paths": [], "error": ""}', flush=True)
 """
 
@@ -148,6 +148,14 @@ def test_a_parser_that_crashes_or_hangs_costs_one_body_its_reading() -> None:
     assert [bool(error) for error in errors] == [False, True, False, True, False]
     assert errors[1] == "the parser crashed (SIGABRT)"
     assert "took longer than" in errors[3]
+
+
+def test_a_parser_that_cannot_start_is_asked_once() -> None:
+    bodies = [Body("sql", f"-- missing {n}") for n in range(3)]
+    found = child.read_all(bodies, (sys.executable, "-c", "import no_such_parser"))
+    assert {reading.error for reading in found.values()} == {
+        "the parser ended with status 1: ModuleNotFoundError: No module named 'no_such_parser'"
+    }
 
 
 def test_a_parser_that_always_crashes_is_given_up() -> None:

@@ -163,9 +163,12 @@ def test_a_trigger_that_writes_to_a_table_that_stays_is_named(
         assert relations == {"audit_log", "sales.items"}, view
 
 
-def test_sequences_and_functions_that_lean_on_what_stays_are_named(database: Database) -> None:
+@pytest.mark.parametrize("server", ["source_server", "old_server"])
+def test_sequences_and_functions_that_lean_on_what_stays_are_named(
+    server: str, request: pytest.FixtureRequest, make_database: Callable[[LocalServer], Database]
+) -> None:
     """Situation 3, relatives: a sequence only a body draws from, and a default's whole chain."""
-    with database.admin() as session:
+    with make_database(request.getfixturevalue(server)).admin() as session:
         session.execute(
             """
             SET search_path = public;
@@ -179,7 +182,8 @@ def test_sequences_and_functions_that_lean_on_what_stays_are_named(database: Dat
             CREATE FUNCTION run(q text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE q; END $$;
             CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
               BEGIN PERFORM run('INSERT INTO rates VALUES (1)'); RETURN NULL; END $$;
-            CREATE TRIGGER late AFTER INSERT ON invoices FOR EACH ROW EXECUTE FUNCTION late();
+            CREATE CONSTRAINT TRIGGER late AFTER INSERT ON invoices
+              FOR EACH ROW EXECUTE FUNCTION late();
             """
         )
         found = read(session, TableName("public", "invoices"))
@@ -188,6 +192,7 @@ def test_sequences_and_functions_that_lean_on_what_stays_are_named(database: Dat
             ("default r", "rates", "table"),
         ]
         (unread,) = found.unread
+        assert unread.part == "trigger late"
         assert unread.routine == "function public.run(pg_catalog.text)"
         assert unread.chain == ("function public.late()", "function public.run(pg_catalog.text)")
 
@@ -266,6 +271,10 @@ def test_settings_and_grants_are_made_where_the_role_may_and_named_otherwise(
             if not why:
                 new.execute(statement)
         assert not [statement for statement, why in found().items() if not why]
+        new.execute(f'ALTER {database} RESET "TimeZone"; SET SESSION AUTHORIZATION application')
+        reasons = found()
+        assert "must be owner" in reasons[f"ALTER {database} SET \"TimeZone\" TO 'Asia/Tokyo'"]
+        new.execute(f"RESET SESSION AUTHORIZATION; ALTER {database} SET timezone = 'Asia/Tokyo'")
         session = target.application()
         shown = session.execute(
             "SELECT current_setting('search_path'), current_setting('TimeZone')"

@@ -12,7 +12,7 @@ WITH RECURSIVE part(classid, objid) AS (
   SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c WHERE c.oid = ANY(%(oids)s)
    UNION SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid = ANY(%(oids)s)
    UNION SELECT 'pg_constraint'::regclass, oid FROM pg_constraint
-          WHERE conrelid = ANY(%(oids)s) AND contype <> 'f'
+          WHERE conrelid = ANY(%(oids)s) AND contype NOT IN ('f', 't')
    UNION SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = ANY(%(oids)s)
    UNION SELECT 'pg_trigger'::regclass, t.oid FROM pg_trigger t
           JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace

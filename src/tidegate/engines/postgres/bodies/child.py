@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 
     from tidegate.engines.postgres.bodies.names import Body
 
-#: Time for one body; the program ends itself when it is over.
-BODY_TIMEOUT_S: Final = 2.0
-#: Time for a start, and the most for all bodies together.
+#: CPU time for one body; the program ends itself when it is over.
+BODY_CPU_MAX_S: Final = 2.0
+#: Time for one body on a busy machine.
+BODY_TIMEOUT_S: Final = 5.0
 START_TIMEOUT_S: Final = 20.0
+#: Time for all bodies together.
+ALL_TIMEOUT_S: Final = 120.0
 CRASHES_MAX: Final = 20
+#: How it is said that the program ended by itself; before any answer, no body is to blame.
+NOT_STARTED: Final = "the parser ended"
 MEMORY_BYTES_MAX: Final = 2 << 30
 KEPT_MAX: Final = 10_000
 
@@ -54,6 +59,8 @@ def read_all(bodies: Iterable[Body], command: Sequence[str] = COMMAND) -> dict[B
             _keep(body, reading)
         rest = rest[len(answers) :]
         if rest:
+            if not answers and why.startswith(NOT_STARTED):
+                return found | dict.fromkeys(rest, Reading(error=why))
             found[rest.pop(0)] = Reading(error=why)
             crashes += 1
         if crashes >= CRASHES_MAX:
@@ -85,18 +92,19 @@ def _run(bodies: Sequence[Body], command: Sequence[str]) -> tuple[list[Reading],
             input=lines.encode(),
             capture_output=True,
             env=environment,
-            timeout=START_TIMEOUT_S + BODY_TIMEOUT_S * len(bodies),
+            timeout=min(START_TIMEOUT_S + BODY_TIMEOUT_S * len(bodies), ALL_TIMEOUT_S),
         )
-        output, why = done.stdout, _why(done.returncode)
+        output, why = done.stdout, _why(done.returncode, done.stderr)
     except subprocess.TimeoutExpired as error:
         output, why = error.stdout or b"", "the parser did not answer"
     complete = output[: output.rfind(b"\n") + 1].splitlines()
     return [Reading.from_json(json.loads(line)) for line in complete], why
 
 
-def _why(status: int) -> str:
-    if status == -signal.SIGALRM:
-        return f"the parser took longer than {BODY_TIMEOUT_S:g} s"
+def _why(status: int, errors: bytes) -> str:
+    if status == -signal.SIGPROF:
+        return f"the parser took longer than {BODY_CPU_MAX_S:g} s"
     if status < 0:
         return f"the parser crashed ({signal.Signals(-status).name})"
-    return f"the parser ended with status {status}"
+    said = errors.decode(errors="replace").strip().rpartition("\n")[2]
+    return f"{NOT_STARTED} with status {status}: {said}"

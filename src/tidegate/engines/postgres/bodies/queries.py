@@ -75,7 +75,7 @@ SELECT d.adrelid, 'default', a.attname::text, 'pg_attrdef', d.oid::int8
  WHERE d.adrelid = ANY(%(oids)s)
  UNION ALL
 SELECT c.conrelid, 'constraint', c.conname::text, 'pg_constraint', c.oid::int8
-  FROM pg_constraint c WHERE c.conrelid = ANY(%(oids)s) AND c.contype <> 'f'
+  FROM pg_constraint c WHERE c.conrelid = ANY(%(oids)s) AND c.contype NOT IN ('f', 't')
  UNION ALL
 SELECT i.indrelid, 'index', x.relname::text, 'pg_class', i.indexrelid::int8
   FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = ANY(%(oids)s)
@@ -125,9 +125,11 @@ SELECT DISTINCT classid::regclass::text, objid::int8, refclassid::regclass::text
   FROM edge WHERE (classid, objid) <> (refclassid, refobjid)
 """
 
-#: What is needed to read functions: one row for each of ``%(oids)s``.
+#: What is needed to read functions: one row for each of ``%(oids)s``. Of aggregates, of functions
+#: with a parsed body, and of names for the server's own there is no text to read.
 ROUTINES = """
-SELECT p.oid::int8, l.lanname::text, p.prosrc, p.prosqlbody IS NOT NULL, p.prosecdef,
+SELECT p.oid::int8, l.lanname::text, p.prosrc,
+       p.prosqlbody IS NOT NULL OR p.prokind = 'a' OR l.lanname = 'internal', p.prosecdef,
        pg_get_userbyid(p.proowner)::text, coalesce(p.proconfig, '{}'),
        CASE WHEN p.prorettype = 'trigger'::regtype THEN 'trigger'
             WHEN p.prorettype = 'event_trigger'::regtype THEN 'event_trigger'

@@ -131,7 +131,8 @@ class _Explorer:
             for row in self._connection.execute(queries.ALL_ROUTINES, {"most": ROUTINES_MAX})
         ]
         starts = [*self._roots, *views, *routines]
-        frontier = {(node, setting) for node in starts for setting in self._settings()}
+        settings = self._settings()
+        frontier = {(node, setting) for node in starts for setting in settings}
         seen: set[State] = set()
         while frontier:
             seen |= frontier
@@ -195,9 +196,9 @@ class _Explorer:
         return self._connection.execute(query, {"oids": oids}).fetchall() if oids else []
 
     def _routine(self, node: Node, row: tuple[Any, ...]) -> None:
-        language, _, has_tree, *_ = row
+        language, _, has_no_text, *_ = row
         self._routines[node] = row
-        if has_tree:
+        if has_no_text:
             return
         if language in {"sql", "plpgsql"}:
             self._bodies[node] = _body(row)

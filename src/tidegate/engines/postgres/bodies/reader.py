@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pgparse
 
 from tidegate.engines.postgres.bodies import plpgsql, trees
-from tidegate.engines.postgres.bodies.child import BODY_TIMEOUT_S, MEMORY_BYTES_MAX
+from tidegate.engines.postgres.bodies.child import BODY_CPU_MAX_S, MEMORY_BYTES_MAX
 from tidegate.engines.postgres.bodies.names import Body, Kind, Reading, Reference
 from tidegate.engines.postgres.script import UnreadableError
 
@@ -109,10 +109,10 @@ def main() -> None:
     sys.setrecursionlimit(RECURSION_MAX)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     for line in sys.stdin:
         # Ends the process, also inside of the parser, when a body takes too long.
-        signal.setitimer(signal.ITIMER_REAL, BODY_TIMEOUT_S)
+        signal.setitimer(signal.ITIMER_PROF, BODY_CPU_MAX_S)
         print(json.dumps(read(Body.from_json(json.loads(line))).to_json()), flush=True)  # noqa: T201
 
 
