@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fix_tenants import ORDERS
-from tidegate.bootstrap.tenants.looking import Shard, spots_of
+from tidegate.bootstrap.tenants.looking import ShardName, spots_of
 from tidegate.bootstrap.tenants.model import ItemState, Place, RunState, Tenant
 from tidegate.bootstrap.tenants.names import Spot, named
 from tidegate.bootstrap.tenants.provisioning import Discovery
 from tidegate.bootstrap.tenants.selection import Selection
-from tidegate.engines.postgres.tenant_places import Answer
+from tidegate.engines.postgres.tenant_places import NamedRows
 from tidegate.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from fix_tenants import Estate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-SHARD = Shard("saas", "0")
+SHARD = ShardName("saas", "0")
 
 
 def spots(*rows: tuple[str, str]) -> list[Spot]:
@@ -44,7 +44,7 @@ def test_a_row_says_where_a_tenant_is_and_may_name_it(
     columns: tuple[str, ...], rows: list[tuple[str | None, ...]], found: list[Spot]
 ) -> None:
     """Situation tenants 12: discovery by a query."""
-    assert spots_of(Answer(columns, tuple(rows)), SHARD, "own") == found
+    assert spots_of(NamedRows(columns, tuple(rows)), SHARD, "own") == found
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_rows_that_name_no_place_are_refused_as_a_whole(
     columns: tuple[str, ...], rows: list[tuple[str | None, ...]], reason: str
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=reason) as refused:
-        spots_of(Answer(columns, tuple(rows)), SHARD, "own")
+        spots_of(NamedRows(columns, tuple(rows)), SHARD, "own")
     assert refused.value.next_step
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from fix_tenants import ORDERS
 from make_apps import make_alembic, make_django
@@ -182,3 +183,19 @@ class TestOfTenants:
         else:
             assert "created table shop_order" in step["changes"]
         assert (estate.tables("t001"), left(estate)) == (before, [])
+
+    def test_a_tenant_of_any_name_is_copied(self, estate: Estate) -> None:
+        """Situation tenants 12, and tenants 11: quotes, signs of patterns, line ends."""
+        names = ["T%s \"q\" 'a' \\ $x.*?", "tab\tand\nline"]
+        with estate.connect() as connection:
+            for number, name in enumerate(names):
+                connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+                place = estate.service.registry.place(keyspace="saas", schema=name)
+                estate.service.registry.add(f"n{number}", place)
+        estate.write("001_orders.sql", ORDERS)
+        estate.upgrade()
+        estate.write("002_total.sql", "ALTER TABLE orders ADD COLUMN total numeric;")
+        for tenant in ("n0", "n1"):
+            trial = estate.service.try_out(estate.request(tenants=(tenant,)))
+            assert (trial.failure, trial.missed) == ("", ())
+            assert [each.versions for each in trial.steps] == [("002",)]

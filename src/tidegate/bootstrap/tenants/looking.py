@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from tidegate.engines.postgres.tenant_places import Answer
+    from tidegate.engines.postgres.tenant_places import NamedRows
 
 DISCOVERED_MAX: Final = 100_000
 """Of one shard."""
@@ -29,7 +29,7 @@ COLUMNS: Final = ("schema", "database", "name")
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class ShardName:
     """Where is looked."""
 
     keyspace: str
@@ -44,7 +44,7 @@ class Shard:
 
 
 def fitting(
-    connection: Connection[TupleRow], shard: Shard, *, schemas: str, databases: str
+    connection: Connection[TupleRow], shard: ShardName, *, schemas: str, databases: str
 ) -> list[Spot]:
     """The schemas, or the databases, whose names are LIKE a pattern.
 
@@ -65,7 +65,7 @@ def fitting(
         ) from None
 
 
-def queried(connection: Connection[TupleRow], shard: Shard, query: str) -> list[Spot]:
+def queried(connection: Connection[TupleRow], shard: ShardName, query: str) -> list[Spot]:
     """The places that a query names.
 
     Raises:
@@ -98,7 +98,7 @@ def _is_there(place: Place, schemas: set[str], databases: set[str]) -> bool:
     return place.database in databases if place.database else place.schema in schemas
 
 
-def spots_of(answer: Answer, shard: Shard, database: str) -> list[Spot]:
+def spots_of(answer: NamedRows, shard: ShardName, database: str) -> list[Spot]:
     """The places that the rows of an answer name, each once.
 
     Args:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from tidegate.bootstrap.tenants.ground import endpoint_of
 from tidegate.bootstrap.tenants.hands import PURPOSE
-from tidegate.bootstrap.tenants.looking import DISCOVERED_MAX, Shard, fitting, queried
+from tidegate.bootstrap.tenants.looking import DISCOVERED_MAX, ShardName, fitting, queried
 from tidegate.bootstrap.tenants.model import Place, Tenant, check_name
 from tidegate.bootstrap.tenants.names import Discovered, Spot, named
 from tidegate.engines.postgres.connection import connect
@@ -145,7 +145,7 @@ class Registry:
         spots: list[Spot] = []
         for each in shards:
             endpoint = endpoint_of(snapshot, Place(keyspace, each.name, schema="any"))
-            where = Shard(keyspace, each.name)
+            where = ShardName(keyspace, each.name)
             with connect(endpoint, purpose=PURPOSE) as connection:
                 if query:
                     spots += queried(connection, where, query)

@@ -51,7 +51,7 @@ _WORDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TriedStep:
     """What ran together: its versions, how long it took, and what it changed."""
 
     versions: tuple[str, ...]
@@ -74,7 +74,7 @@ class Trial:
     source: str
     target: str
     tenant: str
-    steps: tuple[Step, ...] = ()
+    steps: tuple[TriedStep, ...] = ()
     failure: str = ""
     """Why it did not reach the target; empty when it did."""
     missed: tuple[str, ...] = ()
@@ -242,7 +242,7 @@ class _Observer:
         self._schema = schema
         self._version_table = version_table
         self._before = self._look()
-        self.steps: list[Step] = []
+        self.steps: list[TriedStep] = []
 
     def _look(self) -> Objects:
         return tenant_catalog.objects(self._session, self._schema, {self._version_table})
@@ -250,7 +250,7 @@ class _Observer:
     def note(self, versions: Iterable[str], took_ms: float) -> None:
         """What these versions changed since the last look."""
         now = self._look()
-        self.steps.append(Step(tuple(versions), took_ms, compare(self._before, now)))
+        self.steps.append(TriedStep(tuple(versions), took_ms, compare(self._before, now)))
         self._before = now
 
 

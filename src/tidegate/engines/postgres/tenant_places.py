@@ -30,7 +30,7 @@ _DATABASES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NamedRows:
     """What a query answered: the names of its columns, and its rows as text."""
 
     columns: tuple[str, ...]
@@ -61,7 +61,7 @@ def _names(connection: Connection[TupleRow], query: str, value: str | Sequence[s
     return [row[0] for row in connection.execute(query.encode(), [value]).fetchall()]
 
 
-def answer_of(connection: Connection[TupleRow], query: str, *, rows_max: int) -> Answer:
+def answer_of(connection: Connection[TupleRow], query: str, *, rows_max: int) -> NamedRows:
     """What a person's query answers; at most one row more than ``rows_max``.
 
     Args:
@@ -91,7 +91,7 @@ def answer_of(connection: Connection[TupleRow], query: str, *, rows_max: int) ->
             tuple(None if value is None else str(value) for value in row)
             for row in cursor.fetchall()
         )
-    return Answer(columns, rows)
+    return NamedRows(columns, rows)
 
 
 def has_schema(connection: Connection[TupleRow], schema: str) -> bool:
