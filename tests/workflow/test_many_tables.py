@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from fix_databases import wait_until
@@ -128,6 +129,30 @@ def test_a_stream_of_many_tables_keeps_few_temporary_tables(moving: Fleet) -> No
         lambda: moving.query("shop", "0", changed.format(union)) == [(2 * len(tables) + 1,)], 30
     )
     wait_until(lambda: 0 < staged(moving) <= STAGED_TABLES_MAX)
+
+
+def test_a_dry_run_and_a_creation_send_no_statement_for_each_table(
+    moving: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Situation 11: statements are sent for a database, or for many tables at a time."""
+    tables = make_tables(moving.shards["commerce", "0"], 40)
+    sent = 0
+    execute = psycopg.Connection.execute
+
+    def counting(connection: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        return execute(connection, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.Connection, "execute", counting)
+    counts = []
+    for few in (tables[:4], tables):
+        sent = 0
+        moving.service.create(move_tables(tables=few), dry_run=True)
+        moving.service.create(move_tables(tables=few, auto_start=False))
+        counts.append(sent)
+        moving.service.cancel(CancelRequest(keyspace="shop", workflow="move"))
+    assert counts[1] - counts[0] < len(tables) // 2, counts
 
 
 def staged(fleet: Fleet) -> int:
