@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from tidegate.errors import (
     DetachedError,
     ExitStatus,
     InvalidArgumentError,
+    NotFoundError,
     StreamFailedError,
     WaitTimeoutError,
 )
@@ -253,6 +255,49 @@ def test_a_wait_that_is_over_says_that_the_work_goes_on() -> None:
         follow_until_running(Verbs(status("copying")), timeout_s=0.0)
     assert caught.value.exit_status == ExitStatus.WAIT_TIMEOUT
     assert "--watch" in caught.value.next_step
+
+
+def test_a_verb_that_lasts_says_once_who_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Situation 14: a completion behind a reader says so while it waits, and what ends it."""
+    monkeypatch.setattr(follow, "SAY_WAITS_S", 0.01)
+    wait = {
+        "name": "table.lock",
+        "what": "tables that are to go",
+        "where": "shop/0",
+        "since": "2026-11-30T10:15:02.123+00:00",
+        "in_the_way": "session 4711 of app in shop, open for 3.0 s, idle in transaction",
+        "next_step": "let it end, or end it: SELECT pg_terminate_backend(4711)",
+        "holders": [{"pid": 4711, "gid": None}],
+    }
+    looks: list[int] = []
+    ended = threading.Event()
+
+    def look() -> dict[str, Any]:
+        looks.append(1)
+        if len(looks) == 1:
+            raise NotFoundError("there is no workflow yet", next_step="")
+        if len(looks) == 5:
+            ended.set()
+        return status("completing", waits=[{**wait, "in_the_way": f"{wait['in_the_way']}"}])
+
+    def work() -> dict[str, Any]:
+        assert ended.wait(10)
+        return {"summary": "complete shop.move"}
+
+    assert follow.saying_waits(look, work) == {"summary": "complete shop.move"}
+    assert capsys.readouterr().err == (
+        "waits for tables that are to go at shop/0 since 10:15:02: session 4711 of app in shop,"
+        " open for 3.0 s, idle in transaction; let it end, or end it:"
+        " SELECT pg_terminate_backend(4711)\n"
+    )
+    with pytest.raises(StreamFailedError):
+        follow.saying_waits(look, failing)
+
+
+def failing() -> dict[str, Any]:
+    raise StreamFailedError("it failed", next_step="")
 
 
 def test_ctrl_c_stops_following_and_says_how_to_come_back() -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tidegate.cli.output import Json, duration, wait_text
+from tidegate.cli.output import Json, duration, note, wait_text
 from tidegate.cli.tenant_view import OVER
-from tidegate.errors import DetachedError, StreamFailedError, WaitTimeoutError
+from tidegate.errors import DetachedError, StreamFailedError, TidegateError, WaitTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from tidegate.client.workflows import VDiffs, WorkflowVerbs
 
 POLL_S = 0.5
+#: A verb that lasts for longer says what it waits for, and looks again so often.
+SAY_WAITS_S = 0.6
 #: The node answers when a comparison is over, or after so long, and the bars move.
 COMPARE_WAIT_S = 1.0
 WATCH_S = 1.0
@@ -108,6 +111,50 @@ def until_upgraded(verbs: Tenants, run: int, *, timeout_s: float | None) -> dict
         return found, found["state"] in OVER
 
     return _follow(look, f"tenant run {run} --wait", f"run {run}", timeout_s)
+
+
+def saying_waits(look: Callable[[], Json], work: Callable[[], Json]) -> Json:
+    """Do something in the node; once it lasts, say on standard error what it waits for.
+
+    Args:
+        look: the workflow's status.
+        work: the call; whatever it raises is raised.
+    """
+    found: list[Json] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            failed.append(error)
+
+    # A daemon: Ctrl-C ends the waiting, and the work goes on in the node.
+    worker = threading.Thread(target=run, name="verb", daemon=True)
+    worker.start()
+    said: set[str] = set()
+    while worker.is_alive():
+        worker.join(SAY_WAITS_S)
+        if worker.is_alive():
+            said = _say_waits(look, said)
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+def _say_waits(look: Callable[[], Json], said: set[str]) -> set[str]:
+    """Say what has not been said; a workflow that does not exist yet waits for nothing."""
+    try:
+        waits = look().get("waits", ())
+    except TidegateError:
+        return said
+    now = {}
+    for wait in waits:
+        who = [(h.get("pid"), h.get("gid")) for h in wait["holders"]] or wait["in_the_way"]
+        now[f"{wait['name']} {wait['where']} {who}"] = wait_text(wait)
+    for key in now.keys() - said:
+        note(now[key])
+    return set(now)
 
 
 def _follow(

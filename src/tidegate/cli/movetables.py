@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from tidegate.cli.common import DEFAULTS, Common, DryRun, Target, Wait, Workflow, names, size_of
-from tidegate.cli.workflow_verbs import add_verbs, created
+from tidegate.cli.workflow_verbs import add_verbs, created, doing
 
 app = App(name="movetables")
 
@@ -67,7 +67,7 @@ def create(
         leave_out_triggers: triggers that are not made at the target, as table.trigger, with commas.
         timeout: how long --wait follows, such as 10m; it follows without end when not given.
     """
-    answer = common.client().movetables.create(
+    answer = doing(common, workflow, target, common.client().movetables.create)(
         workflow,
         target,
         source_keyspace=source_keyspace,

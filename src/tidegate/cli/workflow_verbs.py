@@ -26,6 +26,8 @@ from tidegate.cli.common import (
 from tidegate.cli.output import Column, Json, duration, note, out, size, table_text, wait_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cyclopts import App
 
     from tidegate.client.workflows import WorkflowVerbs
@@ -128,7 +130,7 @@ def status_text(status: Json) -> str:
     lines += [f"alarm at {s['source']}: {s['alarm']}" for s in status["slots"] if s["alarm"]]
     for span in status["spans"]:
         if span["held"]:
-            lines.append(f"worker {span['span']} stopped for good; mend the cause, then start it")
+            lines.append(f"worker {span['span']} stopped for good; fix the cause, then start it")
         elif span["failures"] and span["pid"] is None:
             again = f"; next try in {duration(span['retry_in_s'])}" if span["retry_in_s"] else ""
             if span["last_end"] == "refused":
@@ -169,6 +171,22 @@ def report(common: Common, answer: Json, name: str) -> None:
         out(f"writes paused for {answer['pause_ms']:.0f} ms")
     if answer["routers"]:
         out(routers_text(answer["routers"]))
+
+
+def doing(
+    common: Common, workflow: str, target: str, call: Callable[..., Json]
+) -> Callable[..., Json]:
+    """A verb of the client which, once it lasts, says what the workflow waits for."""
+
+    def run(*arguments: Any, **options: Any) -> Json:
+        from tidegate.cli import follow  # noqa: PLC0415 - only when it is used
+
+        looks = common.client().workflow
+        return follow.saying_waits(
+            lambda: looks.status(workflow, target), lambda: call(*arguments, **options)
+        )
+
+    return run
 
 
 def add_verbs(app: App, noun: str) -> None:
@@ -228,7 +246,7 @@ def _add_runs(app: App, verbs: Any, epilogue: Any) -> None:
         Args:
             log_budget: how much log a source may keep from now on, such as 20GiB.
         """
-        answer = verbs(common).start(
+        answer = doing(common, workflow, target, verbs(common).start)(
             workflow, target, log_budget_bytes=size_of(log_budget), dry_run=dry_run
         )
         report(common, answer, workflow)
@@ -273,7 +291,7 @@ def _add_switch(app: App, verbs: Any, epilogue: Any) -> None:
             allow_unverified: switch writes without an equal VDiff of the last 24 hours.
             ignore_routers: switch writes although routers are silent or serve old routes.
         """
-        answer = verbs(common).switch_traffic(
+        answer = doing(common, workflow, target, verbs(common).switch_traffic)(
             workflow,
             target,
             tablet_types=names(tablet_types),
@@ -317,7 +335,7 @@ def _add_reverse(app: App, verbs: Any, epilogue: Any) -> None:
             max_replication_lag_allowed: a stream that lags more is not switched.
             ignore_routers: send writes back although routers are silent or serve old routes.
         """
-        answer = verbs(common).reverse_traffic(
+        answer = doing(common, workflow, target, verbs(common).reverse_traffic)(
             workflow,
             target,
             tablet_types=names(tablet_types),
@@ -352,7 +370,7 @@ def _add_ends(app: App, verbs: Any, epilogue: Any) -> None:
             rename_tables: rename the tables of the source instead of dropping them.
         """
         confirm(f"complete workflow {workflow}", workflow, yes=yes, dry_run=dry_run)
-        answer = verbs(common).complete(
+        answer = doing(common, workflow, target, verbs(common).complete)(
             workflow,
             target,
             keep_data=keep_data,
@@ -380,7 +398,7 @@ def _add_ends(app: App, verbs: Any, epilogue: Any) -> None:
             keep_routing_rules: leave the workflow's routing rules.
         """
         confirm(f"cancel workflow {workflow}", workflow, yes=yes, dry_run=dry_run)
-        answer = verbs(common).cancel(
+        answer = doing(common, workflow, target, verbs(common).cancel)(
             workflow,
             target,
             keep_data=keep_data,
