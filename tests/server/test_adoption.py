@@ -13,6 +13,7 @@ from tidegate.server import processes
 
 if TYPE_CHECKING:
     from fix_node import Shop
+    from tidegate.client import Client
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -58,6 +59,22 @@ def same_rows(shop: Shop) -> None:
     assert found[0] == found[1]
 
 
+def said_alike(client: Client) -> str:
+    """The state that list, show and status agree on, with the same next step."""
+    (listed,) = client.workflow.list()["items"]
+    found = [
+        listed,
+        client.workflow.show("move", "customer"),
+        client.workflow.status("move", "customer"),
+    ]
+    ((state, step, age),) = {(f["state"], f["next_step"], f["vdiff_age_s"]) for f in found}
+    assert "-w move -t customer" in step
+    assert age is None
+    assert listed["unreachable"] == {}
+    assert [each["waits"] for each in found] == [[], [], []]
+    return str(state)
+
+
 def test_a_stream_survives_node_worker_and_server(shop: Shop) -> None:
     with shop.node.client() as client:
         client.movetables.create("move", "customer", source_keyspace="commerce", all_tables=True)
@@ -94,6 +111,9 @@ def test_a_stream_survives_node_worker_and_server(shop: Shop) -> None:
     with shop.node.client() as client:
         shown = client.workflow.show("move", "customer")
         assert shown["workflow"]["version"] >= 1
+        assert said_alike(client) == "running"
+        client.workflow.stop("move", "customer")
+        assert said_alike(client) == "stopped"
         client.workflow.cancel("move", "customer")
         assert client.workflow.list()["items"] == []
         until(lambda: not client.node.spans()["items"])
