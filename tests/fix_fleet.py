@@ -232,13 +232,26 @@ class Fleet:
         return found
 
     def wait_running(self, keyspace: str, name: str, timeout_s: float = 60.0) -> None:
-        """Wait until every active stream runs and nothing is pending."""
+        """Wait until every active stream runs and nothing is pending.
+
+        The lag of a fresh way back is known before its worker has begun: that is waited for.
+        """
         deadline = time.monotonic() + timeout_s
+        first: dict[tuple[str, str], str | None] = {}
         while True:
             status = self.service.status(keyspace, name, room=False)
             active = [s for s in status.streams if s.direction in status.workflow.wanted]
+            for stream in active:
+                fresh = not (stream.rows_copied or stream.rows_applied)
+                first.setdefault(
+                    (stream.source, stream.target), stream.heartbeat_at if fresh else ""
+                )
             if active and all(
-                s.state == "Running" and not s.pending and s.lag_s is not None and s.lag_s < 5
+                s.state == "Running"
+                and not s.pending
+                and s.lag_s is not None
+                and s.lag_s < 5
+                and s.heartbeat_at != first[s.source, s.target]
                 for s in active
             ):
                 return
