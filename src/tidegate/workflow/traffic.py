@@ -295,9 +295,10 @@ def with_reads_switched(
 ) -> Snapshot:
     """With reads of some types, in some cells, at one side."""
     source, target = workflow.source_shards, workflow.target_shards
+    sides = _sides(snapshot, workflow)
     for tablet_type in types:
         if workflow.type is not WorkflowType.RESHARD:
-            there = set(_read_cells(snapshot, workflow, tablet_type)[0])
+            there = set(_read_cells(snapshot, workflow, tablet_type, sides)[0])
             there = there | set(cells) if to_target else there - set(cells)
             snapshot = with_read_rules(snapshot, workflow, tablet_type, there)
             continue
@@ -340,8 +341,8 @@ def with_writes_switched(snapshot: Snapshot, workflow: Workflow, *, to_target: b
 
 def observed_state(snapshot: Snapshot, workflow: Workflow) -> State:
     """What the topology says about the workflow's traffic now."""
-    reads = {each: _read_cells(snapshot, workflow, each) for each in READ_TYPES}
-    replica, rdonly = reads[TabletType.REPLICA], reads[TabletType.RDONLY]
+    sides = _sides(snapshot, workflow)
+    replica, rdonly = (_read_cells(snapshot, workflow, each, sides) for each in READ_TYPES)
     return State(
         workflow=workflow.name,
         source_keyspace=workflow.source_keyspace,
@@ -351,8 +352,8 @@ def observed_state(snapshot: Snapshot, workflow: Workflow) -> State:
         replica_cells_not_switched=replica[1],
         rdonly_cells_switched=rdonly[0],
         rdonly_cells_not_switched=rdonly[1],
-        writes_switched=_writes_switched(snapshot, workflow),
-        tables_apart=tuple(tables_apart(snapshot, workflow)),
+        writes_switched=_writes_switched(snapshot, workflow, sides),
+        tables_apart=tuple(_apart(workflow, sides)),
     )
 
 
@@ -362,35 +363,34 @@ def tables_apart(snapshot: Snapshot, workflow: Workflow) -> dict[str, str]:
     A switch moves every table in one change. What differs was changed by somebody else, and then no
     verb can know where the rows are.
     """
-    if workflow.type is WorkflowType.RESHARD:
-        return {}
+    return _apart(workflow, _sides(snapshot, workflow))
+
+
+def _apart(workflow: Workflow, sides: Sides) -> dict[str, str]:
     found: dict[str, str] = {}
-    kinds: list[tuple[TabletType | None, str | None]] = [(None, None)]
-    kinds += [(tablet_type, cell) for tablet_type in READ_TYPES for cell in sorted(snapshot.cells)]
-    for tablet_type, cell in kinds:
-        sides = {t: _side(snapshot, workflow, t, tablet_type, cell) for t in workflow.tables}
-        seen = set(sides.values())
+    for (tablet_type, cell), of_tables in sides.items():
+        seen = set(of_tables.values())
         if len(seen) == 1 and _ELSEWHERE not in seen:
             continue
         what = "writes" if tablet_type is None else f"{str(tablet_type).lower()} reads in {cell}"
-        common = workflow.target_keyspace if _TARGET in seen else workflow.source_keyspace
-        for table, side in sides.items():
-            if side not in {_TARGET, *(() if _TARGET in seen else (_SOURCE,))}:
-                where = workflow.source_keyspace if side == _SOURCE else "elsewhere"
-                found.setdefault(table, f"{what} lead {_to(where)}, those of others to {common}")
+        side, common = (
+            (_TARGET, workflow.target_keyspace)
+            if _TARGET in seen
+            else (_SOURCE, workflow.source_keyspace)
+        )
+        for table, its in of_tables.items():
+            if its != side:
+                where = f"to {workflow.source_keyspace}" if its == _SOURCE else "elsewhere"
+                found.setdefault(table, f"{what} lead {where}, those of others to {common}")
     return found
 
 
-def _to(where: str) -> str:
-    return where if where == "elsewhere" else f"to {where}"
-
-
 def _read_cells(
-    snapshot: Snapshot, workflow: Workflow, tablet_type: TabletType
+    snapshot: Snapshot, workflow: Workflow, tablet_type: TabletType, sides: Sides
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     cells = sorted(snapshot.cells)
     if workflow.type is not WorkflowType.RESHARD:
-        there = [c for c in cells if _all_at_target(snapshot, workflow, tablet_type, c)]
+        there = [c for c in cells if set(sides[tablet_type, c].values()) == {_TARGET}]
         return tuple(there), tuple(c for c in cells if c not in there)
     shards = snapshot.shards_of(workflow.target_keyspace)
     sources = [s for s in shards if s.name in workflow.source_shards]
@@ -401,9 +401,9 @@ def _read_cells(
     )
 
 
-def _writes_switched(snapshot: Snapshot, workflow: Workflow) -> bool:
+def _writes_switched(snapshot: Snapshot, workflow: Workflow, sides: Sides) -> bool:
     if workflow.type is not WorkflowType.RESHARD:
-        return _all_at_target(snapshot, workflow, None)
+        return set(sides[None, None].values()) == {_TARGET}
     return not any(
         shard.serving
         for shard in snapshot.shards_of(workflow.target_keyspace)
@@ -411,48 +411,45 @@ def _writes_switched(snapshot: Snapshot, workflow: Workflow) -> bool:
     )
 
 
-def _all_at_target(
-    snapshot: Snapshot, workflow: Workflow, tablet_type: TabletType | None, cell: str | None = None
-) -> bool:
-    """Whether the rules of every table lead to the target."""
-    return all(
-        _side(snapshot, workflow, table, tablet_type, cell) == _TARGET for table in workflow.tables
-    )
-
-
 _SOURCE, _TARGET, _ELSEWHERE = "source", "target", "elsewhere"
 
+type Sides = dict[tuple[TabletType | None, str | None], dict[str, str]]
 
-def _side(
-    snapshot: Snapshot,
-    workflow: Workflow,
-    table: str,
-    tablet_type: TabletType | None,
-    cell: str | None = None,
-) -> str:
-    """Where the rules of a table lead, under its bare name and under the source's.
 
-    Without a rule it is at the source. A bare name may belong to an equally named table of other
-    keyspaces, too; only the part of it within the workflow's keyspaces counts.
+def _sides(snapshot: Snapshot, workflow: Workflow) -> Sides:
+    """Where the rules of each table lead: writes, and reads of each type in each cell.
+
+    A table's rules are those of its bare name and of the source's. Without a rule it is at the
+    source. A bare name may belong to an equally named table of other keyspaces, too; only the part
+    of it within the workflow's keyspaces counts.
     """
+    if workflow.type is WorkflowType.RESHARD:
+        return {}
     rules = snapshot.routing_rules.rules
-    sides: dict[tuple[str, ...], str] = {
-        (str(TableName(workflow.source_keyspace, table)),): _SOURCE,
-        (str(TableName(workflow.target_keyspace, table)),): _TARGET,
+    kinds: dict[tuple[TabletType | None, str | None], tuple[str, str]] = {
+        (None, None): (_suffix(TabletType.PRIMARY), "")
     }
-    found: set[str] = set()
-    for keyspace in (None, workflow.source_keyspace):
-        rule = rules.get(str(RuleSource(table, keyspace, tablet_type)))
-        if cell is not None:
-            rule = rules.get(str(RuleSource(table, keyspace, tablet_type, cell)), rule)
-        elif tablet_type is None:
-            rule = rules.get(str(RuleSource(table, keyspace, TabletType.PRIMARY)), rule)
-        if rule and keyspace is None:
-            rule = _own_part(workflow, rule) or None
-        if rule is None:
-            continue
-        found.add(sides.get(rule, _ELSEWHERE))
-    return found.pop() if len(found) == 1 else (_ELSEWHERE if found else _SOURCE)
+    for each in READ_TYPES:
+        kinds |= {(each, c): (_suffix(each, c), _suffix(each)) for c in sorted(snapshot.cells)}
+    found: Sides = {kind: {} for kind in kinds}
+    for table in workflow.tables:
+        bare, qualified = str(RuleSource(table)), str(RuleSource(table, workflow.source_keyspace))
+        source = str(TableName(workflow.source_keyspace, table))
+        target = str(TableName(workflow.target_keyspace, table))
+        sides: dict[tuple[str, ...], str] = {(source,): _SOURCE, (target,): _TARGET}
+        for kind, (narrow, wide) in kinds.items():
+            shared = rules.get(bare + narrow, rules.get(bare + wide))
+            own = rules.get(qualified + narrow, rules.get(qualified + wide))
+            if shared and shared not in sides:
+                shared = _own_part(workflow, shared) or None
+            seen = {sides.get(rule, _ELSEWHERE) for rule in (shared, own) if rule is not None}
+            found[kind][table] = seen.pop() if len(seen) == 1 else (_ELSEWHERE if seen else _SOURCE)
+    return found
+
+
+def _suffix(tablet_type: TabletType, cell: str | None = None) -> str:
+    """What a rule's name ends in when it is for a type, or for a type in a cell."""
+    return str(RuleSource("t", None, tablet_type, cell)).removeprefix("t")
 
 
 def _own_part(workflow: Workflow, rule: tuple[str, ...]) -> tuple[str, ...]:
