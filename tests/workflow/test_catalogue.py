@@ -126,3 +126,12 @@ def test_a_target_will_have_what_its_later_statements_make() -> None:
     found = with_later({"t": made}, {"t": source}, actions)["t"]
     assert {"index i", 'index odd "one"'} <= set(found)
     assert "foreign key fk" not in found
+    assert found["index i"] == source["index i"]
+
+
+def test_servers_of_two_versions_may_write_a_definition_differently() -> None:
+    actions = [(TableName("public", "t"), "CREATE INDEX i ON public.t USING btree (v)")]
+    expected = with_later({"t": {}}, {"t": I1}, actions, alike=False)["t"]
+    assert compared((I1, expected), (I1, I2)) == []
+    assert compared((I1, expected), (I1, {})) != []
+    assert compared((I1, expected), ({}, I2)) != []

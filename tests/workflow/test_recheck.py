@@ -18,6 +18,7 @@ from tidegate.workflow.preflight.check import Severity, Verb, errors
 from tidegate.workflow.recheck import look
 from tidegate.workflow.requests import CancelRequest, CompleteRequest
 from tidegate.workflow.sessions import Sessions
+from tidegate.workflow.switch_steps import SwitchActions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +124,30 @@ def test_a_foreign_key_at_the_target_refuses_while_rows_are_applied_there(moving
     )
     assert refused(service.reverse_traffic, switch_request()) == crossing
     assert service.complete(COMPLETE).findings == ()
+
+
+def test_a_foreign_key_that_is_made_while_a_switch_waits_is_found_before_the_fence(
+    moving: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Situation 5, relative: between the first look and the pause; everything is rolled back."""
+    service = moving.service
+    moving.start_workers()
+    service.create(move_tables())
+    moving.wait_running("shop", "move")
+    real = SwitchActions._make_slots
+
+    def make_slots(actions: SwitchActions) -> None:
+        real(actions)
+        execute(moving, "commerce", INVOICES)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SwitchActions, "_make_slots", make_slots)
+        with pytest.raises(PreflightError, match="TG-PF-210 commerce/0 orders"):
+            service.switch_traffic(switch_request(tablet_types=("PRIMARY",)))
+    assert "Writes Not Switched" in service.status("shop", "move").traffic
+    assert not [each for each in moving.own_objects()["shop/0"] if each.startswith("slot")]
+    application = moving.shards["commerce", "0"].application()
+    application.execute("UPDATE public.customers SET balance = 1 WHERE id = 1")
 
 
 def test_reads_may_follow_writes_to_a_side_that_has_gone_on(moving: Fleet) -> None:

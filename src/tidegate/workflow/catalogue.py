@@ -31,6 +31,9 @@ type Tables = Mapping[str, Features]
 
 DIGEST_BYTES: Final = 4
 
+#: In place of a digest: whatever the definition will be.
+ANY: Final = ""
+
 #: Kinds that a target gets after the rows, from actions that wait for them.
 LATER: Final = (
     "index ",
@@ -178,7 +181,11 @@ def tables_features(
 
 
 def with_later(
-    made: Tables, source: Tables, actions: Iterable[tuple[TableName, str]]
+    made: Tables,
+    source: Tables,
+    actions: Iterable[tuple[TableName, str]],
+    *,
+    alike: bool = True,
 ) -> dict[str, dict[str, str]]:
     """A target as it will be: with what statements that wait for the rows make of the source's.
 
@@ -186,6 +193,7 @@ def with_later(
         made: the target's tables as they have just been made.
         source: the tables at the source.
         actions: (table, statement).
+        alike: both servers write definitions alike; else only their names are expected.
     """
     found = {table: dict(each) for table, each in made.items()}
     statements: dict[str, list[str]] = {}
@@ -199,7 +207,7 @@ def with_later(
                 continue
             name = feature.removeprefix(kind)
             if name in words or f'"{name.replace(chr(34), chr(34) * 2)}"' in words:
-                found[table].setdefault(feature, digest)
+                found[table].setdefault(feature, digest if alike else ANY)
     return found
 
 
@@ -263,6 +271,8 @@ class _Pair:
         """What happened to a feature on one side only."""
         was, left = self.left_then.get(feature), self.left_now.get(feature)
         expected, entered = self.entered_then.get(feature), self.entered_now.get(feature)
+        if expected == ANY and entered is not None:
+            expected = entered
         if left == entered or (left == was and entered == expected):
             return None
         if entered is None:

@@ -182,9 +182,10 @@ def at_create(work: Work, facts: Facts, target_plan: TargetPlan) -> Catalogue:
     schema = target_plan.schema
     actions = (*schema.after_copy, *schema.after_catchup) if schema is not None else ()
     others = {}
+    versions = {each.server.version_num // 10000 for each in facts.databases}
     for database in gather_again(request, work.snapshot, work.sessions).targets:
         label, found = _features(database, request)
-        shards[label] = with_later(found, model, actions)
+        shards[label] = with_later(found, model, actions, alike=len(versions) == 1)
         if request.reshards:
             others[label] = tuple(sorted(map(str, set(database.tables) - set(request.tables))))
     return Catalogue(shards, others)
