@@ -11,9 +11,12 @@ from psycopg import sql
 
 from fix_databases import APPLICATION
 from fix_fleet import move_tables
+from tidegate.dataplane.model import Direction
 from tidegate.errors import FailedPreconditionError, PreflightError
 from tidegate.workflow import trial
-from tidegate.workflow.preflight.check import Severity
+from tidegate.workflow.preflight.check import Severity, Verb
+from tidegate.workflow.recheck import look
+from tidegate.workflow.sessions import Sessions
 
 if TYPE_CHECKING:
     from fix_databases import Database
@@ -220,3 +223,22 @@ def test_settings_of_our_role_do_not_matter(plain: Fleet) -> None:
     plain.start_workers()
     plain.wait_running("shop", "move")
     plain.wait_equal("commerce", "shop")
+
+
+def test_a_plain_role_looks_again_and_a_right_that_was_revoked_is_named(plain: Fleet) -> None:
+    """Situation 5, relative: what `create` would refuse of the role, before a switch begins."""
+    plain.service.create(move_tables(auto_start=False))
+    (flow,), snapshot = plain.service.list(), plain.topology.read()
+
+    def looked(verb: Verb) -> list[str]:
+        with Sessions(snapshot, purpose="test") as sessions:
+            found = look(snapshot, flow, sessions, verb, Direction.FORWARD)
+        return [f"{each.id} {each.object}" for each in found]
+
+    for verb in Verb:
+        assert looked(verb) == []
+    as_superuser(plain.shards["commerce", "0"], f'REVOKE {APPLICATION} FROM "{MOVER}"')
+    try:
+        assert looked(Verb.SWITCH) == [f"TG-PF-311 commerce/0 role {APPLICATION}"]
+    finally:
+        as_superuser(plain.shards["commerce", "0"], f'GRANT {APPLICATION} TO "{MOVER}"')
