@@ -214,6 +214,28 @@ def test_a_text_search_configuration_is_found_among_the_arguments_of_a_trigger(
         assert [node.catalog for node in found.carried] == ["pg_ts_config"]
 
 
+def test_an_extension_whose_function_only_a_body_calls_is_needed(database: Database) -> None:
+    """Situation 3, relative: the function is the extension's, so the extension comes along.
+
+    An extension's overload of a name of the system's is no reason to need it.
+    """
+    with database.admin() as session:
+        session.execute(
+            """
+            CREATE EXTENSION pg_trgm SCHEMA public; CREATE EXTENSION citext SCHEMA public;
+            CREATE FUNCTION public.fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+              NEW.v := public.similarity(replace(NEW.t, 'a', 'b'), 'word'); RETURN NEW; END $$;
+            CREATE TABLE public.page (id bigint PRIMARY KEY, t text, v real);
+            CREATE TRIGGER fill BEFORE INSERT ON public.page
+              FOR EACH ROW EXECUTE FUNCTION public.fill();
+            """
+        )
+        page = TableName("public", "page")
+        plan = schema_copy.plan_schema(database.endpoint, [page], read(session, page))
+        assert plan.extensions == ("pg_trgm",)
+        assert [each.identity for each in plan.support] == ["public.fill()"]
+
+
 def test_settings_and_grants_are_made_where_the_role_may_and_named_otherwise(
     source_server: LocalServer,
     target_server: LocalServer,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from tidegate.dataplane.model import OnDDL
 from tidegate.errors import InvalidArgumentError
+from tidegate.topology.names import TableName
 from tidegate.topology.records import TabletType
 from tidegate.topology.vschema import canonical_table
 from tidegate.workflow.state import AutoIncrementHandling
@@ -87,11 +88,13 @@ class CreateCommon:
                     next_step=f"leave {name} out; reads are switched by cell and type later",
                 )
         for each in self.leave_out_triggers:
-            if not all(each.rpartition(".")[::2]):
+            table, _, trigger = each.rpartition(".")
+            if not table or not trigger:
                 raise InvalidArgumentError(
                     f"{each!r} does not name a trigger of a table",
                     next_step="write table.trigger, or schema.table.trigger",
                 )
+            TableName.parse(table)
         on_ddl = self.on_ddl.upper()
         if on_ddl not in set(OnDDL):
             raise InvalidArgumentError(

@@ -60,3 +60,6 @@ def remove(connection: Connection[TupleRow], made: Iterable[tuple[str, str]]) ->
             psycopg.errors.InvalidSchemaName,
         ):
             continue
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidCatalogName):
+            if kind != UNDO:
+                raise

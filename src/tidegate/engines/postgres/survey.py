@@ -110,7 +110,7 @@ class Survey:
         available_extensions: versions that could be installed, by name.
         types: types outside the system's schemas, by qualified name.
         collations: collations there are, qualified and quoted, with their definitions.
-        functions: functions outside the system's schemas, with a digest of their definitions.
+        functions: functions and views outside the system's schemas, with a digest of each.
         relations: names of tables, views, sequences and foreign tables outside the system.
         others: (kind, identity) of objects people made that a schema copy does not carry.
         needs: what the given tables lean on.
@@ -200,6 +200,10 @@ SELECT (pg_identify_object('pg_proc'::regclass, p.oid, 0)).identity,
        CASE p.prokind WHEN 'a' THEN '' ELSE md5(pg_get_functiondef(p.oid)) END
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', '_tidegate')
+ UNION ALL
+SELECT format('%I.%I', n.nspname, v.relname), md5(pg_get_viewdef(v.oid))
+  FROM pg_class v JOIN pg_namespace n ON n.oid = v.relnamespace
+ WHERE v.relkind = 'v' AND n.nspname NOT IN ('pg_catalog', 'information_schema', '_tidegate')
 """
 
 _RELATIONS = """

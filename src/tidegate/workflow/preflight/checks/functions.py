@@ -1,4 +1,4 @@
-"""Warns of targets that define a needed function otherwise."""
+"""Warns of targets that define a needed function or view otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
-    """Needed functions that a target has with another definition."""
+    """Needed functions and views that a target has with another definition."""
     for source in facts.sources[:1]:
         for need in needs(facts):
             wanted = source.survey.functions.get(need.identity)
@@ -24,18 +24,18 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
                 if database.survey.functions.get(need.identity, wanted) != wanted:
                     yield Problem(
                         f"{database.label} {need.identity}",
-                        f"function {need.identity} differs from the one at {source.label}",
+                        f"{need.kind} {need.identity} differs from the one at {source.label}",
                     )
 
 
 CHECK = Check(
     id="TG-PF-413",
-    title="A function is defined differently at the target",
+    title="A function or view is defined differently at the target",
     severity=Severity.WARNING,
     cause=(
-        "A function that the target has already is left as it is; defaults, constraints and "
-        "triggers of the tables will call that one."
+        "A function or view that the target has already is left as it is; defaults, constraints "
+        "and triggers of the tables will use that one."
     ),
-    remedy="compare the definitions: \\\\sf in psql shows them",
+    remedy="compare the definitions: \\\\sf and \\sv in psql show them",
     find=find,
 )
