@@ -36,6 +36,6 @@ CHECK = Check(
         "A function or view that the target has already is left as it is; defaults, constraints "
         "and triggers of the tables will use that one."
     ),
-    remedy="compare the definitions: \\\\sf and \\sv in psql show them",
+    remedy="compare the definitions: \\sf and \\sv in psql show them",
     find=find,
 )

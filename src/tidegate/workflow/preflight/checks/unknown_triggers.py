@@ -26,6 +26,6 @@ CHECK = Check(
     title="A trigger to be left out does not exist",
     severity=Severity.ERROR,
     cause="Only triggers of tables that are made at the target can be left out.",
-    remedy="name it as table.trigger: \\\\d in psql shows the triggers of a table",
+    remedy="name it as table.trigger: \\d in psql shows the triggers of a table",
     find=find,
 )
