@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tidegate.cli.lifetime import AT_END
 from tidegate.cli.nouns import NOUNS, SUMMARY, root_help
+from tidegate.cli.words import spelled_out
 from tidegate.errors import (
     DetachedError,
     ExitStatus,
@@ -51,17 +52,17 @@ def build_app() -> App:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit status."""
-    if not arguments or list(arguments) in (["--help"], ["-h"]):
+    if not arguments or list(arguments) in (["--help"], ["-h"], ["help"]):
         sys.stdout.write(root_help())
         return ExitStatus.DONE if arguments else ExitStatus.USAGE
-    if list(arguments) == ["--version"]:
+    if list(arguments) in (["--version"], ["version"]):
         from tidegate import __version__  # noqa: PLC0415 - only here
 
         sys.stdout.write(f"{__version__}\n")
         return ExitStatus.DONE
     as_json = _wants_json(arguments)
     try:
-        return _call(arguments)
+        return _call(spelled_out(list(arguments)))
     except TidegateError as error:
         _show(error, as_json=as_json)
         return error.exit_status

@@ -84,5 +84,8 @@ def root_help() -> str:
         "Flags:",
         f"  {'--help, -h':<14}Show this.",
         f"  {'--version':<14}Show the version.",
+        "",
+        "`tidegate help NOUN VERB` shows a verb's help, `tidegate version` the version.",
+        "A workflow may be named with its keyspace: -w customer/move1 is -w move1 -t customer.",
     ]
     return "\n".join([*lines, "", EPILOGUE, ""])

@@ -1,4 +1,4 @@
-"""What ``/metrics`` shows, in Prometheus' text form: workers, routes, routers, requests.
+"""What ``/metrics`` shows, in Prometheus' text form: workflows, workers, routes, routers, requests.
 
 Decides names, labels and meaning; each is also in ``docs/reference/metrics.md``. Values are read
 when they are asked for, so that an idle node does nothing for them.
@@ -6,10 +6,14 @@ when they are asked for, so that an idle node does nothing for them.
 
 from __future__ import annotations
 
+import platform
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Info, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+import tidegate
+from tidegate.server.workflow_figures import WorkflowFigures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +33,12 @@ class Metrics:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._workflows = WorkflowFigures(services)
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        build = Info("tidegate_build", "The program that runs.", registry=self._registry)
+        build.info({"version": tidegate.__version__, "python": platform.python_version()})
         self.requests = Counter(
             "tidegate_http_requests",
             "Requests answered, by method, route and status.",
@@ -73,6 +81,7 @@ class Metrics:
             behind.add_metric([router.name], float(max(0, revision - router.revision)))
         yield from (up, held, failures, ends, routes, behind)
         yield from self._slots()
+        yield from self._workflows.collect()
 
     def _slots(self) -> Iterator[Metric]:
         """As the slots were seen last, half a minute ago at most."""

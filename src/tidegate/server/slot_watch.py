@@ -129,6 +129,10 @@ class SlotWatch:
         if self._thread.is_alive():
             self._thread.join()
 
+    def is_wanted(self) -> bool:
+        """Whether this node is the one to look."""
+        return self._is_wanted()
+
     def observed(self) -> list[Observed]:
         """Every slot as it was seen last, by name."""
         found = [each for slots in list(self._seen.values()) for each in slots.values()]
