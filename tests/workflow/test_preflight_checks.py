@@ -47,6 +47,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@pytest.mark.parametrize("major", range(14, 21))
+@pytest.mark.parametrize("level", ["minimal", "replica", "logical"])
+def test_a_server_passes_at_a_wal_level_its_version_can_decode(major: int, level: str) -> None:
+    """From PostgreSQL 19 on, the first logical slot raises ``replica``; before, nothing does."""
+    enough = {"logical"} if major < 19 else {"replica", "logical"}
+    there = server(version_num=major * 10000, wal_level=level)
+    for seen in (source(table(), server=there), target(table(), server=there)):
+        found = findings(request(), seen, "TG-PF-304")
+        assert bool(found) == (level not in enough), [str(each) for each in found]
+
+
 @pytest.mark.parametrize(
     ("check_id", "asked", "seen", "text"),
     CASES,

@@ -13,7 +13,7 @@ import psycopg
 import structlog
 
 from tidegate.engines.postgres import slots
-from tidegate.engines.postgres.connection import connect, server_facts
+from tidegate.engines.postgres.connection import connect, log_decodes, server_facts
 from tidegate.errors import TidegateError
 from tidegate.server import logs
 from tidegate.server.slot_watch import NEXT_STEP
@@ -128,7 +128,7 @@ def _of_database(database: dict[str, Any]) -> dict[str, str] | None:
             f"tablet {alias} cannot be reached: {database['error']}",
             f"tidegate tablet show {alias}",
         )
-    if database["wal_level"] != "logical":
+    if not log_decodes(database["server_version_num"] // 10000, database["wal_level"]):
         return _finding(
             "warning",
             f"the server of tablet {alias} has wal_level {database['wal_level']}: nothing can be"

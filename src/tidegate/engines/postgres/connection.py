@@ -156,6 +156,20 @@ class ServerFacts:
         """The major version: 18."""
         return self.version_num // 10000
 
+    @property
+    def log_decodes(self) -> bool:
+        """Whether a logical slot can be made and read."""
+        return log_decodes(self.major, self.wal_level)
+
+
+def log_decodes(major: int, wal_level: str) -> bool:
+    """Whether a server of this version writes a log that can be decoded, as soon as a slot asks.
+
+    From PostgreSQL 19 on, ``replica`` is enough: the first logical slot makes the server write what
+    decoding needs (``effective_wal_level``), without a restart.
+    """
+    return wal_level == "logical" or (major >= 19 and wal_level == "replica")
+
 
 def connect(
     endpoint: Endpoint,

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
-    """Servers with another wal_level than logical."""
+    """Servers whose wal_level is too low for logical decoding in their version."""
     for database in facts.servers:
-        if database.server.wal_level != "logical":
+        if not database.server.log_decodes:
             yield Problem(
                 database.label,
                 f"wal_level is {database.server.wal_level}",
@@ -24,11 +24,12 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
 
 CHECK = Check(
     id="TG-PF-304",
-    title="wal_level is not logical",
+    title="wal_level is too low for logical decoding",
     severity=Severity.ERROR,
     cause=(
         "Streams read the log by logical decoding, from the source and, to be able to switch "
-        "back, from the target."
+        "back, from the target. Up to PostgreSQL 18 that needs logical; from 19 on replica is "
+        "enough, because the first logical slot raises what the server writes."
     ),
     remedy="ALTER SYSTEM SET wal_level = logical, then restart the server",
     find=find,
