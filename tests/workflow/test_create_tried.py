@@ -12,6 +12,7 @@ from psycopg import sql
 from fix_databases import APPLICATION
 from fix_fleet import move_tables
 from tidegate.dataplane.model import Direction
+from tidegate.engines.postgres import rehearsal
 from tidegate.errors import FailedPreconditionError, PreflightError
 from tidegate.workflow import trial
 from tidegate.workflow.preflight.check import Severity, Verb
@@ -242,3 +243,25 @@ def test_a_plain_role_looks_again_and_a_right_that_was_revoked_is_named(plain: F
         assert looked(Verb.SWITCH) == [f"TG-PF-311 commerce/0 role {APPLICATION}"]
     finally:
         as_superuser(plain.shards["commerce", "0"], f'GRANT {APPLICATION} TO "{MOVER}"')
+
+
+REFERRED_TO = """
+ALTER TABLE public.orders ADD code bigint, ADD serial bigint UNIQUE;
+CREATE UNIQUE INDEX orders_code ON public.orders (code);
+ALTER TABLE public.customers ADD code bigint REFERENCES public.orders (code),
+  ADD serial bigint REFERENCES public.orders (serial), ADD badge bigint UNIQUE;
+ALTER TABLE public.orders ADD badge bigint REFERENCES public.customers (badge);
+"""
+
+
+@pytest.mark.parametrize("tables_a_batch", [20, 1])
+def test_a_foreign_key_to_a_unique_index_of_another_table_is_admitted(
+    plain: Fleet, monkeypatch: pytest.MonkeyPatch, tables_a_batch: int
+) -> None:
+    """Whichever table comes first, and in whichever batch: an index, a constraint, a circle."""
+    monkeypatch.setattr(rehearsal, "TABLES_A_BATCH", tables_a_batch)
+    as_superuser(plain.shards["commerce", "0"], REFERRED_TO)
+    findings = plain.service.create(move_tables(), dry_run=True).findings
+    assert [f for f in findings if f.severity is Severity.ERROR] == []
+    assert as_superuser(plain.shards["shop", "0"], "SELECT to_regclass('orders')") == [(None,)]
+    plain.service.create(move_tables(auto_start=False))

@@ -8,7 +8,8 @@ only because something else did is left out. Nothing stays: no table, no extensi
 Statements are sent in batches, each behind a savepoint; a batch that fails is run again item by
 item, and an item that fails statement by statement, so that the finding names the one. What comes
 after the rows (indexes, constraints, triggers) is rolled back a few tables at a time, which gives
-its locks back. The whole is bounded in time; what was not reached is said.
+its locks back; unique indexes that foreign keys refer to stay until the end, because the foreign
+keys of any table may need them. The whole is bounded in time; what was not reached is said.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ REFUSED_MAX: Final = 100
 """More findings than anybody reads; the rest is counted."""
 
 #: What a statement fails with when something before it failed.
-_CONSEQUENCES: Final = frozenset({"3F000", "42704", "42703", "42883", "42P01", "2F003", "42P17"})
+_CONSEQUENCES: Final = frozenset(
+    {"3F000", "42704", "42703", "42883", "42P01", "2F003", "42P17", "42830"}
+)
 _WAITED: Final = frozenset({"55P03", "57014", "40P01"})
 
 
@@ -129,8 +132,13 @@ def rehearse(
 
 
 def _after_rows(trial: _Trial, plan: SchemaPlan) -> None:
+    referenced, others = (
+        plan.after_catchup[: plan.referenced],
+        plan.after_catchup[plan.referenced :],
+    )
+    trial.all([named(ddl) for _, ddl in referenced])
     by_table: dict[str, list[Attempt]] = {}
-    for table, ddl in (*plan.after_copy, *plan.after_catchup):
+    for table, ddl in (*plan.after_copy, *others):
         by_table.setdefault(str(table), []).append(named(ddl))
     for few in batched(by_table.values(), TABLES_A_BATCH, strict=False):
         trial.all(list(chain.from_iterable(few)), keep=False)

@@ -47,7 +47,10 @@ MAKERS_WAIT_S = 30
 #: When a part of a table is made; within a time in this order.
 _BEFORE = ("default", "key")
 _AFTER_COPY = ("index",)
-_AFTER_CATCH_UP = ("unique", "check", "foreign key", "rule", "trigger", "policy", "comment")
+_AFTER_CATCH_UP = (
+    *("referenced", "unique", "check", "foreign key"),
+    *("rule", "trigger", "policy", "comment"),
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class SchemaPlan:
         keys: primary keys or the indexes of replica identities.
         after_copy: (table, statement): indexes to build once the rows are there.
         after_catchup: (table, statement): to build once the stream has passed H.
+        referenced: how many of these, the first ones, are unique indexes that foreign keys of the
+            tables refer to.
         left_out: what is not carried, each in words.
         extension_schemas: where each extension lies at the source.
     """
@@ -89,6 +94,7 @@ class SchemaPlan:
     keys: tuple[str, ...]
     after_copy: tuple[tuple[TableName, str], ...]
     after_catchup: tuple[tuple[TableName, str], ...]
+    referenced: int
     left_out: tuple[str, ...]
     extension_schemas: Mapping[str, str]
 
@@ -365,6 +371,7 @@ class _Lists:
             keys=tuple(self.keys),
             after_copy=tuple(a[1:] for a in sorted(self.after_copy, key=lambda a: a[0])),
             after_catchup=tuple(a[1:] for a in sorted(self.after_catchup, key=lambda a: a[0])),
+            referenced=sum(not order for order, *_ in self.after_catchup),
             left_out=tuple(self.left_out),
             extension_schemas=extensions,
         )

@@ -75,17 +75,23 @@ SELECT e.extname::text, n.nspname::text
 
 #: Parts of the tables: (class oid, oid, table oid, what it is).
 PARTS = """
+WITH referenced AS MATERIALIZED (
+  SELECT conindid AS oid FROM pg_constraint WHERE contype = 'f' AND conrelid = ANY(%(oids)s)
+)
 SELECT 'pg_constraint'::regclass::oid::int8, c.oid::int8, c.conrelid::int8,
        CASE WHEN c.contype = 'f' AND NOT c.confrelid = ANY(%(oids)s) THEN 'foreign key out'
             WHEN c.contype = 'f' THEN 'foreign key'
             WHEN c.contype = 'p' OR i.indisreplident THEN 'key'
+            WHEN c.contype = 'u' AND c.conindid IN (SELECT oid FROM referenced) THEN 'referenced'
             WHEN c.contype IN ('u', 'x') THEN 'unique'
             ELSE 'check' END
   FROM pg_constraint c LEFT JOIN pg_index i ON i.indexrelid = c.conindid AND c.contype <> 'f'
  WHERE c.conrelid = ANY(%(oids)s)
  UNION ALL
 SELECT 'pg_class'::regclass::oid, i.indexrelid, i.indrelid,
-       CASE WHEN i.indisreplident THEN 'key' WHEN i.indisunique THEN 'unique' ELSE 'index' END
+       CASE WHEN i.indisreplident THEN 'key'
+            WHEN i.indexrelid IN (SELECT oid FROM referenced) THEN 'referenced'
+            WHEN i.indisunique THEN 'unique' ELSE 'index' END
   FROM pg_index i WHERE i.indrelid = ANY(%(oids)s)
  UNION ALL
 SELECT 'pg_trigger'::regclass::oid, t.oid, t.tgrelid,
