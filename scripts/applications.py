@@ -218,6 +218,8 @@ def followed(site: Site, result: Result, finding: dict[str, Any]) -> bool:
 
 def create(site: Site, result: Result, tables: set[str], *, dry_run: bool) -> dict[str, Any]:
     """`movetables create` of the tables."""
+    advice = {option: sorted(set(values)) for option, values in result.advice.items()}
+    triggers = [t for t in advice.pop("leave_out_triggers", []) if t.rpartition(".")[0] in tables]
     return site.client.movetables.create(
         WORKFLOW,
         f"{result.name}-to",
@@ -225,7 +227,8 @@ def create(site: Site, result: Result, tables: set[str], *, dry_run: bool) -> di
         tables=sorted(tables),
         set_identity=True,
         dry_run=dry_run,
-        **{option: sorted(set(values)) for option, values in result.advice.items()},
+        leave_out_triggers=triggers,
+        **advice,
     )
 
 

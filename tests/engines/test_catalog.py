@@ -117,6 +117,33 @@ def test_foreign_keys_are_seen_from_both_ends(database: Connection[TupleRow]) ->
     assert (key.on_delete, key.on_update) == ("c", "a")
 
 
+def test_a_foreign_key_of_partitions_is_that_of_their_parent_which_can_be_dropped(
+    database: Connection[TupleRow],
+) -> None:
+    """A partition's copy of a key, or the copy for a partition it leads to, cannot be dropped."""
+    database.execute(
+        "CREATE TABLE public.note (id bigint PRIMARY KEY, about bigint NOT NULL"
+        " REFERENCES public.customer (id)) PARTITION BY RANGE (id);"
+        "CREATE TABLE public.note_1 PARTITION OF public.note FOR VALUES FROM (1) TO (100);"
+        "CREATE TABLE public.note_2 PARTITION OF public.note FOR VALUES FROM (100) TO (200);"
+        "CREATE TABLE public.reply (id bigint PRIMARY KEY, note bigint REFERENCES public.note);"
+    )
+    customer, reply = TableName("public", "customer"), TableName("public", "reply")
+    found = require_tables(database, [customer, reply])
+    keys = [key for key in found[customer].referenced_by if key.table.name.startswith("note")]
+    keys += found[reply].foreign_keys
+    assert [(key.table.name, key.referenced.name) for key in keys] == [
+        ("note", "customer"),
+        ("reply", "note"),
+    ]
+    for key in keys:
+        name = f"{key.table.schema}.{key.table.name}"
+        database.execute(f"ALTER TABLE {name} DROP CONSTRAINT {key.name}".encode())
+    left = require_tables(database, [customer, reply])
+    assert not left[reply].foreign_keys
+    assert not any(key.table.name.startswith("note") for key in left[customer].referenced_by)
+
+
 def test_a_deferrable_key_does_not_identify_a_row(database: Connection[TupleRow]) -> None:
     tables = read_tables(database)
     assert tables[ORDER].primary_key == ("b", "a")

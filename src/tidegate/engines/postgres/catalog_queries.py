@@ -115,6 +115,7 @@ SELECT i.indrelid::int8, x.relname::text, i.indexrelid::int8, i.indisunique,
  ORDER BY i.indrelid, x.relname
 """
 
+# The copies that partitions have of a parent's key say nothing more, and cannot be dropped.
 _FOREIGN_KEYS = """
 SELECT side.oid::int8, side.outgoing, c.conname::text, n.nspname::text, r.relname::text,
        ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k(attnum, position)
@@ -132,7 +133,7 @@ SELECT side.oid::int8, side.outgoing, c.conname::text, n.nspname::text, r.relnam
   JOIN pg_class f ON f.oid = c.confrelid
   JOIN pg_namespace fn ON fn.oid = f.relnamespace
  CROSS JOIN LATERAL (VALUES (c.conrelid, true), (c.confrelid, false)) AS side(oid, outgoing)
- WHERE c.contype = 'f' AND side.oid = ANY(%(oids)s)
+ WHERE c.contype = 'f' AND c.conparentid = 0 AND side.oid = ANY(%(oids)s)
  ORDER BY side.oid, c.conname, r.relname
 """
 

@@ -40,6 +40,11 @@ def _decision(stay: Stay) -> str:
     ways = []
     if stay.kind == "table":
         ways.append(f"move {stay.relation} too (--tables)")
+    elif stay.kind == "sequence":
+        ways.append(
+            f"create {quoted_table(stay.relation)} at the target, with a START beyond what the"
+            " source will have given out by the switch"
+        )
     else:
         ways.append(f"create {quoted_table(stay.relation)} at the target")
     part, _, name = stay.part.partition(" ")
