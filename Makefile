@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile
 # Tests and demo start Python by the thousand: compiled modules save a second or two each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check soak lint types conformance bench docs clean
+.PHONY: help setup demo test check soak versions lint types conformance bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -31,6 +31,9 @@ check: $(STAMP) lint types ## the quick half of `make test`
 
 soak: $(STAMP) ## long runs with random faults (SEED=number, MINUTES=10 for each, ARGS=files or options)
 	@$(BIN)/python -m pytest -m soak $(ARGS)
+
+versions: $(STAMP) ## the data path on each PostgreSQL from 15 to 19 (VERSIONS="15 16:18" for some; a:b is source:target)
+	@scripts/versions $(VERSIONS)
 
 lint: $(STAMP) ## style
 	@$(BIN)/ruff check -q .

@@ -1,38 +1,69 @@
-"""Real PostgreSQL servers: started once per run, one fresh database per test."""
+"""Real PostgreSQL servers: started once per run, one fresh database per test.
+
+``TIDEGATE_TEST_POSTGRES`` says which major version the source and target servers are of: ``15``
+for both, ``15:18`` for a source of 15 and a target of 18. Without it both are 18. Versions other
+than 16 and 18 are found where ``scripts/postgres`` puts them.
+"""
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from tidegate.engines.postgres.local import THROW_AWAY_SETTINGS, LocalServer
+from tidegate.engines.postgres.local import (
+    THROW_AWAY_SETTINGS,
+    LocalServer,
+    Programs,
+    find_programs,
+    programs_in,
+)
+from tidegate.engines.postgres.schema_dump import OWN_MAJOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+FETCHED: Final = Path(__file__).resolve().parents[1] / ".cache" / "postgres"
+VARIABLE: Final = "TIDEGATE_TEST_POSTGRES"
+
 _names = itertools.count(1)
 
 
+def wanted_majors() -> tuple[int, int]:
+    """The major versions of the source and the target server."""
+    source, _, target = os.environ.get(VARIABLE, "18").partition(":")
+    return int(source), int(target or source)
+
+
+def programs_of(major: int) -> Programs:
+    """The programs of one version: a wheel's, or what ``scripts/postgres`` fetched."""
+    return find_programs(major) if major in {16, 18} else programs_in(FETCHED / str(major), major)
+
+
 def _server(name: str, major: int = 18) -> Iterator[LocalServer]:
-    server = LocalServer.create(name, major=major, settings=THROW_AWAY_SETTINGS).start()
+    programs = programs_of(major)
+    if major > OWN_MAJOR:  # its schema needs its own pg_dump, which nodes look for on their PATH
+        os.environ["PATH"] = f"{Path(programs.path('pg_dump')).parent}:{os.environ['PATH']}"
+    server = LocalServer.create(name, programs=programs, settings=THROW_AWAY_SETTINGS).start()
     yield server
     server.destroy()
 
 
 @pytest.fixture(scope="session")
 def source_server() -> Iterator[LocalServer]:
-    """A PostgreSQL 18 server for source databases."""
-    yield from _server("source")
+    """A server for source databases: PostgreSQL 18 unless the run asks for another."""
+    yield from _server("source", wanted_majors()[0])
 
 
 @pytest.fixture(scope="session")
 def target_server() -> Iterator[LocalServer]:
-    """A second PostgreSQL 18 server, for target databases."""
-    yield from _server("target")
+    """A second server, for target databases: PostgreSQL 18 unless the run asks for another."""
+    yield from _server("target", wanted_majors()[1])
 
 
 @pytest.fixture(scope="session")

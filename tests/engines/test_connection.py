@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from fix_servers import wanted_majors
 from tidegate.engines.postgres import predecessors
 from tidegate.engines.postgres.connection import connect, server_facts
 from tidegate.engines.postgres.local import free_port
@@ -156,7 +157,7 @@ def test_facts_describe_the_server(source_server: LocalServer, old_server: Local
         (identifier,) = connection.execute(
             "SELECT system_identifier::text FROM pg_control_system()"
         ).fetchone() or ("",)
-    assert facts.major == 18
+    assert facts.major == wanted_majors()[0]
     assert facts.system_identifier == identifier
     assert facts.timeline == 1
     assert facts.wal_level == "logical"

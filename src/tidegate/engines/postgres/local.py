@@ -52,8 +52,18 @@ BASE_SETTINGS: dict[str, str] = {
     "autovacuum_naptime": "10s",
 }
 
+#: Settings that older servers do not know, with the first major version that does.
+SETTINGS_SINCE = {"scram_iterations": 16}
+
 #: For servers whose data may go with the machine: a killed process still loses nothing.
 THROW_AWAY_SETTINGS: dict[str, str] = {"fsync": "off", "full_page_writes": "off"}
+
+
+def base_settings(major: int) -> dict[str, str]:
+    """:data:`BASE_SETTINGS` as far as this version knows them."""
+    return {
+        name: value for name, value in BASE_SETTINGS.items() if major >= SETTINGS_SINCE.get(name, 0)
+    }
 
 
 class LocalServerError(TidegateError):
@@ -134,6 +144,22 @@ def find_programs(major: int = 18) -> Programs:
     return Programs(major, _reachable_copy(site_package) / package / folder)
 
 
+def programs_in(root: Path, major: int) -> Programs:
+    """PostgreSQL's programs from ``root/bin``, where every account can reach them.
+
+    Raises:
+        NotFoundError: the folder holds no PostgreSQL.
+    """
+    if not (root / "bin" / "postgres").exists():
+        raise NotFoundError(
+            f"there is no PostgreSQL {major} in {root}",
+            next_step=f"in a checkout, fetch it with `scripts/postgres {major}`",
+        )
+    if os.geteuid() != 0:
+        return Programs(major, root)
+    return Programs(major, _reachable_copy(root) / root.name)
+
+
 def local_folder() -> Path:
     """A folder of ours in which any account may reach what it owns."""
     base = Path(os.environ.get("TIDEGATE_LOCAL_DIR") or tempfile.gettempdir())
@@ -210,11 +236,15 @@ class LocalServer:
         *,
         folder: Path | None = None,
         major: int = 18,
+        programs: Programs | None = None,
         settings: Mapping[str, str] | None = None,
         outlive_parent: bool = False,
     ) -> Self:
-        """Make a data directory (``folder`` or a new temporary one); does not start the server."""
-        programs, account = find_programs(major), Account.choose()
+        """Make a data directory (``folder`` or a new temporary one); does not start the server.
+
+        ``programs`` are those of another installation than the wheel of ``major``.
+        """
+        programs, account = programs or find_programs(major), Account.choose()
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=local_folder()))
         else:
@@ -229,11 +259,11 @@ class LocalServer:
             port=free_port(),
             programs=programs,
             account=account,
-            settings={**BASE_SETTINGS, **(settings or {})},
+            settings={**base_settings(programs.major), **(settings or {})},
             outlive_parent=outlive_parent,
         )
         locale = ["--locale=C"]
-        if major >= 17:
+        if programs.major >= 17:
             locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         authentication = ["-A", "scram-sha-256", f"--pwfile={password}"]
         owner = ["-D", str(server.data), "-U", server.superuser]
