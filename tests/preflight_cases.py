@@ -360,8 +360,8 @@ SERVER_CASES: list[Case] = [
     (
         "TG-PF-302",
         request(),
-        source(table(), server=server(version_num=170002)),
-        "17 is not tested",
+        source(table(), server=server(version_num=140019)),
+        "14 is not tested",
     ),
     ("TG-PF-303", request(), source(table(), server=server(in_recovery=True)), "in recovery"),
     ("TG-PF-304", request(), target(table(), server=server(wal_level="replica")), "replica"),

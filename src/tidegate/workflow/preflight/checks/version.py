@@ -35,8 +35,8 @@ CHECK = Check(
         "replication protocol."
     ),
     remedy=(
-        "upgrade the server to PostgreSQL 14 or newer; 16 and 18 are the versions every "
-        "change of Tidegate is tested with"
+        "upgrade the server to PostgreSQL 15 or newer; 14 works as a source, but nothing is tested "
+        "with it"
     ),
     find=find,
 )
