@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from fix_servers import create_server, wanted_majors
 from tidegate.engines.postgres.connection import connect
-from tidegate.engines.postgres.local import THROW_AWAY_SETTINGS, LocalServer
 from tidegate.topology.connections import Endpoint
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
+
+    from tidegate.engines.postgres.local import LocalServer
 
 APPLICATION = "application"
 
@@ -99,7 +101,7 @@ def database(
 def special_server() -> Iterator[LocalServer]:
     """A server with prepared transactions, few slots, and settings a test may change."""
     settings = {"max_prepared_transactions": "10", "max_replication_slots": "2"}
-    server = LocalServer.create("special", settings=THROW_AWAY_SETTINGS | settings).start()
+    server = create_server("special", wanted_majors()[0], settings).start()
     yield server
     server.destroy()
 

@@ -26,7 +26,7 @@ from tidegate.engines.postgres.local import (
 from tidegate.engines.postgres.schema_dump import OWN_MAJOR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 FETCHED: Final = Path(__file__).resolve().parents[1] / ".cache" / "postgres"
 VARIABLE: Final = "TIDEGATE_TEST_POSTGRES"
@@ -45,11 +45,17 @@ def programs_of(major: int) -> Programs:
     return find_programs(major) if major in {16, 18} else programs_in(FETCHED / str(major), major)
 
 
-def _server(name: str, major: int = 18) -> Iterator[LocalServer]:
+def create_server(name: str, major: int, settings: Mapping[str, str] | None = None) -> LocalServer:
+    """Make a server of one version for throw-away data; does not start it."""
     programs = programs_of(major)
     if major > OWN_MAJOR:  # its schema needs its own pg_dump, which nodes look for on their PATH
         os.environ["PATH"] = f"{Path(programs.path('pg_dump')).parent}:{os.environ['PATH']}"
-    server = LocalServer.create(name, programs=programs, settings=THROW_AWAY_SETTINGS).start()
+    settings = THROW_AWAY_SETTINGS | dict(settings or {})
+    return LocalServer.create(name, programs=programs, settings=settings)
+
+
+def _server(name: str, major: int = 18) -> Iterator[LocalServer]:
+    server = create_server(name, major).start()
     yield server
     server.destroy()
 

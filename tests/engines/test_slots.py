@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fix_databases import Worker, wait_until
+from fix_servers import create_server, wanted_majors
 from tidegate.engines.postgres import publication, slots
-from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.connection import connect, server_facts
 from tidegate.errors import (
     AlreadyExistsError,
     AuthenticationError,
@@ -133,6 +134,24 @@ def test_a_server_without_a_free_slot_is_a_failed_precondition(special: Database
         assert "max_replication_slots" in caught.value.next_step
         for number in (1, 2):
             slots.drop(connection, f"tidegate_{number}")
+
+
+def test_a_slot_can_be_made_at_replica_exactly_where_the_log_is_said_to_decode() -> None:
+    """Up to PostgreSQL 18 the server refuses; from 19 on, the slot raises what it writes."""
+    server = create_server("level", wanted_majors()[0], {"wal_level": "replica"}).start()
+    try:
+        endpoint = Endpoint(server.conninfo(), server.secret)
+        with connect(endpoint, purpose="test") as connection:
+            facts = server_facts(connection)
+        assert facts.wal_level == "replica"
+        if facts.log_decodes:
+            assert slots.create(endpoint, "tidegate_level")
+        else:
+            with pytest.raises(FailedPreconditionError) as caught:
+                slots.create(endpoint, "tidegate_level")
+            assert "wal_level = logical" in caught.value.next_step
+    finally:
+        server.destroy()
 
 
 def test_a_role_without_the_right_is_told_what_it_lacks(filled: Database) -> None:
