@@ -109,8 +109,7 @@ def test_every_kind_of_value_arrives_as_copy_writes_it(conn: Connection[TupleRow
     conn.execute("CREATE TABLE again (LIKE item)")
     with conn.cursor().copy("COPY again FROM STDIN (FORMAT binary)") as copy:
         copy.write(rows.encode_full([new for *_, new in found if new is not None], 5, binary=True))
-    left = conn.execute("SELECT count(*) FROM (TABLE item EXCEPT ALL TABLE again)").fetchone()
-    assert left == (0,)
+    assert conn.execute("TABLE item EXCEPT ALL TABLE again").fetchall() == []
 
 
 def test_values_left_out_and_old_keys_are_known(conn: Connection[TupleRow]) -> None:

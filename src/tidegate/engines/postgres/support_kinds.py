@@ -18,13 +18,18 @@ _LOOK_UP: Final = {
     "SCHEMA": "to_regnamespace",
     "TYPE": "to_regtype",
     "DOMAIN": "to_regtype",
-    "FUNCTION": "to_regprocedure",
-    "PROCEDURE": "to_regprocedure",
-    "AGGREGATE": "to_regprocedure",
     "COLLATION": "to_regcollation",
     "SEQUENCE": "to_regclass",
     "VIEW": "to_regclass",
-    "OPERATOR": "to_regoperator",
+}
+
+#: Kinds whose identity names types: catalogue, column of the schema. Their look-up functions raise
+#: an error for a type that does not exist (up to PostgreSQL 15), so the identities are compared.
+_WITH_TYPES: Final = {
+    "FUNCTION": ("pg_proc", "pronamespace"),
+    "PROCEDURE": ("pg_proc", "pronamespace"),
+    "AGGREGATE": ("pg_proc", "pronamespace"),
+    "OPERATOR": ("pg_operator", "oprnamespace"),
 }
 
 #: Kinds for which there is no such function: catalogue, column of the name, of the schema.
@@ -33,7 +38,7 @@ _CATALOGUES: Final = {
     "TEXT SEARCH DICTIONARY": ("pg_ts_dict", "dictname", "dictnamespace"),
 }
 
-KINDS: Final = frozenset({*_LOOK_UP, *_CATALOGUES})
+KINDS: Final = frozenset({*_LOOK_UP, *_WITH_TYPES, *_CATALOGUES})
 """Every kind that can be made."""
 
 
@@ -42,6 +47,18 @@ def exists(connection: Connection[TupleRow], kind: str, identity: str) -> bool:
     if kind in _LOOK_UP:
         query = sql.SQL("SELECT {}(%s) IS NOT NULL").format(
             sql.Identifier("pg_catalog", _LOOK_UP[kind])
+        )
+    elif kind in _WITH_TYPES:
+        catalogue, schema = _WITH_TYPES[kind]
+        query = sql.SQL(
+            "SELECT EXISTS (SELECT FROM pg_catalog.{0} c JOIN pg_catalog.pg_namespace n"
+            " ON n.oid = c.{1} AND starts_with(s.identity, quote_ident(n.nspname) || '.')"
+            " WHERE (pg_identify_object({2}::regclass, c.oid, 0)).identity = s.identity)"
+            " FROM (SELECT %s::text AS identity) AS s"
+        ).format(
+            sql.Identifier(catalogue),
+            sql.Identifier(schema),
+            sql.Literal(f"pg_catalog.{catalogue}"),
         )
     else:
         catalogue, name, schema = _CATALOGUES[kind]
