@@ -31,7 +31,8 @@ from make_facts import (
     target,
     typed,
 )
-from preflight_cases import CASES, MOOD
+from preflight_cases import CASES, MOOD, STAY
+from tidegate.engines.postgres.bodies.graph import Reach
 from tidegate.engines.postgres.capacity import Capacity
 from tidegate.engines.postgres.survey import Need, OtherSession
 from tidegate.topology.vschema import TableKind, TableSpec, VSchema
@@ -73,6 +74,15 @@ def test_a_check_finds_its_problem_and_says_what_to_do(
         assert finding.cause
         assert finding.object
         assert finding.severity is CHECKS[check_id].severity
+
+
+def test_a_sequence_made_by_hand_at_the_target_must_start_beyond_the_sources() -> None:
+    """Its value is not carried: from 1 it would give numbers out a second time."""
+    stays = (STAY, replace(STAY, kind="sequence"), replace(STAY, kind="foreign table"))
+    seen = facts(table(), reached=Reach(stays=stays))
+    steps = {f.details["kind"]: f.next_step for f in findings(request(), seen, "TG-PF-241")}
+    assert {kind for kind, step in steps.items() if "with a START beyond" in step} == {"sequence"}
+    assert all('create "public"."audit"' in steps[k] for k in ("sequence", "foreign table"))
 
 
 def test_every_check_has_a_case() -> None:
