@@ -35,17 +35,24 @@ RENAMES_MAX = 1000
 
 
 def dependents(connection: Connection[TupleRow], tables: Iterable[TableName]) -> list[str]:
-    """What would be lost with the tables and is not part of them: views, and others' keys."""
+    """What would be lost with the tables and is not part of them: views, rules, others' keys.
+
+    Named as ``DROP`` and ``ALTER TABLE`` name them.
+    """
     names = list(tables)
     rows = connection.execute(
         "WITH gone AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         "  JOIN unnest(%s::text[], %s::text[]) AS w(s, t) ON w.s = n.nspname AND w.t = c.relname)"
-        " SELECT DISTINCT 'view ' || r.ev_class::regclass::text FROM pg_depend d"
+        " SELECT DISTINCT CASE v.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view '"
+        "  ELSE 'rule ' || quote_ident(r.rulename) || ' of ' END || v.oid::regclass::text"
+        "  FROM pg_depend d"
         "  JOIN pg_rewrite r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass"
+        "  JOIN pg_class v ON v.oid = r.ev_class"
         "  WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM gone)"
         "  AND r.ev_class NOT IN (SELECT oid FROM gone)"
         " UNION SELECT 'foreign key ' || k.conname || ' of ' || k.conrelid::regclass::text"
-        "  FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid IN (SELECT oid FROM gone)"
+        "  FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0"
+        "  AND k.confrelid IN (SELECT oid FROM gone)"
         "  AND k.conrelid NOT IN (SELECT oid FROM gone) ORDER BY 1",
         [[t.schema for t in names], [t.name for t in names]],
     ).fetchall()
