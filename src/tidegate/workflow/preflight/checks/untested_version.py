@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 #: The major versions that the tests of the data path run on.
-TESTED_MAJORS = (15, 16, 18)
+TESTED_MAJORS = (16, 18)
 
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
@@ -32,8 +32,8 @@ CHECK = Check(
     title="The server's version is not among the tested ones",
     severity=Severity.INFO,
     cause=(
-        "Every change of Tidegate is tested with PostgreSQL 16 and 18, the data path with 15"
-        " too (`make versions`); 14, 17 and 19 have the same interfaces, newer ones are unknown."
+        "Every change of Tidegate is tested with PostgreSQL 16 and 18; 14, 15, 17 and 19 have the"
+        " same interfaces, newer ones are unknown."
     ),
     remedy="try the whole workflow on a copy of the database first",
     find=find,
