@@ -5,15 +5,16 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fix_span import session
-from tidegate.dataplane import streams
+from tidegate.dataplane import source_tables, streams
 from tidegate.dataplane.model import SpanOptions, StreamState, TableRule
 from tidegate.dataplane.reader import BATCH_CHANGES
-from tidegate.engines.postgres import slots
+from tidegate.engines.postgres import catalog, slots
+from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.topology.connections import Endpoint
 
@@ -343,6 +344,27 @@ def test_the_log_kept_for_a_stream_does_not_fill_the_source(
     finally:
         case.at_source.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
         case.at_source.execute("SELECT pg_reload_conf()")
+
+
+def test_an_alter_between_two_queries_is_seen_as_a_whole_or_not_at_all(
+    case: SpanCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 13: half a rewrite, taken for harmless and remembered, would hide the other half."""
+    with connect(case.spec.source, purpose="test") as source:
+        before = source_tables.observe(source, case.spec)
+        read_tables = catalog.read_tables
+
+        def altered_meanwhile(*arguments: Any) -> Any:
+            found = read_tables(*arguments)
+            case.at_source.execute("ALTER TABLE item ALTER n TYPE int USING n * 100")
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(source_tables, "read_tables", altered_meanwhile)
+            during = source_tables.observe(source, case.spec)
+        after = source_tables.observe(source, case.spec)
+    assert not source_tables.differs(before, during)
+    assert source_tables.altered(during, after) == ["table item was rewritten by ALTER TABLE"]
 
 
 def test_a_worker_outlives_events_that_it_cannot_write(case: SpanCase) -> None:

@@ -59,7 +59,7 @@ from tidegate.dataplane.session import Outcome, Session, check_slot
 from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.connection import connect, server_facts
 from tidegate.engines.postgres.position import format_lsn
-from tidegate.errors import CancelledError, FailedPreconditionError, SlotPassedError
+from tidegate.errors import CancelledError, CopyError, FailedPreconditionError, SlotPassedError
 
 if TYPE_CHECKING:
     from tidegate.dataplane.model import SpanSpec
@@ -113,17 +113,24 @@ class Span:
             self._source = stack.enter_context(connect(self._spec.source, purpose="control"))
             self._take()
             facts = server_facts(self._source)
-            while not self._stop.is_set():
-                rows = self._rows()
-                active = [row for row in rows if row.active]
-                if not active:
-                    return True
-                check_source(self._spec, rows, facts)
-                if any(row.h_lsn is None for row in active):
-                    self._copy(rows, facts)
-                elif self._stream(rows) is Outcome.STOP:
-                    return False
-            return False
+            try:
+                return self._run(facts)
+            except CopyError:  # columns do not fit: were they altered, that is the reason to tell
+                source_tables.require_unaltered(self._source, self._targets, self._spec)
+                raise
+
+    def _run(self, facts: ServerFacts) -> bool:
+        while not self._stop.is_set():
+            rows = self._rows()
+            active = [row for row in rows if row.active]
+            if not active:
+                return True
+            check_source(self._spec, rows, facts)
+            if any(row.h_lsn is None for row in active):
+                self._copy(rows, facts)
+            elif self._stream(rows) is Outcome.STOP:
+                return False
+        return False
 
     def _rows(self) -> list[StreamRow]:
         rows = [

@@ -369,9 +369,7 @@ class Session:
         bound, message = self._altered
         self._pace.observe_again()
         if all(applier.position >= bound for applier in self._appliers.values()):
-            raise SchemaChangedError(
-                message, next_step="alter the target in the same way, then start the workflow"
-            )
+            raise SchemaChangedError(message, next_step=source_tables.ALTER_TOO)
 
     # ending
 

@@ -27,7 +27,7 @@ from tidegate.engines.postgres import split
 from tidegate.engines.postgres.apply_tables import unique_columns
 from tidegate.engines.postgres.catalog import key_columns, read_tables, require_tables
 from tidegate.engines.postgres.emptying import own_rows
-from tidegate.errors import FailedPreconditionError
+from tidegate.errors import FailedPreconditionError, SchemaChangedError
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ SELECT FROM ONLY {table}
  LIMIT 1
 """
 OLD_ROW_TIMEOUT_S = 2.0
+ALTER_TOO = "alter the target in the same way, then start the workflow"
 
 
 def names(spec: SpanSpec) -> list[TableName]:
@@ -61,13 +62,19 @@ def names(spec: SpanSpec) -> list[TableName]:
 
 
 def observe(source: psycopg.Connection, spec: SpanSpec) -> Observation:
-    """The span's tables as they are at the source now; ``at``: the moment, as a transaction id."""
-    row = source.execute(_HORIZON).fetchone()  # before the tables are looked at
-    at = None if row is None else row[0]
-    tables = read_tables(source, names(spec))
-    attributes: dict[int, str] = dict(
-        source.execute(_ATTRIBUTES, [[t.oid for t in tables.values()]]).fetchall()
-    )
+    """The span's tables as they are at the source now; ``at``: the moment, as a transaction id.
+
+    All of one snapshot: an ALTER is in it as a whole or not at all. ``source`` is in autocommit
+    mode.
+    """
+    with source.transaction():
+        source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        row = source.execute(_HORIZON).fetchone()
+        at = None if row is None else row[0]
+        tables = read_tables(source, names(spec))
+        attributes: dict[int, str] = dict(
+            source.execute(_ATTRIBUTES, [[t.oid for t in tables.values()]]).fetchall()
+        )
     return {
         str(name): {
             "fingerprint": table.fingerprint,
@@ -129,6 +136,22 @@ def differs(before: Observation, now: Observation) -> bool:
     return any(
         {**old, "at": None} != {**now.get(table, {}), "at": None} for table, old in before.items()
     )
+
+
+def require_unaltered(
+    source: psycopg.Connection, targets: Sequence[psycopg.Connection], spec: SpanSpec
+) -> None:
+    """Make sure that the tables are those that the streams have observed first.
+
+    Raises:
+        SchemaChangedError: they are not.
+    """
+    now = observe(source, spec)
+    for conn, target in zip(targets, spec.targets, strict=True):
+        before = remember(conn, target.stream_id, spec.epoch, now)
+        found = altered(before, now, unrewritten(source, before, now))
+        if found:
+            raise SchemaChangedError("; ".join(found), next_step=ALTER_TOO)
 
 
 def remember(
