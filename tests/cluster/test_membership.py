@@ -21,6 +21,7 @@ from tidegate.errors import (
     NotFoundError,
     TidegateError,
 )
+from tidegate.server.roster import Roster
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 THRESHOLD = timedelta(seconds=30)
@@ -202,3 +203,14 @@ def test_everybody_is_called_or_nobody() -> None:
     with pytest.raises(TidegateError, match="is down"):
         rules.called(seen, 1, everybody=True)
     assert [m.id for m in rules.called(seen[:2], 1, everybody=True)] == [2]
+
+
+def test_nobody_is_refused_by_rows_that_are_older_than_the_question() -> None:
+    """Tenants 14, relative: a name let in again was "another member's" for a fifth of a second."""
+    rows = [member(1), member(2, fingerprint="first")]
+    roster = Roster(lambda: list(rows))
+    assert roster.refusal("m2", "first") is None
+    rows[1] = member(2, fingerprint="second")
+    assert roster.refusal("m2", "second") is None
+    assert "another member now" in str(roster.refusal("m2", "first"))
+    assert roster.known_refusal("m2", "second") is None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 KNOWN_S: Final = 2.0
 """How long the rows count without a new look."""
 DOUBTED_S: Final = 0.2
-"""The same, for refusing somebody who may have joined just now."""
+"""Between two looks because of somebody who may have joined just now, and who waits for it."""
 
 
 class Roster:
@@ -41,19 +41,26 @@ class Roster:
 
     def refresh(self) -> None:
         """Read the rows now; what was seen last stays when that fails."""
+        began = time.monotonic()
         try:
             rows = self._read()
         except TidegateError:
             return
         if rows is not None:
-            self._seen = (time.monotonic(), rows)
+            self._seen = (began, rows)
 
     def refusal(self, name: str, fingerprint: str) -> str | None:
-        """Why a member's certificate is refused; None when it is not. May read."""
+        """Why a member's certificate is refused; None when it is not. May read, and wait for it.
+
+        Nobody is refused by rows that are older than the question: a member that was let in a
+        moment ago takes a refusal for its eviction, and ends.
+        """
+        asked_at = time.monotonic()
         if self._is_older_than(KNOWN_S):
             self.refresh()
         reason = self.known_refusal(name, fingerprint)
-        if reason is not None and self._is_older_than(DOUBTED_S):
+        if reason is not None and self._seen is not None and self._seen[0] < asked_at:
+            time.sleep(max(0.0, self._seen[0] + DOUBTED_S - time.monotonic()))
             self.refresh()
             reason = self.known_refusal(name, fingerprint)
         return reason

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 TOKEN_PREFIX: Final = "tg_"  # noqa: S105 - lets scanners of leaked secrets know ours
 FRESH_S: Final = 1.0
 UNKNOWN_AGAIN_S: Final = 0.2
-"""How often an unknown token may have the hashes read again."""
+"""How often unknown tokens may have the hashes read again; they wait for it."""
 FILE_NAME: Final = "file"
 """Who asks with a token of the node's own file."""
 FIRST_NAME: Final = "first"
@@ -62,6 +62,7 @@ class Tokens:
         self._stored: AccessTokens | None = None
         self._known: dict[str, AccessToken] = self._read_copy()
         self._read_at = float("-inf")
+        self._turn = threading.Lock()
 
     def ensure(self) -> bool:
         """Make the file with one token if it is not there; True when it was made.
@@ -114,13 +115,14 @@ class Tokens:
             stored = self._stored
         if stored is None:
             return
+        began = time.monotonic()
         try:
             known = {each.sha256: each for each in stored.list()}
         except TidegateError as error:
             log.warning("tokens could not be read", error=str(error))
             return
         finally:
-            self._read_at = time.monotonic()
+            self._read_at = began
         if known != self._known:
             self._known = known
             self._write_copy(known)
@@ -145,8 +147,8 @@ class Tokens:
         digest = hash_of(wanted)
         self._refresh_after(FRESH_S)
         found = self._known.get(digest)
-        if found is None:
-            self._refresh_after(UNKNOWN_AGAIN_S)
+        if found is None:  # perhaps it was made at another member a moment ago
+            self._wait_for_turn()
             found = self._known.get(digest)
         if found is None or not found.is_good(round(time.time() * 1000)):
             why = "is not one of this cluster's" if found is None else "has expired"
@@ -156,6 +158,14 @@ class Tokens:
                 " one made: tidegate token create",
             )
         return Caller(found.name, AccessRole(found.role), origin)
+
+    def _wait_for_turn(self) -> None:
+        """Have the hashes read again, but not more often than is allowed."""
+        asked_at = time.monotonic()
+        with self._turn:
+            if self._read_at < asked_at:  # nobody has read them for us
+                time.sleep(max(0.0, self._read_at + UNKNOWN_AGAIN_S - time.monotonic()))
+                self.refresh()
 
     def _refresh_after(self, age_s: float) -> None:
         if time.monotonic() - self._read_at >= age_s:
