@@ -61,7 +61,7 @@ def test_a_node_that_may_not_upgrade_says_so_and_lives(own_node: NodeProcess) ->
         problem = until(lambda: _problem(client.upgrade.status()["problem"]))
         assert "the cluster is at 9.0.0" in problem
         findings = client.node.doctor()["findings"]
-        assert [f["what"] for f in findings] == [problem]
+        assert problem in [f["what"] for f in findings]
         with pytest.raises(UpgradeRefusedError):
             client.upgrade.supersede()
 
