@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tidegate.demo.world import TABLES
@@ -182,11 +183,18 @@ class Story:
         self.screen.note(f"writes paused for {pause:.0f} ms")
 
     def wait_in_step(self, workflow: str) -> None:
-        """Wait until the streams that run now have applied everything."""
+        """Wait until the streams that run now have applied everything; nobody writes any more.
+
+        A lag alone would not do: that of a fresh way back is known before its worker has begun.
+        """
+        heard_after = datetime.now(UTC) + timedelta(seconds=1.5)
 
         def in_step() -> bool:
-            lag = self.client.workflow.status(workflow, TARGET)["max_lag_s"]
-            return lag is not None and lag < 1.5
+            status = self.client.workflow.status(workflow, TARGET)
+            running = [each for each in status["streams"] if each["state"] == "Running"]
+            heard = [datetime.fromisoformat(each["heartbeat_at"]) for each in running]
+            lag = status["max_lag_s"]
+            return bool(heard) and min(heard) > heard_after and lag is not None and lag < 1.5
 
         wait_for(f"{workflow} to be in step", in_step)
 
