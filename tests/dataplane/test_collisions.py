@@ -4,41 +4,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
+from make_stream_row import STREAM_ROW
 from tidegate.dataplane.collisions import SKEW_S, WAIT_MAX_S, judge
-from tidegate.dataplane.model import Direction, StreamState
-from tidegate.dataplane.stream_rows import StreamRow
+from tidegate.dataplane.model import StreamState
+
+if TYPE_CHECKING:
+    from tidegate.dataplane.stream_rows import StreamRow
 
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 
-OTHER = StreamRow(
+OTHER = replace(
+    STREAM_ROW,
     id=7,
-    workflow_uuid="u",
-    workflow="w",
-    direction=Direction.FORWARD,
     source_keyspace="k",
     source_shard="-80",
     target_keyspace="k",
     target_shard="-",
-    spec={},
-    state=StreamState.RUNNING,
-    message="",
-    epoch=1,
-    system_identifier="1",
-    timeline=1,
     lsn=10,
     h_lsn=5,
-    stop_lsn=None,
-    hold_until=None,
     source_commit_at=SINCE,
     heartbeat_at=SINCE,
     updated_at=SINCE,
-    rows_copied=0,
-    bytes_copied=0,
-    rows_applied=0,
-    backends=(),
 )
 
 

@@ -6,43 +6,21 @@ import select
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
+from make_stream_row import STREAM_ROW
 from tidegate.dataplane import asking, pace
 from tidegate.dataplane.heartbeat import Heartbeat
-from tidegate.dataplane.model import Direction, StreamState
+from tidegate.dataplane.model import StreamState
 from tidegate.dataplane.pace import Pace
 from tidegate.dataplane.source_end import HEARD_MAX_S, SourceEnd
-from tidegate.dataplane.stream_rows import StreamRow
 from tidegate.dataplane.waking import Waking
 
+if TYPE_CHECKING:
+    from tidegate.dataplane.stream_rows import StreamRow
+
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
-ROW = StreamRow(
-    id=1,
-    workflow_uuid="w",
-    workflow="w",
-    direction=Direction.FORWARD,
-    source_keyspace="a",
-    source_shard="0",
-    target_keyspace="b",
-    target_shard="0",
-    spec={},
-    state=StreamState.RUNNING,
-    message="",
-    epoch=1,
-    system_identifier="1",
-    timeline=1,
-    lsn=100,
-    h_lsn=50,
-    stop_lsn=None,
-    hold_until=None,
-    source_commit_at=None,
-    heartbeat_at=NOW,
-    updated_at=NOW,
-    rows_copied=0,
-    bytes_copied=0,
-    rows_applied=0,
-    backends=(),
-)
+ROW = replace(STREAM_ROW, heartbeat_at=NOW, updated_at=NOW)
 
 
 class Clock:

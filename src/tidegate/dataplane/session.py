@@ -355,8 +355,7 @@ class Session:
             return
         if self._altered is None:
             now = source_tables.observe(self._source, self._spec)
-            kept = source_tables.unrewritten(self._source, self._observation, now)
-            found = source_tables.altered(self._observation, now, kept)
+            found = source_tables.alterations(self._source, self._observation, now)
             if found:
                 self._altered = (streams.emit_marker(self._source, "ddl"), "; ".join(found))
                 self._pace.observe_again()
