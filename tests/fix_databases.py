@@ -113,6 +113,23 @@ def wait_until(holds: Callable[[], bool], timeout_s: float = 10) -> None:
         assert time.monotonic() < deadline, "the condition did not come true"
 
 
+def exported_without_open_transactions(server: LocalServer, exporter: Connection[TupleRow]) -> str:
+    """Export a snapshot that takes every transaction open now for one that has ended; its name.
+
+    The moment between a commit's record and its note in the commit log cannot be held; but an
+    exported snapshot is a file, and with the open transactions struck from its list it is the
+    snapshot that a slot exports in that moment. It lasts as long as ``exporter``'s transaction.
+    """
+    exporter.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    row = exporter.execute("SELECT pg_export_snapshot()").fetchone()
+    assert row is not None
+    file = server.data / "pg_snapshots" / row[0]
+    lines = file.read_text().splitlines()
+    kept = ["xcnt:0" if line.startswith("xcnt:") else line for line in lines]
+    file.write_text("\n".join(line for line in kept if not line.startswith("xip:")) + "\n")
+    return str(row[0])
+
+
 class Worker(threading.Thread):
     """Runs a function in a thread and hands its result or error to :meth:`result`."""
 

@@ -5,8 +5,9 @@ Every history is written so that leaving the rule out gives other rows, or no co
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from psycopg import sql
@@ -444,6 +445,34 @@ def test_a_row_that_two_source_shards_have_ends_the_wait_by_name(
     assert row.state is StreamState.ERROR
     for told in ("source shard 80-", "shard -80", "keyed_by_id (7)", "on both source shards"):
         assert told in row.message
+
+
+def test_a_constraint_that_waits_for_another_source_says_so_and_is_built(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    """Situation 14: the wait ``constraint.settle``, in the reports of the worker that waits."""
+    rule = TableRule("keyed", home=Home(("k",), "xxhash"))
+    low, high = merged(make_span, source_server, target_server, rule, "xxhash", count=4)
+    low.at_targets[0].execute(
+        "INSERT INTO _tidegate.post_copy_action VALUES"
+        " (%s, 'keyed', 1, 'after_catchup', 'ALTER TABLE public.keyed ADD UNIQUE (v)')",
+        [low.spec.workflow_uuid],
+    )
+
+    def told() -> list[dict[str, Any]]:
+        lines = [line for c in (low, high) for line in c.output().splitlines() if line[:1] == "{"]
+        found = [wait for line in lines for wait in json.loads(line).get("waits", ())]
+        return [wait for wait in found if wait["name"] == "constraint.settle"]
+
+    for case in (low, high):
+        case.start()
+    low.wait(lambda: bool(told()))
+    assert told()[0]["where"] == "0"
+    assert "ALTER TABLE public.keyed ADD UNIQUE (v)" in told()[0]["in_the_way"]
+    for case in (low, high):
+        case.at_source.execute("UPDATE keyed SET v = k")
+    left = "SELECT count(*) FROM _tidegate.post_copy_action WHERE done_at IS NULL"
+    low.wait(lambda: low.at_targets[0].execute(left).fetchone() == (0,))
 
 
 def test_a_row_on_the_wrong_source_shard_stops_the_stream_by_name(

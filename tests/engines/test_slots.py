@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fix_databases import Worker, wait_until
+from fix_databases import Worker, exported_without_open_transactions, wait_until
 from fix_servers import create_server, wanted_majors
 from tidegate.engines.postgres import publication, slots
 from tidegate.engines.postgres.connection import connect, server_facts
@@ -282,23 +282,12 @@ def test_the_gate_does_not_wait_for_readers_or_for_later_writers(filled: Databas
 
 
 def test_a_snapshot_is_not_read_before_its_transactions_have_ended(filled: Database) -> None:
-    """A reader too early would mark a committed row as aborted, for everybody and for ever.
-
-    The moment between a commit's record and its note in the commit log cannot be held; but an
-    exported snapshot is a file, and with the open transaction struck from its list it is the
-    snapshot that a slot exports in that moment.
-    """
+    """A reader too early would mark a committed row as aborted, for everybody and for ever."""
     with filled.application() as writer, filled.admin() as other, filled.admin() as exporter:
         writer.execute("BEGIN; INSERT INTO public.t VALUES (1, 'open')")
         other.execute("INSERT INTO public.t VALUES (2, 'later')")
-        exporter.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-        row = exporter.execute("SELECT pg_export_snapshot()").fetchone()
-        assert row is not None
-        file = filled.server.data / "pg_snapshots" / row[0]
-        lines = file.read_text().splitlines()
-        kept = ["xcnt:0" if line.startswith("xcnt:") else line for line in lines]
-        file.write_text("\n".join(x for x in kept if not x.startswith("xip:")) + "\n")
-        exact = slots.ExactSnapshot(0, row[0])
+        name = exported_without_open_transactions(filled.server, exporter)
+        exact = slots.ExactSnapshot(0, name)
         with pytest.raises(WaitTimeoutError, match=f"session {writer.info.backend_pid} "):
             slots._wait_settled(filled.endpoint, exact, time.monotonic() + 0.2)
         waiting = Worker(lambda: slots._wait_settled(filled.endpoint, exact, time.monotonic() + 10))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from contextlib import contextmanager
@@ -9,23 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fix_databases import exported_without_open_transactions
 from fix_fleet import move_tables, switch_request
 from tidegate import waits
 from tidegate.cli.output import wait_text
-from tidegate.dataplane import session, streams
-from tidegate.engines.postgres import fence, slots, table_locks, table_removal
+from tidegate.dataplane import streams
+from tidegate.engines.postgres import fence, predecessors, slots, table_locks, table_removal
+from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.predecessors import Mark
+from tidegate.engines.postgres.replication import LogStream
 from tidegate.errors import TidegateError, WaitTimeoutError
 from tidegate.topology.names import TableName
 from tidegate.workflow.executor import UnfinishedError
 from tidegate.workflow.overview import overviews
 from tidegate.workflow.requests import CompleteRequest
-from tidegate.workflow.vdiff.service import VDiffService
+from tidegate.workflow.vdiff.service import SUBJECT, VDiffService
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fix_copy import World
     from fix_databases import Database
     from fix_fleet import Fleet
+    from fix_vdiff import Comparison
     from tidegate.waits import Wait
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -229,25 +237,87 @@ def test_a_completion_that_an_event_trigger_forbids_names_the_trigger(moving: Fl
     assert moving.service.recover() == {"shop.move": "complete finished"}
 
 
-def test_every_wait_is_met_by_a_test() -> None:
-    """Those that pass end within moments, unless a server hangs."""
-    assert session.CONSTRAINT
-    met = {
-        "lease",
-        "lock",
-        "slot.create",
-        "stream.position",
-        "table.lock",
-        "transactions.older",
-        "writers.drain",
-        "writers.open",
-    }
-    passing = {
-        "constraint.settle",
-        "session.predecessor",
-        "slot.drop",
-        "snapshot.settle",
-        "vdiff.turn",
-        "vdiff.exact",
-    }
-    assert {name.name for name in waits.declared()} == met | passing
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that does nothing, not even what it is told to."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_snapshot_names_the_transaction_that_it_shows_as_ended(shop: Database) -> None:
+    with shop.admin() as exporter:
+        with holding(shop, "INSERT INTO public.customers VALUES (1)") as pid:
+            name = exported_without_open_transactions(shop.server, exporter)
+            exact = slots.ExactSnapshot(0, name)
+            deadline = time.monotonic() + 30
+            settling = Doing(lambda: slots._wait_settled(shop.endpoint, exact, deadline))
+            wait = seen(lambda: waits.current("test"), "snapshot.settle", pid)
+            assert "idle in transaction" in wait.in_the_way
+        settling.ended()
+        exporter.execute("ROLLBACK")
+
+
+def test_a_slot_that_is_to_go_names_the_reader_that_does_not_end(shop: Database) -> None:
+    name = "tidegate_waits_test"
+    slots.create(shop.endpoint, name)
+    stream = LogStream.start(shop.endpoint, slot=name, publication="p", lsn=0, binary=False)
+    with shop.admin() as session:
+        with stopped(stream.backend_pid):
+            dropping = Doing(lambda: slots.drop(session, name, timeout_s=30))
+            wait = seen(lambda: waits.current("test"), "slot.drop", stream.backend_pid)
+            assert name in wait.what
+            assert "tidegate/stream" in wait.in_the_way
+        dropping.ended()
+        assert slots.info(session, name) is None
+    stream.close()
+
+
+def test_a_successor_names_the_sessions_of_its_predecessor_that_do_not_end(shop: Database) -> None:
+    """Situation 31, relative: the server's process hangs, so that ending it takes no effect."""
+    before, now = Mark.of("waits test", 1), Mark.of("waits test", 2)
+    left = connect(shop.endpoint, purpose="left", mark=before)
+    pid = left.info.backend_pid
+    with shop.admin() as session:
+        with stopped(pid):
+            with pytest.raises(WaitTimeoutError, match=f"did not end within 0.2 s: {pid}"):
+                predecessors.end(session, now, timeout_s=0.2)
+            ending = Doing(lambda: predecessors.end(session, now, timeout_s=30))
+            wait = seen(lambda: waits.current("test"), "session.predecessor", pid)
+            assert "tidegate/left" in wait.in_the_way
+        ending.ended()
+    left.close()
+
+
+def test_a_vdiff_names_the_one_before_it_and_the_stream_that_is_behind(
+    make_world: Callable[..., World], compared: Callable[..., Comparison]
+) -> None:
+    world = make_world()
+    world.everywhere("CREATE TABLE public.customers (id int PRIMARY KEY)")
+    world.run(world.source, "INSERT INTO customers SELECT generate_series(1, 100)")
+    spec = world.spec(["customers"])
+    world.copy(spec)
+    comparison = compared(world, [spec])
+    vdiffs, target = comparison.service, world.targets[0]
+
+    def waits_of(uuid: str) -> list[Wait]:
+        return waits.current(f"{SUBJECT}{uuid}")
+
+    with holding(world.source, "INSERT INTO public.customers VALUES (999)"):
+        first = vdiffs.create(comparison.spans)
+        seen(lambda: waits_of(first), "transactions.older")
+        second = vdiffs.create(comparison.spans)
+        wait = seen(lambda: waits_of(second), "vdiff.turn")
+        assert "(tidegate/vdiff" in wait.in_the_way
+        assert "another VDiff of the workflow" in str(vdiffs.show(comparison.spans, second))
+    for uuid in (first, second):
+        assert vdiffs.wait(comparison.spans, uuid, 60)["State"] == "completed"
+
+    world.run(target, "UPDATE _tidegate.stream SET h_lsn = 'FF/0'")
+    third = vdiffs.create(comparison.spans)
+    wait = seen(lambda: waits_of(third), "vdiff.exact")
+    assert "still brings rows of the copy up to date" in wait.in_the_way
+    world.run(target, "UPDATE _tidegate.stream SET h_lsn = '0/1'")
+    assert vdiffs.wait(comparison.spans, third, 60)["State"] == "completed"

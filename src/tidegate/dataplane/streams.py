@@ -336,7 +336,7 @@ def _wait_position(
         row = read_stream(conn, stream_id)
         if row.lsn is not None and row.lsn >= lsn and (row.exact or not exact):
             return row
-        where = _where(row)
+        where = whereabouts(row)
         if wait.due():
             wait.held_by(f"it {where}{f' ({row.message})' if row.message else ''}")
         if not row.active:
@@ -356,7 +356,8 @@ def _wait_position(
         time.sleep(WAIT_POLL_S)
 
 
-def _where(row: StreamRow) -> str:
+def whereabouts(row: StreamRow) -> str:
+    """How far a stream is, as the end of a sentence about it."""
     if row.lsn is None:
         return "has not begun"
     if row.h_lsn is None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from tidegate import waits
+from tidegate.engines.postgres import holders
 from tidegate.errors import WaitTimeoutError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ NAME_BYTES_MAX: Final = 63
 END_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.01
 _LINE_DIGITS: Final = 12
+_NEXT_STEP: Final = "see what they do in pg_stat_activity; it is tried again"
 
 
 def _nothing_to_prove() -> None:
@@ -110,12 +112,14 @@ def _end(
             return len(ended)
         ended |= {pid for pid, _ in rows}
         if wait.due():
-            wait.held_by(f"sessions {', '.join(str(pid) for pid, _ in rows)}")
+            found = holders.of_sessions(connection, (pid for pid, _ in rows))
+            told = [holder.to_json() for holder in found]
+            wait.held_by(holders.describe(found), _NEXT_STEP, told)
         if time.monotonic() >= deadline:
             pids = ", ".join(str(pid) for pid, _ in rows)
             raise WaitTimeoutError(
                 f"sessions of a predecessor did not end within {timeout_s:g} s: {pids}",
-                next_step="see what they do in pg_stat_activity; it is tried again",
+                next_step=_NEXT_STEP,
                 pids=[pid for pid, _ in rows],
             )
         time.sleep(POLL_S)

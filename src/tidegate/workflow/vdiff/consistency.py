@@ -40,7 +40,7 @@ import psycopg
 from tidegate import steps, waits
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import StreamState
-from tidegate.engines.postgres import refetch, slots
+from tidegate.engines.postgres import holders, refetch, slots
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.engines.postgres.stream_row import H_UNKNOWN
@@ -194,21 +194,48 @@ def _attempt(
 
 _TURN = "hashtextextended('tidegate vdiff ' || %s, 0)"
 
+_WHO_HAS_THE_TURN = """
+SELECT pid FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+ WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+   AND (l.classid::int8 << 32 | l.objid::int8) = hashtextextended('tidegate vdiff ' || %s, 0)
+"""
+
 
 def _take_turn(part: _Held, workflow_uuid: str, wait_s: float) -> None:
     """Wait for another VDiff of the workflow to have its snapshots; ends with the session."""
-    control = part.control
-    control.execute(
-        "SELECT set_config('lock_timeout', %s, false)", [str(max(1, round(wait_s * 1000)))]
-    )
+    deadline = time.monotonic() + wait_s
+    with waits.waiting(TURN, f"another VDiff of the workflow at shard {part.target.shard}") as wait:
+        while not _is_our_turn(part.control, workflow_uuid, wait_s):
+            found = _having_the_turn(part.control, workflow_uuid)
+            told = [holder.to_json() for holder in found]
+            wait.held_by(holders.describe(found), "tidegate vdiff show all", told)
+            if time.monotonic() >= deadline:
+                raise WaitTimeoutError(
+                    f"another VDiff of the workflow keeps its streams at shard {part.target.shard}:"
+                    f" {holders.describe(found)}",
+                    next_step="tidegate vdiff show all; try again when it has gone on",
+                )
+
+
+def _is_our_turn(control: Session, workflow_uuid: str, wait_s: float) -> bool:
+    """Queue for it for a moment; the lock is the session's until :func:`_end_turn`."""
+    _set_lock_timeout(control, min(waits.LOOK_AFTER_S, wait_s))
     try:
-        with waits.waiting(TURN, f"another VDiff of the workflow at shard {part.target.shard}"):
-            control.execute(f"SELECT pg_advisory_lock({_TURN})", [workflow_uuid])
+        control.execute(f"SELECT pg_advisory_lock({_TURN})", [workflow_uuid])
     except psycopg.errors.LockNotAvailable:
-        raise WaitTimeoutError(
-            f"another VDiff of the workflow keeps its streams at shard {part.target.shard}",
-            next_step="tidegate vdiff show all; try again when it has gone on",
-        ) from None
+        return False
+    _set_lock_timeout(control, wait_s)
+    return True
+
+
+def _set_lock_timeout(session: Session, timeout_s: float) -> None:
+    timeout_ms = max(1, round(timeout_s * 1000))
+    session.execute("SELECT set_config('lock_timeout', %s, false)", [str(timeout_ms)])
+
+
+def _having_the_turn(control: Session, workflow_uuid: str) -> list[holders.Holder]:
+    rows = control.execute(_WHO_HAS_THE_TURN, [workflow_uuid]).fetchall()
+    return holders.of_sessions(control, (pid for (pid,) in rows))
 
 
 def _end_turn(part: _Held, workflow_uuid: str) -> None:
@@ -223,11 +250,11 @@ def _comparable(row: StreamRow) -> bool:
 
 def _await_comparable(part: _Held, deadline: float) -> None:
     """Wait until every stream runs and has passed its H."""
-    with waits.waiting(EXACT, f"the streams into shard {part.target.shard} to be exact"):
-        _await_each(part, deadline)
+    with waits.waiting(EXACT, f"the streams into shard {part.target.shard} to be exact") as wait:
+        _await_each(part, deadline, wait)
 
 
-def _await_each(part: _Held, deadline: float) -> None:
+def _await_each(part: _Held, deadline: float, wait: waits.Waiting) -> None:
     for stream_id in part.ids:
         while True:
             row = streams.read_stream(part.control, stream_id)
@@ -242,6 +269,8 @@ def _await_each(part: _Held, deadline: float) -> None:
                 break
             if time.monotonic() > deadline:
                 raise _never_exact(row.workflow, 0)
+            if wait.due():
+                wait.held_by(f"stream {stream_id}, which {streams.whereabouts(row)}")
             time.sleep(EXACT_POLL_S)
 
 
