@@ -91,6 +91,27 @@ def test_a_role_that_may_not_ask_gets_unknown(database: Database) -> None:
 
 
 @pytest.mark.servers
+def test_the_end_of_the_log_and_what_is_kept_of_it_are_read_in_one_statement(
+    database: Database,
+) -> None:
+    name = "tidegate_capacity_test"
+    with database.admin() as connection:
+        assert capacity.log_end_and_kept(connection, name)[1] is None
+        slots.create(database.endpoint, name)
+        first = capacity.log_end_and_kept(connection, name)
+        connection.execute("CREATE TABLE public.t AS SELECT generate_series(1, 1000)")
+        second = capacity.log_end_and_kept(connection, name)
+        assert first[1] is not None
+        assert second[1] is not None
+        assert second[0] - first[0] > 10_000
+        assert second[1] - first[1] > 10_000
+        info = slots.info(connection, name)
+        assert info is not None
+        assert info.retained_bytes >= second[1]
+        slots.drop(connection, name)
+
+
+@pytest.mark.servers
 def test_the_disk_is_asked_again_only_when_log_was_written_that_may_matter(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

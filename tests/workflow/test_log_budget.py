@@ -161,3 +161,28 @@ def test_a_watch_keeps_what_it_saw_of_a_source_that_is_away(
     moving.service.cancel(CancelRequest(keyspace="shop", workflow="move"))
     watch.look()
     assert watch.observed() == []
+
+
+def test_the_slots_of_all_workflows_at_a_shard_are_looked_at_in_one_transaction(
+    moving: Fleet,
+) -> None:
+    """Situation 25: what a source that stands still is asked does not grow with the workflows."""
+    for table in ("customers", "orders"):
+        request = move_tables(f"move-{table}", tables=(table,), auto_start=False)
+        moving.service.create(request)
+    watch = SlotWatch(moving.topology, WorkflowStore(moving.database))
+    watch.look()  # asks how much room there is, which is asked again only after much log
+    assert len(watch.observed()) == 2
+    count = (
+        "SELECT xact_commit + xact_rollback FROM pg_stat_database"
+        " WHERE datname = current_database()"
+    )
+
+    def spent() -> int:
+        ((before,),) = moving.query("commerce", "0", count)
+        watch.look()
+        ((after,),) = moving.query("commerce", "0", count)
+        return int(after - before)
+
+    # The server's own cleaning counts, too, and so does the question itself, a second later.
+    assert min(spent() for _ in range(5)) <= 4

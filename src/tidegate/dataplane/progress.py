@@ -13,16 +13,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from tidegate import waits
-from tidegate.engines.postgres import slots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import psycopg
-
     from tidegate.dataplane.apply import TargetApplier
     from tidegate.dataplane.copy_work import CopyProgress
-    from tidegate.dataplane.model import SpanSpec
     from tidegate.dataplane.reader import Counters
     from tidegate.steady_lines import SteadyLines
 
@@ -99,10 +95,9 @@ class Progress:
             retained_bytes=self._retained,
         )
 
-    def source(self, conn: psycopg.Connection, spec: SpanSpec) -> None:
-        """Look at what the slot retains."""
-        info = slots.info(conn, spec.slot)
-        self._retained = None if info is None else info.retained_bytes
+    def kept(self, retained_bytes: int | None) -> None:
+        """Note how much log the source keeps for the slot; None: it has no slot."""
+        self._retained = retained_bytes
 
     def copying(self, found: CopyProgress) -> None:
         """At most once a second: how far the copy is; called from its threads."""

@@ -30,12 +30,12 @@ from tidegate.dataplane.pace import Pace
 from tidegate.dataplane.reader import Inbox, Reader
 from tidegate.dataplane.refetch import Refetcher
 from tidegate.dataplane.waking import Waking
+from tidegate.engines.postgres import capacity, slots, stream_row, write_path
 from tidegate.engines.postgres import copy as wire
-from tidegate.engines.postgres import slots, stream_row, write_path
 from tidegate.engines.postgres.apply import SESSION_SETTINGS
 from tidegate.engines.postgres.apply_tables import TargetTable
 from tidegate.engines.postgres.connection import connect
-from tidegate.engines.postgres.position import format_lsn, parse_lsn
+from tidegate.engines.postgres.position import format_lsn
 from tidegate.engines.postgres.replication import LogStream
 from tidegate.engines.postgres.table_applier import TableApplier
 from tidegate.errors import SchemaChangedError, SlotPassedError
@@ -333,11 +333,10 @@ class Session:
     def _look_at_source(self) -> None:
         now = time.monotonic()
         if self._pace.is_probe_due(now, self._reader.delivered):
-            row = self._source.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
-            assert row is not None
-            self._probe.lsn, self._probe.at = parse_lsn(row[0]), now
-            self._pace.probed(now, self._probe.lsn)
-            self._progress.source(self._source, self._spec)
+            end, kept = capacity.log_end_and_kept(self._source, self._spec.slot)
+            self._probe.lsn, self._probe.at = end, now
+            self._pace.probed(now, end)
+            self._progress.kept(kept)
         if self._pace.takes_owed(now, self._reader.delivered):
             for applier in self._appliers.values():
                 applier.tell()

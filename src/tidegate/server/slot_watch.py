@@ -23,10 +23,9 @@ from tidegate.workflow.sessions import Sessions, endpoints_of
 from tidegate.workflow.status import slot_places, slot_statuses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tidegate.engines.postgres.capacity import Disk
-    from tidegate.topology.model import Snapshot
     from tidegate.topology.store import TopologyStore
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.status import SlotStatus
@@ -152,39 +151,63 @@ class SlotWatch:
             self._say({})
             return
         snapshot = self._topology.read()
-        with Sessions(snapshot, purpose="slots") as sessions:  # one a shard, for all workflows
-            for workflow in workflows:
+        endpoints = {w.uuid: endpoints_of(snapshot, w) for w in workflows}
+        failed: dict[str, Exception] = {}
+        looked: dict[tuple[str, str], list[Workflow]] = {}
+        for workflow in workflows:
+            if not self._refusals.allow(workflow.uuid, endpoints[workflow.uuid]):
+                seen[workflow.uuid] = self._seen.get(workflow.uuid, {})
+                continue
+            seen[workflow.uuid] = {}
+            for place in slot_places(workflow):
+                looked.setdefault(place, []).append(workflow)
+        with Sessions(snapshot, purpose="slots") as sessions:
+            for place, users in looked.items():
                 if self._closing.is_set():
                     return
-                seen[workflow.uuid] = self._slots_of(workflow, snapshot, sessions)
+                found, errors = self._slots_at(place, users, sessions)
+                failed |= errors
+                for uuid, slots in found.items():
+                    seen[uuid] |= slots
+        for uuid in {workflow.uuid for users in looked.values() for workflow in users}:
+            self._refusals.note(uuid, endpoints[uuid], failed.get(uuid))
         self._seen = seen
         names = {name for slots in seen.values() for name in slots}
         self._disks = {name: disk for name, disk in self._disks.items() if name in names}
         self._say({each.slot.slot: each for each in self.observed()})
 
-    def _slots_of(
-        self, workflow: Workflow, snapshot: Snapshot, sessions: Sessions
-    ) -> dict[str, Observed]:
-        before = self._seen.get(workflow.uuid, {})
-        endpoints = endpoints_of(snapshot, workflow)
-        if not self._refusals.allow(workflow.uuid, endpoints):
-            return before
-        found: dict[str, Observed] = {}
-        failed: Exception | None = None
-        for keyspace, shard in slot_places(workflow):
-            try:
-                session = sessions.get(keyspace, shard)
-                with session.transaction():
-                    slots = slot_statuses(
-                        session, workflow, keyspace, shard, room=True, disks=self._disks
-                    )
-                found |= {slot.slot: Observed(workflow.key, slot) for slot in slots}
-            except (TidegateError, psycopg.Error) as error:
-                failed = error
-                at = f"{keyspace}/{shard}"
-                found |= {name: each for name, each in before.items() if each.slot.source == at}
-        self._refusals.note(workflow.uuid, endpoints, failed)
-        return found
+    def _slots_at(
+        self, place: tuple[str, str], workflows: Sequence[Workflow], sessions: Sessions
+    ) -> tuple[dict[str, dict[str, Observed]], dict[str, Exception]]:
+        """The slots of workflows at one shard, by workflow, and why some could not be seen.
+
+        All in one transaction: an idle shard is asked as little as possible.
+        """
+        found: dict[str, dict[str, Observed]] = {}
+        failed: dict[str, Exception] = {}
+        keyspace, shard = place
+        try:
+            session = sessions.get(keyspace, shard)
+            with session.transaction():
+                for workflow in workflows:
+                    try:
+                        with session.transaction():
+                            slots = slot_statuses(
+                                session, workflow, keyspace, shard, room=True, disks=self._disks
+                            )
+                    except (TidegateError, psycopg.Error) as error:
+                        failed[workflow.uuid] = error
+                    else:
+                        found[workflow.uuid] = {
+                            slot.slot: Observed(workflow.key, slot) for slot in slots
+                        }
+        except (TidegateError, psycopg.Error) as error:
+            failed |= {workflow.uuid: error for workflow in workflows}
+        for uuid in failed:
+            before = self._seen.get(uuid, {})
+            at = f"{keyspace}/{shard}"
+            found[uuid] = {name: each for name, each in before.items() if each.slot.source == at}
+        return found, failed
 
     def _say(self, slots: Mapping[str, Observed]) -> None:
         alarms = [name for name, each in slots.items() if each.slot.alarm]

@@ -171,6 +171,21 @@ def read_capacity(
     return Capacity(retained, free, data_free, bound, source)
 
 
+def log_end_and_kept(connection: Connection[TupleRow], slot: str) -> tuple[int, int | None]:
+    """Where the source's log ends, an LSN, and the bytes of it kept for a slot; one statement.
+
+    None: there is no such slot.
+    """
+    row = connection.execute(
+        "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::int8,"
+        " (SELECT greatest(coalesce(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn), 0),"
+        "   0)::int8 FROM pg_replication_slots WHERE slot_name = %s)",
+        [slot],
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
 def _free(connection: Connection[TupleRow]) -> tuple[int | None, int | None]:
     """Free bytes of the log's and the data's file system, where our role may ask."""
     allowed = connection.execute(
