@@ -389,7 +389,7 @@ def test_rule_4_a_delete_takes_no_row_of_another_source_shard_with_the_same_key(
 def test_rule_4_a_row_deleted_on_one_shard_and_inserted_on_another_is_there_whoever_comes_first(
     make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer, *, lenient: bool
 ) -> None:
-    """Situations 41 and 42: the insert comes first, finds its key taken, and waits."""
+    """Situation 41 and situation 42: the insert comes first, finds its key taken, and waits."""
     rule = TableRule("keyed_by_id", home=Home(("k",), "xxhash"))
     low_key, high_key = half("xxhash", low=True)[0], half("xxhash", low=False)[0]
     ddl = "CREATE TABLE keyed_by_id (id int PRIMARY KEY, k text NOT NULL, v text);"

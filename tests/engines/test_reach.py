@@ -100,7 +100,7 @@ def test_what_a_trigger_needs_comes_along_and_works_there(
     target_server: LocalServer,
     make_database: Callable[[LocalServer], Database],
 ) -> None:
-    """Situations 2 and 3: functions, procedures, types, operators, text search and views."""
+    """Situation 2, situation 3: functions, procedures, types, operators, text search and views."""
     source = make(source_server, make_database, SCHEMA)
     target = make(target_server, make_database, f"CREATE SCHEMA _tidegate; {fence.DDL}")
     with source.admin() as old, target.admin() as new:
