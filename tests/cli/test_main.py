@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -196,10 +197,17 @@ def test_debug_lists_the_durable_steps_of_node_and_workers(
     assert {"copy", "switch", "complete", "cancel"} <= {item["plan"] for item in items}
 
 
-def test_completion_scripts_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    for shell in ("bash", "zsh", "fish"):
-        assert run(["completion", shell]) == 0
-        assert "movetables" in capsys.readouterr().out
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_printed_and_define_what_they_call(
+    capsys: pytest.CaptureFixture[str], shell: str
+) -> None:
+    assert run(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "movetables" in script
+    called = set(re.findall(r'(_[a-z_]+) "\$@"', script))
+    called |= set(re.findall(r"^ *(?:compdef|complete -F) (_[a-z_]+)", script, flags=re.MULTILINE))
+    assert called or shell == "fish"
+    assert called <= set(re.findall(r"^(_[a-z_]+)\(\)", script, flags=re.MULTILINE))
 
 
 class Verbs:
