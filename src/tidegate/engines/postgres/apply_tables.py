@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from psycopg import sql
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from tidegate.topology.names import TableName
 
 type Stage = Literal["key", "row"]
+
+#: PostgreSQL's own bound for a table.
+COLUMNS_MAX: Final = 1600
 
 _COLUMNS = """
 WITH RECURSIVE typed AS (
@@ -97,6 +100,14 @@ class TargetColumn:
     identity: str
     generated: bool
     collation: str | None
+
+
+def arriving_max(keys: int) -> int:
+    """How many columns of a table may travel whose key has ``keys``: all must fit into a stage.
+
+    The stage for rows has one column for the group and one for each column of the origin key.
+    """
+    return COLUMNS_MAX - 1 - keys
 
 
 def table_oid(conn: psycopg.Connection, table: TableName) -> int:

@@ -120,6 +120,8 @@ class Survey:
         non_empty: of the given tables, those that hold at least one row.
         unreadable: of the given tables, those our role may not read.
         large_objects: how many there are in the database.
+        inner_types: of each type of a column of the given tables, by OID: the names of the types
+            it is made of, itself included: of a domain, an array, a composite type, a range.
         default_collation: name and version of the database's own collation.
     """
 
@@ -142,6 +144,7 @@ class Survey:
     non_empty: frozenset[TableName] = frozenset()
     unreadable: frozenset[TableName] = frozenset()
     large_objects: int = 0
+    inner_types: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     default_collation: tuple[str, str | None] = ("", None)
 
 
@@ -246,6 +249,24 @@ SELECT DISTINCT c.oid::int8, p.pubname::text
   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
  WHERE c.oid = ANY(%(oids)s) AND p.pubname NOT LIKE 'tidegate\\_%%'
  ORDER BY 1, 2
+"""
+
+_INNER_TYPES = """
+WITH RECURSIVE part(column_type, oid) AS (
+  SELECT a.atttypid, a.atttypid FROM pg_attribute a
+   WHERE a.attrelid = ANY(%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped
+   UNION
+  SELECT p.column_type, i.oid
+    FROM part p JOIN pg_type t ON t.oid = p.oid
+   CROSS JOIN LATERAL (
+     SELECT t.typbasetype UNION ALL SELECT t.typelem
+      UNION ALL SELECT a.atttypid FROM pg_attribute a
+                 WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+      UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+   ) AS i(oid)
+   WHERE i.oid <> 0
+)
+SELECT column_type::int8, array_agg(format_type(oid, NULL)) FROM part GROUP BY column_type
 """
 
 _SEQUENCES = """
@@ -354,6 +375,9 @@ def survey(
         non_empty=frozenset(non_empty),
         unreadable=frozenset(unreadable),
         large_objects=counted[0],
+        inner_types={
+            oid: tuple(names) for oid, names in connection.execute(_INNER_TYPES, {"oids": oids})
+        },
         default_collation=(own_collation[0], own_collation[1]),
     )
 

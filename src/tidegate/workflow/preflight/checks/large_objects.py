@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
-    """Columns of type oid or lo in a database that holds large objects."""
+    """Columns made of oid or lo, in a database that holds large objects."""
     for database, table in facts.source_tables():
-        columns = [column.name for column in table.columns if _refers(column.type_name)]
+        inner = database.survey.inner_types
+        columns = [
+            column.name
+            for column in table.columns
+            if any(map(_refers, inner.get(column.type_oid, (column.type_name,))))
+        ]
         if columns and database.survey.large_objects:
             yield Problem(
                 f"{database.label} {table.name}",

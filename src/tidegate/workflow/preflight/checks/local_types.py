@@ -36,13 +36,16 @@ _LOCAL = {
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
     """Columns whose values name objects or transactions of their server."""
-    for table in facts.model_tables():
+    said = set()
+    for database, table in facts.source_tables():
+        inner = database.survey.inner_types
         columns = [
             f"{column.name} ({column.type_name})"
             for column in table.columns
-            if column.type_name.removesuffix("[]") in _LOCAL
+            if not _LOCAL.isdisjoint(inner.get(column.type_oid, (column.type_name,)))
         ]
-        if columns:
+        if columns and table.name not in said:
+            said.add(table.name)
             yield Problem(str(table.name), f"{', '.join(columns)} of {table.name}")
 
 
