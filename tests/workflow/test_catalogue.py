@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from make_facts import foreign_key, index, table
 from tidegate.engines.postgres.catalog import Check, Trigger
+from tidegate.engines.postgres.survey import Need
 from tidegate.topology.names import TableName
 from tidegate.workflow.catalogue import Catalogue, How, drift, features, with_later
 
@@ -59,6 +60,20 @@ def test_what_one_side_only_has_done_is_drift(
     assert message.startswith(f"index i of t was {words}")
 
 
+def test_a_function_that_tables_lean_on_drifts_and_a_type_is_left_to_its_check() -> None:
+    def catalogue(source: str, target: str) -> Catalogue:
+        sides = {"a/0": source, "b/0": target}
+        names = ("function public.f()", "type public.e")
+        return Catalogue(support={shard: dict.fromkeys(names, d) for shard, d in sides.items()})
+
+    (found,) = drift(catalogue("1", "1"), catalogue("2", "1"), leaving=["a/0"], entering=["b/0"])
+    assert (found.table, found.how) == ("", How.DIFFERS)
+    assert found.message.startswith("function public.f() was altered at a/0 since create")
+    assert not drift(catalogue("1", "9"), catalogue("1", "9"), leaving=["a/0"], entering=["b/0"])
+    leaned_on = catalogue("1", "1").leaned_on()
+    assert leaned_on == (Need("function", "public.f()"), Need("type", "public.e"))
+
+
 @given(FEATURES, FEATURES, FEATURES)
 def test_what_did_not_change_and_what_both_did_is_no_drift(
     source: dict[str, str], target: dict[str, str], both: dict[str, str]
@@ -75,7 +90,7 @@ def test_what_waits_for_the_copy_is_no_drift_until_it_is_built() -> None:
 
 @given(st.dictionaries(st.text(max_size=3), st.dictionaries(st.text(max_size=3), FEATURES)))
 def test_a_catalogue_is_read_back_as_it_was(shards: dict[str, dict[str, dict[str, str]]]) -> None:
-    made = Catalogue(shards, {"a/0": ("other",)})
+    made = Catalogue(shards, {"a/0": ("other",)}, {"a/0": {"function public.f()": "1"}})
     assert Catalogue.decode(made.encode()) == made
     assert Catalogue.decode("") is None
 

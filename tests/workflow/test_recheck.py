@@ -233,6 +233,38 @@ def test_what_one_side_has_gained_or_lost_is_named_and_does_not_refuse(moving: F
     ]
 
 
+MOODS = """
+CREATE TYPE mood AS ENUM ('sad'); ALTER TABLE customers ADD mood mood;
+CREATE FUNCTION doubled(n bigint) RETURNS bigint LANGUAGE sql AS 'SELECT 2 * n';
+CREATE FUNCTION double() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN NEW.balance := doubled(NEW.balance); RETURN NEW; END';
+CREATE TRIGGER double BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION double()
+"""
+
+
+def test_functions_and_types_that_came_along_are_looked_at_again(moving: Fleet) -> None:
+    """Situation 5, relative: what tables lean on goes on at one side; a label that lacks refuses.
+
+    Situation 2, relative: the body of a function that only another body names.
+    """
+    execute(moving, "commerce", MOODS)
+    moving.service.create(move_tables(auto_start=False))
+    assert looked(moving, Verb.SWITCH) == []
+    thrice = MOODS.split(";")[2].replace("CREATE", "CREATE OR REPLACE").replace("2 *", "3 *")
+    execute(moving, "commerce", thrice)
+    happy = "ALTER TYPE mood ADD VALUE 'happy'"
+    execute(moving, "commerce", happy)
+    kind, function = looked(moving, Verb.SWITCH)
+    assert (kind.id, kind.severity) == ("TG-PF-412", Severity.ERROR)
+    assert "type public.mood is (sad) there, (sad, happy) at commerce/0" in kind.message
+    assert (function.id, function.object) == ("TG-PF-502", "shop/0")
+    assert "function public.doubled(bigint) was altered at commerce/0" in function.message
+    execute(moving, "shop", thrice)
+    execute(moving, "shop", happy)
+    assert looked(moving, Verb.SWITCH) == []
+    moving.service.cancel(CANCEL)
+
+
 def test_columns_that_differ_refuse_unless_the_stream_was_told_to_ignore_them(
     moving: Fleet,
 ) -> None:

@@ -6,7 +6,7 @@ change can be named without keeping definitions. Tables and shards that are alik
 
 Not drift: what both sides have, what both changed, and what Tidegate makes itself (its triggers and
 publications are no features; what waits for the copy at a target is left out until it is built).
-Columns and keys are compared by the preflight's check of definitions, not here.
+Columns, keys and types are compared by the preflight's checks of definitions, not here.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from tidegate.engines.postgres.survey import Need
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from tidegate.engines.postgres.catalog import Table
+    from tidegate.engines.postgres.survey import TypeFacts
     from tidegate.topology.names import TableName
 
 type Features = Mapping[str, str]
@@ -45,15 +48,28 @@ LATER: Final = (
     "rule ",
 )
 #: Kinds that other checks compare, and more exactly.
-COMPARED_ELSEWHERE: Final = ("column ", "reference ")
+COMPARED_ELSEWHERE: Final = ("column ", "reference ", "type ")
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Features by table by shard; ``others``: tables beside the workflow's at a reshard's shard."""
+    """Features by table by shard.
+
+    Attributes:
+        others: tables beside the workflow's at a reshard's shard.
+        support: functions, views and types that the tables lean on, with digests, by shard.
+    """
 
     shards: Mapping[str, Tables] = field(default_factory=dict)
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    support: Mapping[str, Features] = field(default_factory=dict)
+
+    def leaned_on(self) -> tuple[Need, ...]:
+        """What the tables leaned on."""
+        names = sorted({name for found in self.support.values() for name in found})
+        return tuple(
+            Need(kind, identity) for kind, _, identity in (n.partition(" ") for n in names)
+        )
 
     def encode(self) -> str:
         """As the workflow's record keeps it."""
@@ -69,6 +85,7 @@ class Catalogue:
             "features": [json.loads(each) for each in distinct],
             "shards": shards,
             "others": {shard: list(names) for shard, names in sorted(self.others.items())},
+            "support": {shard: dict(found) for shard, found in sorted(self.support.items())},
         }
         packed = zlib.compress(json.dumps(body, separators=(",", ":")).encode(), 9)
         return base64.b64encode(packed).decode()
@@ -85,6 +102,7 @@ class Catalogue:
                 for shard, tables in body["shards"].items()
             },
             {shard: tuple(names) for shard, names in body["others"].items()},
+            body.get("support", {}),
         )
 
 
@@ -98,7 +116,11 @@ class How(StrEnum):
 
 @dataclass(frozen=True)
 class Drift:
-    """One feature of a table that the sides no longer share."""
+    """One feature of a table, or one thing that tables lean on, that the sides no longer share.
+
+    Attributes:
+        table: the table; empty of what tables lean on.
+    """
 
     shard: str
     table: str
@@ -167,6 +189,25 @@ def _digest(definition: str) -> str:
     return hashlib.blake2b(definition.encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
+def support_features(
+    needs: Iterable[Need], functions: Mapping[str, str], types: Mapping[str, TypeFacts]
+) -> dict[str, str]:
+    """The functions, views and types that are there of those that tables lean on.
+
+    Args:
+        needs: what they lean on; what belongs to an extension is left out.
+        functions: digests of the functions and views of a database, by identity.
+        types: its types, by identity.
+    """
+    found = {}
+    for need in needs:
+        kind = types.get(need.identity)
+        definition = functions.get(need.identity) or (repr(kind.definition) if kind else None)
+        if need.extension is None and definition is not None:
+            found[f"{need.kind} {need.identity}"] = _digest(definition)
+    return found
+
+
 def tables_features(
     tables: Mapping[TableName, Table],
     publications: Mapping[TableName, tuple[str, ...]],
@@ -232,6 +273,8 @@ def drift(
     waiting, origins = set(unfinished), list(leaving)
     for entered in entering:
         for left in origins:
+            for name, message, how in _support_drift(then, now, left, entered):
+                found.setdefault((entered, "", name), Drift(entered, "", message, how))
             skipped = COMPARED_ELSEWHERE + (LATER if waiting & {entered, left} else ())
             for table in sorted({*now.shards.get(left, {}), *now.shards.get(entered, {})}):
                 one = _Pair(
@@ -253,9 +296,24 @@ def drift(
     return list(found.values())
 
 
+def _support_drift(
+    then: Catalogue, now: Catalogue, left: str, entered: str
+) -> Iterator[tuple[str, str, How]]:
+    """Name, what happened and how it differs, of what tables lean on."""
+    one = _Pair(
+        left,
+        entered,
+        *(each.support.get(shard, {}) for shard in (left, entered) for each in (then, now)),
+    )
+    for name in one.all():
+        change = None if name.startswith(COMPARED_ELSEWHERE) else one.compare(name)
+        if change is not None:
+            yield name, f"{name} {change[0]}", change[1]
+
+
 @dataclass(frozen=True)
 class _Pair:
-    """One table at two shards, at two moments."""
+    """One table, or what tables lean on, at two shards and two moments."""
 
     left: str
     entered: str

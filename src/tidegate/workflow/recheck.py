@@ -20,7 +20,7 @@ from tidegate.dataplane.post_copy import is_unfinished
 from tidegate.errors import ConnectError
 from tidegate.topology.names import TableName
 from tidegate.workflow import traffic
-from tidegate.workflow.catalogue import Catalogue, tables_features, with_later
+from tidegate.workflow.catalogue import Catalogue, support_features, tables_features, with_later
 from tidegate.workflow.preflight.check import Severity, Verb, in_order, refuse_errors
 from tidegate.workflow.preflight.checks import (
     foreign_keys_cross,
@@ -29,11 +29,14 @@ from tidegate.workflow.preflight.checks import (
     table_gone,
     target_shape,
 )
-from tidegate.workflow.preflight.facts import PreflightRequest, Since
+from tidegate.workflow.preflight.facts import PreflightRequest, Since, needs
 from tidegate.workflow.preflight.gather import gather_again
 from tidegate.workflow.preflight.registry import WAIVABLE, run_again
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tidegate.engines.postgres.survey import Need
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.preflight.check import Finding
@@ -103,7 +106,9 @@ def look(
 ) -> list[Finding]:
     """Everything a verb has to know of the catalogue of now, and of what has changed in it."""
     request = as_request(workflow)
-    facts = gather_again(request, snapshot, sessions)
+    then = Catalogue.decode(workflow.catalogue)
+    leaned_on = then.leaned_on() if then is not None else ()
+    facts = gather_again(request, snapshot, sessions, leaned_on)
     unfinished = sessions.each(
         workflow.target_keyspace,
         workflow.target_shards,
@@ -112,8 +117,11 @@ def look(
     since = Since(
         verb=verb,
         direction=Direction.REVERSE if verb is Verb.CANCEL else direction,
-        then=Catalogue.decode(workflow.catalogue),
-        now=Catalogue(dict(map(_features, facts.databases, [request] * len(facts.databases)))),
+        then=then,
+        now=Catalogue(
+            dict(map(_features, facts.databases, [request] * len(facts.databases))),
+            support={database.label: _support(database, leaned_on) for database in facts.databases},
+        ),
         apart=traffic.tables_apart(snapshot, workflow),
         unfinished=frozenset(
             f"{workflow.target_keyspace}/{shard}" for shard, waits in unfinished.items() if waits
@@ -166,6 +174,10 @@ def _features(
     return database.label, found
 
 
+def _support(database: DatabaseFacts, leaned_on: Iterable[Need]) -> dict[str, str]:
+    return support_features(leaned_on, database.survey.functions, database.survey.types)
+
+
 def at_create(work: Work, facts: Facts, target_plan: TargetPlan) -> Catalogue:
     """What a workflow's record keeps of the catalogue.
 
@@ -188,4 +200,7 @@ def at_create(work: Work, facts: Facts, target_plan: TargetPlan) -> Catalogue:
         shards[label] = with_later(found, model, actions, alike=len(versions) == 1)
         if request.reshards:
             others[label] = tuple(sorted(map(str, set(database.tables) - set(request.tables))))
-    return Catalogue(shards, others)
+    support = {database.label: _support(database, needs(facts)) for database in facts.sources}
+    made_from = support[facts.sources[0].label]
+    support |= {t.label: made_from | _support(t, needs(facts)) for t in facts.targets}
+    return Catalogue(shards, others, support)

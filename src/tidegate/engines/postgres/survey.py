@@ -349,12 +349,9 @@ def survey(
         available_extensions={
             name: tuple(versions) for name, versions in connection.execute(_AVAILABLE)
         },
-        types={
-            row[0]: TypeFacts(row[0], row[1], row[2], tuple(row[3]))
-            for row in connection.execute(_TYPES)
-        },
+        types=types(connection),
         collations=dict(connection.execute(_COLLATIONS).fetchall()),
-        functions=dict(connection.execute(_FUNCTIONS).fetchall()),
+        functions=functions(connection),
         relations=frozenset(TableName(*row) for row in connection.execute(_RELATIONS)),
         others=frozenset((row[0], row[1]) for row in connection.execute(_OTHERS)),
         needs=tuple(Need(kind, identity, e) for _, _, identity, kind, e in needed),
@@ -380,6 +377,19 @@ def survey(
         },
         default_collation=(own_collation[0], own_collation[1]),
     )
+
+
+def functions(connection: Connection[TupleRow]) -> dict[str, str]:
+    """Functions and views outside the system's schemas, with a digest of each."""
+    return dict(connection.execute(_FUNCTIONS).fetchall())
+
+
+def types(connection: Connection[TupleRow]) -> dict[str, TypeFacts]:
+    """Types outside the system's schemas, by qualified name."""
+    return {
+        row[0]: TypeFacts(row[0], row[1], row[2], tuple(row[3]))
+        for row in connection.execute(_TYPES)
+    }
 
 
 def publications(

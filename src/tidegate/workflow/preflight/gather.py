@@ -20,7 +20,7 @@ from tidegate.engines.postgres.capacity import read_capacity
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.evaluated import evaluate
-from tidegate.engines.postgres.survey import Survey, publications, survey
+from tidegate.engines.postgres.survey import Survey, functions, publications, survey, types
 from tidegate.workflow.preflight import overlaps
 from tidegate.workflow.preflight.facts import (
     LONG_TRANSACTION_S,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from tidegate.engines.postgres.catalog import Table
+    from tidegate.engines.postgres.survey import Need
     from tidegate.topology.model import Snapshot
     from tidegate.topology.names import TableName
     from tidegate.workflow.sessions import Sessions
@@ -165,10 +166,16 @@ def _reached(
     )
 
 
-def gather_again(request: PreflightRequest, snapshot: Snapshot, sessions: Sessions) -> Facts:
+def gather_again(
+    request: PreflightRequest,
+    snapshot: Snapshot,
+    sessions: Sessions,
+    leaned_on: tuple[Need, ...] = (),
+) -> Facts:
     """Read what the checks of a running workflow look at: its tables, and of a reshard all tables.
 
-    A few queries of the catalogue at each server, however many tables there are.
+    A few queries of the catalogue at each server, however many tables there are. ``leaned_on``:
+    functions, views and types that are to be looked at as well.
 
     Raises:
         NotFoundError: a shard does not exist.
@@ -185,7 +192,12 @@ def gather_again(request: PreflightRequest, snapshot: Snapshot, sessions: Sessio
             tablet=snapshot.primary_of(keyspace, shard).alias,
             server=server_facts(connection),
             tables=tables,
-            survey=Survey(publications=publications(connection, oids)),
+            survey=Survey(
+                publications=publications(connection, oids),
+                needs=leaned_on,
+                functions=functions(connection) if leaned_on else {},
+                types=types(connection) if leaned_on else {},
+            ),
             abilities=read_abilities(
                 connection, [tables[name] for name in oids], makes_tables=False
             ),

@@ -17,7 +17,7 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
     """What only the side that traffic goes to has, since create."""
     for drift in facts.since.drift() if facts.since else ():
         if drift.how is How.BESIDES:
-            yield Problem(f"{drift.shard} {drift.table}", drift.message)
+            yield Problem(f"{drift.shard} {drift.table}".strip(), drift.message)
 
 
 CHECK = Check(

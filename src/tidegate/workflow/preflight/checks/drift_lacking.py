@@ -22,7 +22,7 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
         wanted.add(How.DIFFERS)  # else the other side goes, and how it differs goes with it
     for drift in facts.since.drift():
         if drift.how in wanted:
-            yield Problem(f"{drift.shard} {drift.table}", drift.message)
+            yield Problem(f"{drift.shard} {drift.table}".strip(), drift.message)
 
 
 CHECK = Check(
@@ -31,8 +31,8 @@ CHECK = Check(
     severity=Severity.WARNING,
     cause=(
         "Streams carry rows, not definitions. An index, constraint, default, trigger, grant or "
-        "publication that was made, altered or dropped on one side since create is not so on the "
-        "other."
+        "publication that was made, altered or dropped on one side since create, or a function or "
+        "view that the tables lean on, is not so on the other."
     ),
     remedy="do the same on the other side, if your application relies on it",
     find=find,

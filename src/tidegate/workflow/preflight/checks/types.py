@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 from tidegate.workflow.preflight.facts import needs
 
 if TYPE_CHECKING:
@@ -40,4 +40,5 @@ CHECK = Check(
     ),
     remedy="bring the definitions together, or drop the target's type if nobody uses it",
     find=find,
+    again=STREAMING,
 )
