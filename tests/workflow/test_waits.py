@@ -248,8 +248,9 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def test_a_snapshot_names_the_transaction_that_it_shows_as_ended(shop: Database) -> None:
-    with shop.admin() as exporter:
+    with shop.admin() as exporter, shop.admin() as later:
         with holding(shop, "INSERT INTO public.customers VALUES (1)") as pid:
+            later.execute("INSERT INTO public.customers VALUES (2)")
             name = exported_without_open_transactions(shop.server, exporter)
             exact = slots.ExactSnapshot(0, name)
             deadline = time.monotonic() + 30
