@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-import psycopg
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.errors import WaitTimeoutError
-from tidegate.workflow.vdiff import interruption
 from tidegate.workflow.vdiff.model import MOMENT_TABLES_MAX, TableSize, grouped
 
 TABLES = st.lists(
@@ -43,12 +39,3 @@ def test_no_group_could_have_taken_the_next_table(tables: list[TableSize], bytes
             or group[0].spans != following[0].spans
             or sum(table.bytes for table in group) + following[0].bytes > bytes_max
         )
-
-
-def test_a_table_that_is_locked_is_a_wait_that_ended_and_not_a_lost_server() -> None:
-    with (
-        pytest.raises(WaitTimeoutError, match="locked by somebody else") as refused,
-        interruption.translated(),
-    ):
-        raise psycopg.errors.LockNotAvailable("canceling statement due to lock timeout")
-    assert refused.value.retryable

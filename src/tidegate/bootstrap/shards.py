@@ -14,28 +14,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import psycopg
-
 from tidegate.bootstrap.directory import HeldTenant, Tenant
 from tidegate.bootstrap.model import Version
 from tidegate.bootstrap.stored import StoredDirectory
+from tidegate.engines.failures import FailurePhase
 from tidegate.engines.postgres import sidecar_releases as releases
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.sidecar import ADVISORY_LOCK
+from tidegate.engines.postgres.sqlstates import translated
 from tidegate.errors import (
     AlreadyExistsError,
-    ConnectError,
     TenantLockedError,
     UpgradeRefusedError,
-    WaitTimeoutError,
 )
-from tidegate.secret import redacted
 from tidegate.topology.connections import Endpoint
 from tidegate.topology.records import TabletType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
+    import psycopg
     from psycopg.rows import TupleRow
     from sqlalchemy import Connection
 
@@ -144,7 +142,7 @@ class ShardDirectory:
             yield None
             return
         with (
-            _translated(name),
+            translated(FailurePhase.SHARD_UPGRADE, f"shard {name}"),
             connect(endpoint, purpose="upgrade", lock_timeout_s=LOCK_TIMEOUT_S) as session,
         ):
             with session.transaction():
@@ -192,19 +190,3 @@ class ShardDirectory:
                 continue  # another node was faster
         for name in sorted(set(known) - set(endpoints)):
             self._stored.drop(known[name])
-
-
-@contextmanager
-def _translated(name: str) -> Iterator[None]:
-    try:
-        yield
-    except psycopg.errors.LockNotAvailable as error:
-        raise WaitTimeoutError(
-            f"a lock on shard {name} was not to be had in {LOCK_TIMEOUT_S:g} s",
-            next_step="see who holds it in pg_locks there; the upgrade tries again by itself",
-        ) from error
-    except psycopg.OperationalError as error:
-        raise ConnectError(
-            f"the session on shard {name} failed: {redacted(str(error)).strip()}",
-            next_step="check that the server runs; the upgrade tries again by itself",
-        ) from error

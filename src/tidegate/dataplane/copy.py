@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -47,18 +47,19 @@ from tidegate.dataplane import source_tables, streams
 from tidegate.dataplane.chunks import Chunk, ChunkTask, agreed_plan, pending, tile
 from tidegate.dataplane.copy_work import CopyProgress, CopySummary, Run, TableWork
 from tidegate.dataplane.transfer import transfer
+from tidegate.engines.failures import FailurePhase
 from tidegate.engines.postgres import bounds, copy_state, distribute, refetch, split, write_path
 from tidegate.engines.postgres import copy as wire
 from tidegate.engines.postgres.apply_tables import TargetTable
 from tidegate.engines.postgres.catalog import key_columns, require_tables
 from tidegate.engines.postgres.chunk_stage import ChunkStage
 from tidegate.engines.postgres.connection import connect
-from tidegate.errors import CancelledError, ConnectError, CopyError
-from tidegate.topology.connections import redacted
+from tidegate.engines.postgres.sqlstates import translated
+from tidegate.errors import CancelledError
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from tidegate.dataplane.copy_work import Session
     from tidegate.dataplane.model import SpanSpec, TargetSpec
@@ -137,7 +138,7 @@ def _prepare(
     spec: SpanSpec, stop: threading.Event, on_progress: Callable[[CopyProgress], None]
 ) -> Run:
     run = Run(spec, stop, on_progress, {}, queue.SimpleQueue())
-    with ExitStack() as stack, _translated():
+    with ExitStack() as stack, translated(FailurePhase.COPY):
         source = stack.enter_context(connect(spec.source, purpose="copy"))
         run.write_path = write_path.read(source, run.names)
         targets = {
@@ -270,7 +271,7 @@ def _finish(spec: SpanSpec, session: Session, stream_id: int, table: str) -> Non
 def _copy_until_done(run: Run) -> None:
     """Take chunks until there are none, or until any thread has failed."""
     try:
-        with _translated():
+        with translated(FailurePhase.COPY):
             while not run.halt.is_set() and _copy_some(run):
                 pass
     except BaseException as error:  # noqa: BLE001 - handed to the caller of run_copy
@@ -425,29 +426,3 @@ def _note(
         run.snapshot_lsn = max(run.snapshot_lsn or 0, snapshot_lsn)
         run.on_progress(CopyProgress(task.table, work.rows, work.bytes, work.done, work.chunks))
         return not work.left[place]
-
-
-#: SQLSTATE classes of what passes by itself: connections, rollbacks, resources, locks, operator,
-#: system.
-_PASSING = ("08", "25", "40", "53", "55", "57", "58")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the driver's errors into ours, without secrets."""
-    try:
-        yield
-    except psycopg.Error as error:
-        told = redacted(str(error)).strip()
-        passing = error.sqlstate is None or error.sqlstate.startswith(_PASSING)
-        if isinstance(error, psycopg.OperationalError) and passing:
-            raise ConnectError(
-                f"the copy was interrupted: {told}",
-                next_step="nothing: the copy goes on where it was",
-                sqlstate=error.sqlstate,
-            ) from error
-        raise CopyError(
-            f"the copy failed: {told}",
-            next_step="remove the cause, then start the workflow again",
-            sqlstate=error.sqlstate,
-        ) from error

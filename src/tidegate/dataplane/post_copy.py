@@ -17,6 +17,8 @@ import psycopg
 from psycopg import sql
 
 from tidegate import steps
+from tidegate.engines.failures import FailurePhase
+from tidegate.engines.postgres.sqlstates import ends_by_itself
 from tidegate.errors import CopyError
 
 if TYPE_CHECKING:
@@ -128,9 +130,9 @@ def _run_one(
                 " WHERE workflow_uuid = %s AND table_name = %s AND ordinal = %s",
                 [workflow_uuid, table, ordinal],
             )
-    except psycopg.OperationalError:
-        raise
     except psycopg.Error as error:
+        if ends_by_itself(error, FailurePhase.COPY):
+            raise
         told = CopyError(
             f"table {table}: {' '.join(str(error).split())}; the statement was: {ddl}; correct the"
             " rows at the source, then start the workflow: it applies them before it tries again",

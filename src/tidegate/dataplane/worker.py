@@ -35,8 +35,10 @@ from tidegate.dataplane.progress import Progress
 from tidegate.dataplane.retention import RetentionWatch
 from tidegate.dataplane.source_end import SourceEnd
 from tidegate.dataplane.waking import Waking
+from tidegate.engines.failures import FailurePhase
 from tidegate.engines.postgres.connection import connect, mark_process
 from tidegate.engines.postgres.predecessors import Mark
+from tidegate.engines.postgres.sqlstates import failure
 from tidegate.errors import (
     AuthenticationError,
     EpochLostError,
@@ -50,6 +52,8 @@ from tidegate.topology.connections import redacted
 if TYPE_CHECKING:
     from types import FrameType
 
+STREAM = FailurePhase.STREAM
+
 EXIT_DONE, EXIT_FATAL, EXIT_EPOCH_LOST, EXIT_REFUSED, EXIT_ASKED = 0, 3, 4, 5, 143
 
 FIRST_DELAY_S = 0.2
@@ -57,23 +61,12 @@ DELAY_MAX_S = 5.0
 #: Work that lasted so long counts as healthy: the delay starts small again.
 HEALTHY_S = 30.0
 
-#: SQLSTATE classes of what ends by itself: connections, resources, operator, system, rollbacks,
-#: and a server that is read-only for a while.
-_TRANSIENT_CLASSES = ("08", "25", "40", "53", "55", "57", "58")
-#: ... except a slot or object that will not come back.
-_FATAL_STATES = frozenset({"55000"})
 
-
-def is_transient(error: BaseException) -> bool:
+def is_transient(error: TidegateError | OSError) -> bool:
     """Whether trying again can help without anybody changing anything."""
     if isinstance(error, TidegateError):
         return error.retryable or error.outcome_unknown
-    if isinstance(error, psycopg.Error):
-        state = error.sqlstate
-        if state is None:
-            return isinstance(error, psycopg.OperationalError)
-        return state not in _FATAL_STATES and state.startswith(_TRANSIENT_CLASSES)
-    return isinstance(error, OSError)
+    return True
 
 
 def describe(error: BaseException) -> str:
@@ -141,12 +134,13 @@ class Worker:
                 return EXIT_EPOCH_LOST
             except (AuthenticationError, SecretError) as error:
                 return self._refused(error)
-            except (TidegateError, psycopg.Error, OSError) as error:
+            except (TidegateError, psycopg.Error, OSError) as raised:
+                met = failure(raised, STREAM) if isinstance(raised, psycopg.Error) else raised
                 now = time.monotonic()
-                exhausted = patience.note(describe(error), now, now - began)
-                if not is_transient(error) or exhausted:
-                    return self._fail(error)
-                self._retry(error, patience.delay_s)
+                exhausted = patience.note(describe(met), now, now - began)
+                if not is_transient(met) or exhausted:
+                    return self._fail(met)
+                self._retry(met, patience.delay_s)
         self._progress.event("stopped", asked=True)
         return EXIT_ASKED
 

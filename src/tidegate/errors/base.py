@@ -287,6 +287,20 @@ class AuthenticationError(ConnectError):
     retryable = False
 
 
+class DatabaseUnableError(TidegateError):
+    """A database server answers and cannot do the work now: no room, or it takes no writes."""
+
+    code = "TG-DBS-001"
+    http_status = 503
+    retryable = True
+
+
+class DatabaseFaultError(TidegateError):
+    """A database server reports an error that is not expected to happen; its code is named."""
+
+    code = "TG-DBS-002"
+
+
 class SecretError(TidegateError):
     """A secret reference (``env:``, ``file:``) cannot be resolved."""
 

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 import psycopg
 
 from tidegate import waits
+from tidegate.engines.failures import FailurePhase
 from tidegate.engines.postgres import event_triggers, predecessors
 from tidegate.engines.postgres.connection import LOCK_TIMEOUT_S, connect
-from tidegate.errors import ConnectError, TidegateError, WaitTimeoutError
-from tidegate.topology.connections import Endpoint, redacted
+from tidegate.engines.postgres.sqlstates import translated
+from tidegate.errors import TidegateError
+from tidegate.topology.connections import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,14 +37,6 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.predecessors import Mark
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
-
-#: The server runs, and has no room, memory or connection for a statement.
-_RESOURCES = (
-    psycopg.errors.InsufficientResources,
-    psycopg.errors.DiskFull,
-    psycopg.errors.OutOfMemory,
-    psycopg.errors.ConfigurationLimitExceeded,
-)
 
 PARALLEL_MAX = 16
 IDLE_TRANSACTION_S = 60.0
@@ -64,28 +58,13 @@ def endpoints_of(snapshot: Snapshot, workflow: Workflow) -> list[Endpoint]:
     return found
 
 
-@contextmanager
-def named_errors(where: str) -> Iterator[None]:
-    """Turn what a broken session raises into an error that names the place.
+def named_errors(where: str) -> AbstractContextManager[None]:
+    """Turn what a session raises into an error that names the place.
 
     Raises:
-        WaitTimeoutError: a lock was not to be had in time.
-        ConnectError: the session broke.
+        TidegateError: what it means for a workflow.
     """
-    try:
-        yield
-    except psycopg.errors.LockNotAvailable as error:
-        raise WaitTimeoutError(
-            f"a lock on {where} was not to be had in time: {redacted(str(error)).strip()}",
-            next_step="see who holds it in pg_locks there, then repeat the command",
-        ) from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise ConnectError(
-            f"the session on {where} failed: {redacted(str(error)).strip()}",
-            next_step="free what the server lacks, then repeat the command"
-            if isinstance(error, _RESOURCES)
-            else "check that the server runs, then repeat the command",
-        ) from error
+    return translated(FailurePhase.WORKFLOW, where)
 
 
 class Sessions:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
 from tidegate import steps
 from tidegate.engines.postgres import journal
-from tidegate.errors import ConnectError, FailedPreconditionError, TidegateError
-from tidegate.topology.connections import redacted
+from tidegate.errors import FailedPreconditionError, TidegateError
 from tidegate.workflow import switch
+from tidegate.workflow.sessions import named_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,14 +34,10 @@ def close_all(
     away: TidegateError | None = None
     for shard in sorted(shards):
         try:
-            found.append(journal.close(sessions.get(keyspace, shard), key))
+            with named_errors(f"{keyspace}/{shard}"):
+                found.append(journal.close(sessions.get(keyspace, shard), key))
         except TidegateError as error:
             away = away or error
-        except psycopg.OperationalError as error:
-            away = away or ConnectError(
-                f"the session on {keyspace}/{shard} failed: {redacted(str(error)).strip()}",
-                next_step="check that the server runs",
-            )
     if away is not None and not any(found):
         raise away
     return any(found)

@@ -24,6 +24,7 @@ from tidegate.bootstrap.tenants.worker.tidegate_records import Asker, Row, own
 from tidegate.engines.postgres import holders, tenant_alone, tenant_places, tenants
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.placeholders import PlaceholderError
+from tidegate.engines.postgres.sqlstates import kind_of
 from tidegate.engines.postgres.tenant_records import Recorded
 from tidegate.errors import AuthenticationError, ConnectError, TidegateError
 
@@ -313,7 +314,7 @@ class SqlHand:
         if connection.closed or connection.broken:
             # Whether a COMMIT arrived is unknown; the next look finds out.
             return Outcome.failed(Cause.CONNECTION, message)
-        cause = cause_of(error.sqlstate)
+        cause = cause_of(kind_of(error.sqlstate))
         with contextlib.suppress(psycopg.Error):
             tenants.rollback(connection)
             if not tenant_places.has_schema(connection, self._settings(job).version_schema):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from tidegate.bootstrap.retry import Backoff, next_attempt
 from tidegate.bootstrap.tenants.model import ItemState
 from tidegate.bootstrap.tenants.versions import Standing
+from tidegate.engines.failures import FailureKind
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -56,24 +57,23 @@ _PASSING: Final = frozenset(
         Cause.WORKER,
     }
 )
-_STATES: Final = {
-    "55P03": Cause.LOCK,
-    "40P01": Cause.DEADLOCK,
-    "40001": Cause.SERIALIZATION,
-    "57014": Cause.TIMEOUT,
-    "57P01": Cause.CONNECTION,
-    "57P02": Cause.CONNECTION,
-    "57P03": Cause.CONNECTION,
-    "25P04": Cause.TIMEOUT,
+_CAUSES: Final = {
+    FailureKind.LOCK: Cause.LOCK,
+    FailureKind.DEADLOCK: Cause.DEADLOCK,
+    FailureKind.SERIALIZATION: Cause.SERIALIZATION,
+    FailureKind.TIMEOUT: Cause.TIMEOUT,
+    FailureKind.CONNECTION: Cause.CONNECTION,
+    FailureKind.DISK_FULL: Cause.RESOURCES,
+    FailureKind.MEMORY: Cause.RESOURCES,
+    FailureKind.CONNECTIONS: Cause.RESOURCES,
+    FailureKind.LIMIT: Cause.RESOURCES,
+    FailureKind.SYSTEM: Cause.RESOURCES,
 }
-_CLASSES: Final = {"08": Cause.CONNECTION, "53": Cause.RESOURCES, "58": Cause.RESOURCES}
 
 
-def cause_of(sqlstate: str | None) -> Cause:
-    """What an error of PostgreSQL means here; None is a connection that broke without one."""
-    if sqlstate is None:
-        return Cause.CONNECTION
-    return _STATES.get(sqlstate) or _CLASSES.get(sqlstate[:2], Cause.MIGRATION)
+def cause_of(kind: FailureKind) -> Cause:
+    """What a failure of the database means here: most are the migration's own."""
+    return _CAUSES.get(kind, Cause.MIGRATION)
 
 
 class Result(StrEnum):

@@ -34,6 +34,7 @@ from tidegate.bootstrap.tenants.versions import Chain, Version
 from tidegate.conninfo import guarded, parsed
 from tidegate.engines.postgres import tenant_records, tenants
 from tidegate.engines.postgres.connection import SERVER_KEEPALIVES, TRANSPORT
+from tidegate.engines.postgres.sqlstates import kind_of
 from tidegate.errors import TidegateError
 from tidegate.topology.connections import redacted
 
@@ -339,4 +340,4 @@ def outcome_of(answer: Mapping[str, Any], job: Job) -> Outcome:
     sqlstate = answer.get("sqlstate")
     if sqlstate is None and not answer.get("lost"):
         return Outcome.failed(Cause.MIGRATION, message)
-    return Outcome.failed(cause_of(sqlstate), message)
+    return Outcome.failed(cause_of(kind_of(sqlstate)), message)

@@ -29,7 +29,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tidegate.conninfo import guarded, parsed
+from tidegate.engines.failures import FailureKind
 from tidegate.engines.postgres.predecessors import application_name
+from tidegate.engines.postgres.sqlstates import failure_of
 from tidegate.errors import AuthenticationError, ConnectError, TidegateError
 from tidegate.topology.connections import Places, redacted
 
@@ -293,7 +295,7 @@ def _translated(error: psycopg.Error, endpoint: Endpoint, password: str | None) 
     if password:
         told = told.replace(password, "***")
     text, where, folded = _sayable(told), _where(endpoint), told.casefold()
-    if any(part in folded for part in _REFUSALS) or (error.sqlstate or "").startswith("28"):
+    if any(part in folded for part in _REFUSALS) or failure_of(error) is FailureKind.ACCESS:
         step = "check the user, the password's reference and pg_hba.conf of that server"
         if "wal sender" in folded or "replication role" in folded:
             step = "give the role the REPLICATION attribute, or the provider's role for it"

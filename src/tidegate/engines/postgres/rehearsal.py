@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 from psycopg import sql
 
+from tidegate.engines.failures import FailurePhase, Treatment, treatment_of
 from tidegate.engines.postgres import fence, publication, schema_copy, script, sidecar
 from tidegate.engines.postgres.attempts import Attempt, batches, first_line, named, runs
 from tidegate.engines.postgres.schema_owners import new_owner
+from tidegate.engines.postgres.sqlstates import kind_of
 from tidegate.errors import TidegateError
 
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ REFUSED_MAX: Final = 100
 _CONSEQUENCES: Final = frozenset(
     {"3F000", "42704", "42703", "42883", "42P01", "2F003", "42P17", "42830"}
 )
-_WAITED: Final = frozenset({"55P03", "57014", "40P01"})
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ class _Trial:
     def refuse(self, what: str, statement: str, error: psycopg.Error) -> None:
         """Note a refusal, unless it follows from an earlier one."""
         sqlstate = error.sqlstate or ""
-        if sqlstate in _WAITED:
+        treatment = treatment_of(kind_of(sqlstate), FailurePhase.PREFLIGHT)
+        if treatment is Treatment.PASSING:
             self.untried.append(f"{what}: {first_line(error)}")
             return
         if sqlstate in _CONSEQUENCES and (self.refused or self.untried):

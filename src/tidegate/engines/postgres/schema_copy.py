@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
+from tidegate.engines.failures import FailurePhase
 from tidegate.engines.postgres import fence, late_checks, support_kinds
 from tidegate.engines.postgres import schema_queries as queries
 from tidegate.engines.postgres.attempts import Attempt, RefusedError, first_line, named, run
@@ -27,6 +28,7 @@ from tidegate.engines.postgres.bodies.graph import Reach
 from tidegate.engines.postgres.catalog import require_tables
 from tidegate.engines.postgres.connection import SNAPSHOT_IDLE_S, connect
 from tidegate.engines.postgres.schema_dump import Item, dump_items
+from tidegate.engines.postgres.sqlstates import ends_by_itself, failure
 from tidegate.errors import AlreadyExistsError, FailedPreconditionError
 from tidegate.topology.names import TableName
 
@@ -416,6 +418,9 @@ def create_tables(
                 f"the tables cannot be made in {database}: {first_line(refused.error)}",
                 next_step="drop or rename it there, or choose another target",
             ) from None
+        if ends_by_itself(refused.error, FailurePhase.WORKFLOW):
+            where = f"{database}, {refused.what}"
+            raise failure(refused.error, FailurePhase.WORKFLOW, where) from refused.error
         raise FailedPreconditionError(
             f"{refused.what} cannot be made in {database}: {first_line(refused.error)}",
             next_step="correct it there and repeat the command; nothing was left behind",
@@ -423,7 +428,7 @@ def create_tables(
             object=refused.what,
         ) from refused.error
     except psycopg.errors.Error as error:
-        if target.closed:
+        if target.closed or ends_by_itself(error, FailurePhase.WORKFLOW):
             raise
         raise FailedPreconditionError(
             f"the tables cannot be made in {database}: {first_line(error)}",

@@ -24,15 +24,17 @@ import select
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import psycopg
 from psycopg import pq, sql
 
 from tidegate import waits
+from tidegate.engines.failures import FailureKind, FailurePhase
 from tidegate.engines.postgres import holders
 from tidegate.engines.postgres.connection import SNAPSHOT_IDLE_S, connect
 from tidegate.engines.postgres.position import format_lsn, parse_lsn
+from tidegate.engines.postgres.sqlstates import failure, kind_of
 from tidegate.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -328,20 +330,24 @@ def _abandon(session: Connection[TupleRow]) -> None:
     session.close()
 
 
+_SLOT_STEPS: Final = {
+    FailureKind.LIMIT: "raise max_replication_slots (restart) or drop slots that nothing uses",
+    FailureKind.STATE: "set wal_level = logical and restart the server",
+    FailureKind.ACCESS: "give the role the REPLICATION attribute, or the provider's role for it",
+}
+
+
 def _refusal(name: str, result: PGresult) -> TidegateError:
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
     text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode()
     message = f"replication slot {name} could not be made: {text}"
     if state == "42710":
         return AlreadyExistsError(message, next_step="drop the left-over slot if nothing uses it")
-    steps = {
-        "53400": "raise max_replication_slots (restart) or drop slots that nothing uses",
-        "55000": "set wal_level = logical and restart the server",
-        "42501": "give the role the REPLICATION attribute, or the provider's role for it",
-    }
-    return FailedPreconditionError(
-        message, next_step=steps.get(state, "read the server's log"), sqlstate=state
-    )
+    kind = kind_of(state)
+    if kind in _SLOT_STEPS:
+        return FailedPreconditionError(message, next_step=_SLOT_STEPS[kind], sqlstate=state)
+    error = psycopg.errors.error_from_result(result)
+    return failure(error, FailurePhase.WORKFLOW, f"replication slot {name}")
 
 
 def wait_older_transactions(

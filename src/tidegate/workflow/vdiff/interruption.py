@@ -1,7 +1,4 @@
-"""How a comparison ends early: by a wish to stop, or by a server's error.
-
-Decides what the wish does to the sessions of a moment, and which of our errors a driver's error is.
-"""
+"""How a comparison ends early by a wish to stop: what the wish does to the sessions of a moment."""
 
 from __future__ import annotations
 
@@ -11,13 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from tidegate.errors import (
-    CancelledError,
-    ConnectError,
-    FailedPreconditionError,
-    WaitTimeoutError,
-)
-from tidegate.topology.connections import redacted
+from tidegate.errors import CancelledError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,26 +41,3 @@ def interrupting(moment: Moment, stop: threading.Event) -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn the driver's errors into ours, without secrets."""
-    try:
-        yield
-    except psycopg.errors.LockNotAvailable as error:  # before its base class, OperationalError
-        raise WaitTimeoutError(
-            f"a table to compare is locked by somebody else: {redacted(str(error)).strip()}",
-            next_step="let what locks it end (pg_locks shows it), then resume the VDiff",
-        ) from error
-    except psycopg.OperationalError as error:
-        raise ConnectError(
-            f"a server left during the comparison: {redacted(str(error)).strip()}",
-            next_step="nothing: the VDiff goes on where it was",
-        ) from error
-    except psycopg.Error as error:
-        raise FailedPreconditionError(
-            f"the comparison failed: {redacted(str(error)).strip()}",
-            next_step="remove the cause, then resume the VDiff",
-            sqlstate=error.sqlstate,
-        ) from error

@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING
 from tidegate import steps
 from tidegate.dataplane import compare
 from tidegate.dataplane.chunks import Chunk, KeySlice, agreed_plan, tile
+from tidegate.engines.failures import FailurePhase
 from tidegate.engines.postgres import compared, vdiff_tables
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.sqlstates import translated
 from tidegate.errors import (
     CancelledError,
     ConflictError,
@@ -34,7 +36,7 @@ from tidegate.errors import (
 )
 from tidegate.topology.names import TableName
 from tidegate.workflow.vdiff.consistency import Moment, open_moment
-from tidegate.workflow.vdiff.interruption import interrupting, translated
+from tidegate.workflow.vdiff.interruption import interrupting
 from tidegate.workflow.vdiff.links import Links, targets_of
 from tidegate.workflow.vdiff.model import TableSize, VDiffState, grouped
 from tidegate.workflow.vdiff.samples import shown_difference
@@ -170,7 +172,7 @@ class _Run:
         for attempt in range(RETRIES_MAX + 1):
             mine = True
             try:
-                with translated():
+                with translated(FailurePhase.VDIFF):
                     if mine := self._connect():
                         self._all_tables()
             except CancelledError:  # by the rows, or because this process ends
@@ -203,7 +205,7 @@ class _Run:
     def _record_failure(self, error: TidegateError, *, last: bool) -> None:
         state = VDiffState.ERROR if last else VDiffState.STARTED
         try:
-            with translated():
+            with translated(FailurePhase.VDIFF):
                 self._connect()
                 self._set_state(state, unless=_LEFT_ALONE, message=error.message[:1000])
         except TidegateError:

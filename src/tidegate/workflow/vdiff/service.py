@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from tidegate import waits
+from tidegate.engines.failures import FailurePhase
 from tidegate.engines.postgres import vdiff_tables
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.sqlstates import translated
 from tidegate.errors import (
     ConflictError,
     TidegateError,
@@ -399,7 +401,10 @@ class VDiffService:
         """Note an end that the run itself could not note, at the shards that can be reached."""
         for shard, target in targets_of(spans).items():
             try:
-                with connect(target.endpoint, purpose="vdiff") as session:
+                with (
+                    translated(FailurePhase.VDIFF),
+                    connect(target.endpoint, purpose="vdiff") as session,
+                ):
                     vdiff_tables.set_state(
                         session,
                         uuid,
