@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tidegate.engines.postgres import fence, schema_copy, support_removal, surroundings
+from tidegate.engines.postgres import (
+    fence,
+    schema_copy,
+    schema_make,
+    support_removal,
+    surroundings,
+)
 from tidegate.engines.postgres.bodies.reach import reach
 from tidegate.engines.postgres.catalog import require_tables
 from tidegate.topology.names import TableName
@@ -115,7 +121,7 @@ def test_what_a_trigger_needs_comes_along_and_works_there(
         plan = schema_copy.plan_schema(source.endpoint, [ORDERS, ITEMS], reached)
         assert plan.left_out == ("trigger log_it of orders, as asked",)
         made = support_removal.absent(new, plan)
-        schema_copy.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
+        schema_make.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
         for _, ddl in (*plan.after_copy, *plan.after_catchup):
             new.execute(ddl)
         fence.remove(new, UUID, "target")

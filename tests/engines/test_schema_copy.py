@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from tidegate.engines.postgres import fence, schema_copy, schema_dump
+from tidegate.engines.postgres import fence, schema_copy, schema_dump, schema_make
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from tidegate.topology.connections import Endpoint
@@ -121,7 +121,7 @@ def test_tables_arrive_as_they_were(source: Database, target: Database) -> None:
         "foreign key Order_stays_fkey of Sales.Order, which leads out of the set",
     )
     with source.admin() as old, target.admin() as new:
-        schema_copy.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
+        schema_make.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
         early = read_tables(new, NAMES)
         assert early[ORDER].primary_key == ("id",)
         assert early[LINE].replica_identity_columns == ("k",)
@@ -179,7 +179,7 @@ def _shape(table: object) -> dict[str, object]:
 def test_the_application_never_sees_the_new_tables_open(source: Database, target: Database) -> None:
     plan = schema_copy.plan_schema(source.endpoint, NAMES)
     with target.admin() as new:
-        schema_copy.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
+        schema_make.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
         state = fence.state(new, UUID, "target")
         assert state is not None
         assert (state.denying, state.unprotected, set(state.tables)) == (True, (), set(NAMES))
@@ -199,7 +199,7 @@ def test_a_table_that_is_there_leaves_the_target_untouched(
     with target.admin() as new:
         new.execute("CREATE TABLE public.line (id int)")
         with pytest.raises(AlreadyExistsError, match="line"):
-            schema_copy.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
+            schema_make.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
         assert new.execute("""SELECT to_regnamespace('"Sales"')""").fetchone() == (None,)
         assert fence.state(new, UUID, "target") is None
 
@@ -209,10 +209,10 @@ def test_a_second_workflow_finds_the_types_there(source: Database, target: Datab
         for number, name in enumerate((ORDER, LINE)):
             plan = schema_copy.plan_schema(source.endpoint, [name])
             uuid = f"{number}{UUID[1:]}"
-            schema_copy.create_tables(new, plan, workflow_uuid=uuid, workflow="w")
+            schema_make.create_tables(new, plan, workflow_uuid=uuid, workflow="w")
         new.execute("""DROP TABLE "Sales"."Order", public.line""")
         plan = schema_copy.plan_schema(source.endpoint, [ORDER])
-        schema_copy.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
+        schema_make.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
         assert ORDER in read_tables(new)
 
 
@@ -222,9 +222,9 @@ def test_missing_roles_are_found_and_refused(database: Database, target: Databas
         old.execute("GRANT SELECT ON public.t TO only_here")
         try:
             plan = schema_copy.plan_schema(database.endpoint, [TableName("public", "t")])
-            assert schema_copy.missing_roles(new, plan) == ["only_here"]
+            assert schema_make.missing_roles(new, plan) == ["only_here"]
             with pytest.raises(FailedPreconditionError, match="only_here"):
-                schema_copy.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
+                schema_make.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
             assert read_tables(new) == {}
         finally:
             old.execute("DROP OWNED BY only_here; DROP ROLE only_here")
@@ -240,7 +240,7 @@ def test_extensions_come_along_with_their_schema(database: Database, target: Dat
         )
         plan = schema_copy.plan_schema(database.endpoint, [TableName("public", "t")])
         assert plan.extensions == ("citext", "btree_gin")
-        schema_copy.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
+        schema_make.create_tables(new, plan, workflow_uuid=UUID, workflow="w")
         for _, ddl in plan.after_copy:
             new.execute(ddl)
         assert new.execute(

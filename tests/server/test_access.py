@@ -38,6 +38,8 @@ NEEDS = {
     "POST /v1/vindex/map": READ,
     "POST /v1/cells": OPERATE,
     "POST /v1/movetables": OPERATE,
+    "POST /v1/schema/copy": OPERATE,
+    "POST /v1/schema/diff": READ,
     "POST /v1/workflows/{keyspace}/{name}/switchtraffic": OPERATE,
     "POST /v1/tenant-runs": OPERATE,
     "POST /v1/tablets": ADMIN,
@@ -72,7 +74,7 @@ def test_every_route_says_which_role_it_needs() -> None:
 
 
 def test_what_changes_something_needs_more_than_to_read() -> None:
-    harmless = {"POST /v1/routers/{name}", "POST /v1/vindex/map"}
+    harmless = {"POST /v1/routers/{name}", "POST /v1/vindex/map", "POST /v1/schema/diff"}
     for each, role in routes().items():
         if not each.startswith("GET ") and each not in harmless:
             assert role in {OPERATE, ADMIN}, each

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from make_facts import foreign_key, index, table
 from tidegate.engines.postgres.catalog import Check, Trigger
+from tidegate.engines.postgres.features import features
 from tidegate.engines.postgres.survey import Need
 from tidegate.topology.names import TableName
-from tidegate.workflow.catalogue import Catalogue, How, drift, features, with_later
+from tidegate.workflow.catalogue import Catalogue, How, drift, with_later
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -32,6 +32,7 @@ NOUNS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
             ("vschema", "vschema", "Which table is sharded how."),
             ("routingrules", "routingrules", "Where the traffic of tables goes."),
             ("vindex", "vindex", "Map values to keyspace ids and shards."),
+            ("schema", "schema", "Compare the schemas of shards, and copy one to another."),
         ),
     ),
     (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from tidegate.client.access import Audit, Tokens
 from tidegate.client.cluster import Cluster
+from tidegate.client.schemas import Schemas
 from tidegate.client.tenants import Migrations, Tenants
 from tidegate.client.topology import (
     Cells,
@@ -46,6 +47,7 @@ class Client(Transport):
         self.tablet = Tablets(self)
         self.vschema = VSchemas(self)
         self.routingrules = RoutingRules(self)
+        self.schema = Schemas(self)
         self.movetables = MoveTables(self)
         self.reshard = Reshard(self)
         self.workflow = Workflows(self)

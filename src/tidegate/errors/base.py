@@ -142,6 +142,13 @@ class PreflightError(FailedPreconditionError):
     exit_status = ExitStatus.PREFLIGHT
 
 
+class SchemaDiffersError(FailedPreconditionError):
+    """The target has objects of other definitions, which a copy of the schema cannot fix."""
+
+    code = "TG-SCH-001"
+    exit_status = ExitStatus.PREFLIGHT
+
+
 class DeniedTableError(FailedPreconditionError):
     """The shard refuses writes to a table that lives elsewhere, or is about to."""
 

@@ -21,7 +21,16 @@ import tidegate
 from tidegate.errors import ApiLevelError, InvalidArgumentError, TidegateError
 from tidegate.server import metrics, problems
 from tidegate.server.access import CALLER_STATE, AccessRole, Caller, heard, role_of
-from tidegate.server.api import audit, tenants, tokens, topology, upgrade, vdiffs, workflows
+from tidegate.server.api import (
+    audit,
+    schemas,
+    tenants,
+    tokens,
+    topology,
+    upgrade,
+    vdiffs,
+    workflows,
+)
 from tidegate.server.api import cluster as cluster_api
 from tidegate.server.api import node as node_api
 from tidegate.server.auditing import Auditing
@@ -45,6 +54,7 @@ ROUTERS = (
     tokens.router,
     audit.router,
     topology.router,
+    schemas.router,
     workflows.router,
     workflows.verbs,
     vdiffs.router,

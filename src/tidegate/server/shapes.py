@@ -140,6 +140,23 @@ _OUTCOME = _object(
 )
 
 
+_SCHEMAS = _object(
+    summary=STRING,
+    source=STRING,
+    target=STRING,
+    equal=BOOLEAN,
+    missing=STRINGS,
+    different={"type": "array", "items": _object(object=STRING, how=STRINGS)},
+    only_at_target=STRINGS,
+    not_compared=STRINGS,
+    changes=STRINGS,
+    statements=STRINGS,
+    verified=BOOLEAN,
+    findings=OBJECTS,
+    dry_run=BOOLEAN,
+)
+
+
 def _one(fields: Json) -> Json:
     """The envelope of one object."""
     properties = {"schema_version": {"type": "integer", "const": 1}, **fields["properties"]}
@@ -208,6 +225,7 @@ _ANSWERS: Final[dict[str, Json]] = {
     "Workflows": _many(_LISTED),
     "WorkflowAnswer": _one(_object(**_LISTED["properties"], workflow=OBJECT, history=OBJECTS)),
     "OutcomeAnswer": _one(_OUTCOME),
+    "SchemaAnswer": _one(_SCHEMAS),
     "TenantAnswer": _one(_TENANT),
     "Tenants": _many(_TENANT),
     "FoundTenants": _one(_object(items=OBJECTS, new=INTEGER)),
@@ -288,6 +306,8 @@ SHAPES: Final[dict[str, str]] = {
     "reverse_traffic": "OutcomeAnswer",
     "complete_workflow": "OutcomeAnswer",
     "cancel_workflow": "OutcomeAnswer",
+    "compare_schemas": "SchemaAnswer",
+    "copy_schema": "SchemaAnswer",
     "create_vdiff": "Answer",
     "list_vdiffs": "Objects",
     "show_vdiff": "Answer",

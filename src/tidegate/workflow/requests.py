@@ -15,7 +15,8 @@ from tidegate.errors import InvalidArgumentError
 from tidegate.topology.names import TableName
 from tidegate.topology.records import TabletType
 from tidegate.topology.vschema import canonical_table
-from tidegate.workflow.state import AutoIncrementHandling
+from tidegate.workflow.preflight.facts import PreflightRequest
+from tidegate.workflow.state import AutoIncrementHandling, WorkflowType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -290,3 +291,61 @@ class CancelRequest:
     workflow: str
     keep_data: bool = False
     keep_routing_rules: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaRequest:
+    """Copy the schema of one shard to another, or compare the two.
+
+    Attributes:
+        source_tablet: read this tablet of the source shard, instead of its primary.
+        tables: which ones, with what they need; empty means the whole shard.
+        exclude_tables: left out.
+        include_views: views over the tables come along.
+        verify: compare again before the copy is committed.
+        allow: ids of preflight findings that are accepted.
+    """
+
+    source_keyspace: str
+    source_shard: str
+    target_keyspace: str
+    target_shard: str
+    source_tablet: str | None = None
+    tables: tuple[str, ...] = ()
+    exclude_tables: tuple[str, ...] = ()
+    include_views: bool = True
+    verify: bool = True
+    allow: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.source_keyspace, self.source_shard) == (self.target_keyspace, self.target_shard):
+            raise InvalidArgumentError(
+                f"source and target are the same shard: {self.target}",
+                next_step="name two shards",
+            )
+        for table in (*self.tables, *self.exclude_tables):
+            TableName.parse(table)
+
+    def as_preflight(self) -> PreflightRequest:
+        """The request as checks of the preflight look at it."""
+        return PreflightRequest(
+            workflow="",
+            workflow_type=WorkflowType.MOVE_TABLES,
+            source_keyspace=self.source_keyspace,
+            target_keyspace=self.target_keyspace,
+            source_shards=(self.source_shard,),
+            target_shards=(self.target_shard,),
+            tables=tuple(map(TableName.parse, self.tables)),
+            exclude_tables=tuple(map(TableName.parse, self.exclude_tables)),
+            accepted=frozenset(self.allow),
+        )
+
+    @property
+    def source(self) -> str:
+        """How messages name the source."""
+        return f"{self.source_keyspace}/{self.source_shard}"
+
+    @property
+    def target(self) -> str:
+        """How messages name the target."""
+        return f"{self.target_keyspace}/{self.target_shard}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import uuid as uuids
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -41,6 +42,7 @@ from tidegate.workflow import (
 )
 from tidegate.workflow.admission import admit
 from tidegate.workflow.claim import claim
+from tidegate.workflow.copy_schema import compare_schemas, copy_schema
 from tidegate.workflow.model import Operation, OperationKind, Phase
 from tidegate.workflow.outcome import Outcome, outcome_of
 from tidegate.workflow.preflight.check import Verb
@@ -114,6 +116,8 @@ class WorkflowService:
         heard = routers or RouterReports(database)
         self._cluster = Cluster(database, topology, WorkflowStore(database), holder, heard)
         self._refusals = Refusals()
+        self.copy_schema = partial(copy_schema, self._cluster)
+        self.compare_schemas = partial(compare_schemas, self._cluster)
 
     # -- looking
 

@@ -23,8 +23,9 @@ from tidegate import waits
 from tidegate.engines.failures import FailurePhase
 from tidegate.engines.postgres import event_triggers, predecessors
 from tidegate.engines.postgres.connection import LOCK_TIMEOUT_S, connect
+from tidegate.engines.postgres.schema_pair import SchemaPair
 from tidegate.engines.postgres.sqlstates import translated
-from tidegate.errors import TidegateError
+from tidegate.errors import InvalidArgumentError, TidegateError
 from tidegate.topology.connections import Endpoint
 
 if TYPE_CHECKING:
@@ -37,10 +38,13 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.predecessors import Mark
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
+    from tidegate.workflow.requests import SchemaRequest
 
 PARALLEL_MAX = 16
 IDLE_TRANSACTION_S = 60.0
 """No step leaves a transaction open between two statements for nearly so long."""
+SCHEMA_IDLE_S = 300.0
+"""While one side is read, the other one's transaction waits."""
 
 
 def endpoint_of(snapshot: Snapshot, keyspace: str, shard: str) -> Endpoint:
@@ -65,6 +69,35 @@ def named_errors(where: str) -> AbstractContextManager[None]:
         TidegateError: what it means for a workflow.
     """
     return translated(FailurePhase.WORKFLOW, where)
+
+
+@contextmanager
+def schema_pair(snapshot: Snapshot, request: SchemaRequest) -> Iterator[SchemaPair]:
+    """Open a session at each side of a copy of a schema.
+
+    Raises:
+        NotFoundError: a shard or tablet does not exist.
+        InvalidArgumentError: the tablet is another shard's.
+        ConnectError: a server cannot be reached, or a session broke.
+    """
+    source = snapshot.primary_of(request.source_keyspace, request.source_shard)
+    if request.source_tablet is not None:
+        source = snapshot.tablet(request.source_tablet)
+        if (source.keyspace, source.shard) != (request.source_keyspace, request.source_shard):
+            raise InvalidArgumentError(
+                f"tablet {source.alias} is of {source.keyspace}/{source.shard},"
+                f" not of {request.source}",
+                next_step="tidegate tablet list",
+            )
+    reads = Endpoint(source.conninfo, source.secret)
+    makes = endpoint_of(snapshot, request.target_keyspace, request.target_shard)
+    with (
+        named_errors(f"{request.source} or {request.target}"),
+        connect(reads, purpose="schema", idle_transaction_s=SCHEMA_IDLE_S) as reading,
+        connect(makes, purpose="schema", idle_transaction_s=SCHEMA_IDLE_S) as making,
+        event_triggers.named(making),
+    ):
+        yield SchemaPair(reading, making, reads)
 
 
 class Sessions:

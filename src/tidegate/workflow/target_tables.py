@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Self
 
 from psycopg import sql
 
-from tidegate.engines.postgres import fence, schema_copy, support_removal, table_removal
+from tidegate.engines.postgres import (
+    fence,
+    schema_copy,
+    schema_make,
+    support_removal,
+    table_removal,
+)
 from tidegate.topology.names import TableName
 from tidegate.workflow import cleanup
 from tidegate.workflow.objects import at_target
@@ -110,7 +116,7 @@ def make(work: Work, target_plan: TargetPlan) -> None:
     def make_one(shard: str, session: Connection[TupleRow]) -> None:
         workflow, schema = work.workflow, target_plan.schema
         if schema is not None:
-            schema_copy.create_tables(
+            schema_make.create_tables(
                 session, schema, workflow_uuid=workflow.uuid, workflow=workflow.name
             )
         everything = tuple(map(TableName.parse, workflow.tables))

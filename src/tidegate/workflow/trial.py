@@ -15,7 +15,7 @@ from tidegate.workflow.preflight.checks.cannot_be_made import is_foreign_owner
 from tidegate.workflow.preflight.facts import HandedOver
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tidegate.engines.postgres.rehearsal import Rehearsal
     from tidegate.engines.postgres.schema_copy import SchemaPlan
@@ -39,26 +39,40 @@ def tried(
     """
     if plan.schema is None:
         return facts, plan
-    schema = plan.schema
-    facts = _with(facts, _rehearsals(sessions, workflow, schema))
-    given = _to_hand_over(facts) if foreign_owner.ID in request.accepted else ()
-    if given:
-        schema = schema_owners.handed_over(schema, {each.owner: each.new_owner for each in given})
-        facts = _with(facts, _rehearsals(sessions, workflow, schema))
-        facts = replace(facts, handed_over=given)
+
+    def rehearse(schema: SchemaPlan) -> Mapping[str, Rehearsal]:
+        return sessions.each(
+            workflow.target_keyspace,
+            workflow.target_shards,
+            lambda _shard, session: rehearsal.rehearse(
+                session, schema, workflow_uuid=workflow.uuid, workflow=workflow.name
+            ),
+        )
+
+    facts, schema = tried_schema(request, facts, plan.schema, rehearse)
     return facts, replace(plan, schema=schema)
 
 
-def _rehearsals(
-    sessions: Sessions, workflow: Workflow, schema: SchemaPlan
-) -> Mapping[str, Rehearsal]:
-    return sessions.each(
-        workflow.target_keyspace,
-        workflow.target_shards,
-        lambda _shard, session: rehearsal.rehearse(
-            session, schema, workflow_uuid=workflow.uuid, workflow=workflow.name
-        ),
-    )
+def tried_schema(
+    request: PreflightRequest,
+    facts: Facts,
+    schema: SchemaPlan,
+    rehearse: Callable[[SchemaPlan], Mapping[str, Rehearsal]],
+) -> tuple[Facts, SchemaPlan]:
+    """The facts with what a trial showed, and the schema that was tried last.
+
+    Args:
+        request: what is accepted.
+        facts: of the preflight.
+        schema: what is to be made.
+        rehearse: tries it at each target shard.
+    """
+    facts = _with(facts, rehearse(schema))
+    given = _to_hand_over(facts) if foreign_owner.ID in request.accepted else ()
+    if given:
+        schema = schema_owners.handed_over(schema, {each.owner: each.new_owner for each in given})
+        facts = replace(_with(facts, rehearse(schema)), handed_over=given)
+    return facts, schema
 
 
 def _with(facts: Facts, rehearsals: Mapping[str, Rehearsal]) -> Facts:

@@ -23,7 +23,7 @@ import psycopg
 from psycopg import sql
 
 from tidegate.engines.failures import FailurePhase, Treatment, treatment_of
-from tidegate.engines.postgres import fence, publication, schema_copy, script, sidecar
+from tidegate.engines.postgres import fence, publication, schema_make, script, sidecar
 from tidegate.engines.postgres.attempts import Attempt, batches, first_line, named, runs
 from tidegate.engines.postgres.schema_owners import new_owner
 from tidegate.engines.postgres.sqlstates import kind_of
@@ -85,8 +85,8 @@ def rehearse(
     target: Connection[TupleRow],
     plan: SchemaPlan,
     *,
-    workflow_uuid: str,
-    workflow: str,
+    workflow_uuid: str | None = None,
+    workflow: str = "",
     timeout_s: float = REHEARSAL_MAX_S,
 ) -> Rehearsal:
     """Make everything of a plan and take it back.
@@ -94,7 +94,7 @@ def rehearse(
     Args:
         target: a session in autocommit.
         plan: what a creation would make.
-        workflow_uuid: of the workflow that would be made.
+        workflow_uuid: of the workflow that would be made; None: only the schema is, all at once.
         workflow: its name.
         timeout_s: seconds; afterwards what is left is not tried.
     """
@@ -105,31 +105,45 @@ def rehearse(
             target.execute(f"SET LOCAL statement_timeout = {round(STATEMENT_TIMEOUT_S * 1000)}")
             target.execute("SET LOCAL check_function_bodies = off")
             target.execute("SET LOCAL client_min_messages = warning")
-            trial.act("schema _tidegate", lambda: sidecar.install(target))
-            for attempt in schema_copy.support_attempts(target, plan):
+            if workflow_uuid is not None:
+                trial.act("schema _tidegate", lambda: sidecar.install(target))
+            for attempt in schema_make.support_attempts(target, plan):
                 trial.all([attempt])
             trial.all([named(ddl) for ddl in (*plan.pre_data, *plan.keys)])
-            for attempt in schema_copy.late_attempts(target, plan):
+            for attempt in schema_make.late_attempts(target, plan):
                 trial.all([attempt])
-            if not (trial.refused or trial.untried):
-                trial.act(
-                    "the fence of the new tables",
-                    lambda: fence.arm_new(
-                        target, workflow_uuid, "target", plan.tables, workflow=workflow
-                    ),
-                )
-                name = f"tidegate_{workflow_uuid.replace('-', '')[:12]}_rev"
-                trial.act(
-                    "the publication of the way back",
-                    lambda: publication.create(target, name, plan.tables),
-                )
-            _after_rows(trial, plan)
+            if workflow_uuid is None:
+                trial.all([named(ddl) for _, ddl in (*plan.after_copy, *plan.after_catchup)])
+            else:
+                _around_rows(trial, target, plan, workflow_uuid, workflow)
+                _after_rows(trial, plan)
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         if not target.broken and not target.closed:
             raise
         # An extension that must be preloaded may end the session that creates it.
         trial.refuse(trial.trying, "", error)
     return Rehearsal(tuple(trial.refused), tuple(trial.untried))
+
+
+def _around_rows(
+    trial: _Trial,
+    target: Connection[TupleRow],
+    plan: SchemaPlan,
+    workflow_uuid: str,
+    workflow: str,
+) -> None:
+    """What a workflow makes at its new tables."""
+    if trial.refused or trial.untried:
+        return
+    trial.act(
+        "the fence of the new tables",
+        lambda: fence.arm_new(target, workflow_uuid, "target", plan.tables, workflow=workflow),
+    )
+    name = f"tidegate_{workflow_uuid.replace('-', '')[:12]}_rev"
+    trial.act(
+        "the publication of the way back",
+        lambda: publication.create(target, name, plan.tables),
+    )
 
 
 def _after_rows(trial: _Trial, plan: SchemaPlan) -> None:

@@ -17,34 +17,22 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg import sql
 
-from tidegate.engines.failures import FailurePhase
-from tidegate.engines.postgres import fence, late_checks, support_kinds
+from tidegate.engines.postgres import late_checks, support_kinds
 from tidegate.engines.postgres import schema_queries as queries
-from tidegate.engines.postgres.attempts import Attempt, RefusedError, first_line, named, run
 from tidegate.engines.postgres.bodies.graph import Reach
 from tidegate.engines.postgres.catalog import require_tables
 from tidegate.engines.postgres.connection import SNAPSHOT_IDLE_S, connect
 from tidegate.engines.postgres.schema_dump import Item, dump_items
-from tidegate.engines.postgres.sqlstates import ends_by_itself, failure
-from tidegate.errors import AlreadyExistsError, FailedPreconditionError
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
+    from collections.abc import Iterable, Mapping
 
     from tidegate.engines.postgres.catalog import Table
     from tidegate.engines.postgres.identities import Choice
     from tidegate.topology.connections import Endpoint
-
-#: Serialises those who make tables in one database; arbitrary, constant.
-MAKERS_LOCK = 0x7469_6465_6D61_6B65
-MAKERS_WAIT_S = 30
 
 #: When a part of a table is made; within a time in this order.
 _BEFORE = ("default", "key")
@@ -118,6 +106,9 @@ def plan_schema(
     tables: Iterable[TableName],
     reached: Reach | None = None,
     chosen: Mapping[TableName, Choice] | None = None,
+    *,
+    there: Iterable[int] = (),
+    rows_follow: bool = True,
 ) -> SchemaPlan:
     """Read from the source how to make the tables elsewhere; changes nothing.
 
@@ -126,6 +117,8 @@ def plan_schema(
         tables: that are made.
         reached: what functions, views and types of the tables reach for, and triggers to leave out.
         chosen: unique indexes that identify rows at the target although not yet at the source.
+        there: OIDs of other tables that exist at the target: foreign keys may lead to them.
+        rows_follow: rows are copied afterwards, so CHECKs are added after them.
 
     Raises:
         NotFoundError: a table does not exist.
@@ -140,7 +133,7 @@ def plan_schema(
         assert row is not None
         snapshot = row[0]
         found = require_tables(session, tables)
-        oids = {"oids": [table.oid for table in found.values()]}
+        oids = {"oids": [table.oid for table in found.values()], "there": list(there)}
         reached = reached or Reach()
         needed = session.execute(queries.NEEDED, oids | reached.parameters()).fetchall()
         views = {o: i for _, o, i, kind, e in needed if kind == "view" and e is None}
@@ -160,12 +153,9 @@ def plan_schema(
         roles = session.execute(queries.ROLES, oids | {"needed": own}).fetchall()
         statistics = session.execute(queries.STATISTICS, oids).fetchall()
         major = session.info.server_version // 10000
-        items = dump_items(
-            source,
-            major=major,
-            snapshot=snapshot,
-            arguments=[*_table_arguments(found), *(f"--table={views[oid]}" for oid in views)],
-        )
+        items: list[Item] = []
+        if named_ones := [*_table_arguments(found), *(f"--table={views[oid]}" for oid in views)]:
+            items = dump_items(source, major=major, snapshot=snapshot, arguments=named_ones)
         support: list[Item] = []
         if any(extension is None for *_, extension in needed):
             support = dump_items(
@@ -181,7 +171,8 @@ def plan_schema(
     _sort(lists, items, support, needed=needed, parts=parts)
     names_of = {table.oid: name for name, table in found.items()}
     lists.after_copy += [(1, names_of[oid], ddl) for oid, ddl in statistics]
-    lists.checks_late(domain_checks)
+    if rows_follow:
+        lists.checks_late(domain_checks)
     return lists.plan(dict(extensions), tuple(name for (name,) in roles))
 
 
@@ -222,7 +213,7 @@ def _sort(
         elif item.kind in ("COMMENT", "SECURITY LABEL"):
             lists.comment(item)
         else:
-            lists.pre_data.append(item.ddl)
+            lists.other(item)
     wanted = {(c, o) for c, o, _, kind, e in needed if e is None and kind != "extension"}
     made = {(i.class_oid, i.oid) for i in items}
     for item in support:
@@ -319,6 +310,14 @@ class _Lists:
         elif part == "foreign key out":
             self.left_out.append(f"foreign key {name} of {table}, which leads out of the set")
 
+    def other(self, item: Item) -> None:
+        """A part without an id of its own comes with its table, or once its indexes are there."""
+        if item.kind == "INDEX ATTACH":
+            order = _AFTER_CATCH_UP.index("check")
+            self.after_catchup.append((order, TableName(item.schema, item.name), item.ddl))
+        else:
+            self.pre_data.append(item.ddl)
+
     def comment(self, item: Item) -> None:
         """Comments on tables and columns come with them, others with what they are about."""
         about, _, name = item.name.partition(" ")
@@ -377,93 +376,3 @@ class _Lists:
             left_out=tuple(self.left_out),
             extension_schemas=extensions,
         )
-
-
-def missing_roles(target: Connection[TupleRow], plan: SchemaPlan) -> list[str]:
-    """Roles of the plan that the target lacks."""
-    rows = target.execute(
-        "SELECT r FROM unnest(%s::text[]) AS r"
-        " WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) ORDER BY r",
-        [list(plan.roles)],
-    ).fetchall()
-    return [name for (name,) in rows]
-
-
-def create_tables(
-    target: Connection[TupleRow], plan: SchemaPlan, *, workflow_uuid: str, workflow: str
-) -> None:
-    """Make everything that comes before the data, and the denying fence, in one transaction.
-
-    ``_tidegate`` must be installed. All or nothing.
-
-    Raises:
-        AlreadyExistsError: a table is there already.
-        FailedPreconditionError: a role or extension is missing, or a right.
-    """
-    database = target.info.dbname
-    try:
-        with target.transaction():
-            target.execute("SET LOCAL check_function_bodies = off")
-            target.execute("SET LOCAL client_min_messages = warning")
-            _take_turns(target)
-            for attempt in support_attempts(target, plan):
-                run(target, [attempt])
-            run(target, [named(ddl) for ddl in (*plan.pre_data, *plan.keys)])
-            for attempt in late_attempts(target, plan):
-                run(target, [attempt])
-            fence.arm_new(target, workflow_uuid, "target", plan.tables, workflow=workflow)
-    except RefusedError as refused:
-        if isinstance(refused.error, psycopg.errors.DuplicateTable):
-            raise AlreadyExistsError(
-                f"the tables cannot be made in {database}: {first_line(refused.error)}",
-                next_step="drop or rename it there, or choose another target",
-            ) from None
-        if ends_by_itself(refused.error, FailurePhase.WORKFLOW):
-            where = f"{database}, {refused.what}"
-            raise failure(refused.error, FailurePhase.WORKFLOW, where) from refused.error
-        raise FailedPreconditionError(
-            f"{refused.what} cannot be made in {database}: {first_line(refused.error)}",
-            next_step="correct it there and repeat the command; nothing was left behind",
-            sqlstate=refused.error.sqlstate,
-            object=refused.what,
-        ) from refused.error
-    except psycopg.errors.Error as error:
-        if target.closed or ends_by_itself(error, FailurePhase.WORKFLOW):
-            raise
-        raise FailedPreconditionError(
-            f"the tables cannot be made in {database}: {first_line(error)}",
-            next_step="correct it there and repeat the command; nothing was left behind",
-            sqlstate=error.sqlstate,
-        ) from error
-
-
-def _take_turns(target: Connection[TupleRow]) -> None:
-    """Two workflows may lean on the same types and functions: the second one finds them made."""
-    target.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [f"{MAKERS_WAIT_S}s"])
-    target.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [MAKERS_LOCK])
-
-
-def support_attempts(target: Connection[TupleRow], plan: SchemaPlan) -> Iterator[Attempt]:
-    """What makes the schemas, extensions and other support that the target lacks.
-
-    Each is looked up when its turn comes: an extension may have brought it along.
-    """
-    yield from _missing(target, [s for s in plan.support if s.kind == "SCHEMA"])
-    for name in plan.extensions:
-        schema = sql.Identifier(plan.extension_schemas[name])
-        statement = sql.SQL("CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA {};")
-        ddl = statement.format(sql.Identifier(name), schema).as_string(target)
-        yield Attempt(f"extension {name}", ddl)
-    others = (s for s in plan.support if s.kind != "SCHEMA" and s.order is None)
-    yield from _missing(target, others)
-
-
-def late_attempts(target: Connection[TupleRow], plan: SchemaPlan) -> Iterator[Attempt]:
-    """What makes the support that leans on the tables: views, and functions of row types."""
-    yield from _missing(target, (s for s in plan.support if s.order is not None))
-
-
-def _missing(target: Connection[TupleRow], supports: Iterable[Support]) -> Iterator[Attempt]:
-    for support in supports:
-        if not support_kinds.exists(target, support.kind, support.identity):
-            yield Attempt(f"{support.kind.lower()} {support.identity}", support.ddl)

@@ -73,13 +73,15 @@ SELECT e.extname::text, n.nspname::text
  WHERE e.extname = ANY(%s) ORDER BY e.oid
 """
 
-#: Parts of the tables: (class oid, oid, table oid, what it is).
+#: Parts of the tables: (class oid, oid, table oid, what it is). ``%(there)s``: further tables that
+#: foreign keys may lead to.
 PARTS = """
 WITH referenced AS MATERIALIZED (
   SELECT conindid AS oid FROM pg_constraint WHERE contype = 'f' AND conrelid = ANY(%(oids)s)
 )
 SELECT 'pg_constraint'::regclass::oid::int8, c.oid::int8, c.conrelid::int8,
-       CASE WHEN c.contype = 'f' AND NOT c.confrelid = ANY(%(oids)s) THEN 'foreign key out'
+       CASE WHEN c.contype = 'f' AND NOT c.confrelid = ANY(%(oids)s::oid[] || %(there)s::oid[])
+            THEN 'foreign key out'
             WHEN c.contype = 'f' THEN 'foreign key'
             WHEN c.contype = 'p' OR i.indisreplident THEN 'key'
             WHEN c.contype = 'u' AND c.conindid IN (SELECT oid FROM referenced) THEN 'referenced'

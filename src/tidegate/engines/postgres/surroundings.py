@@ -160,6 +160,36 @@ def changes(
     )
 
 
+def lacking(
+    source: Surroundings,
+    target: Connection[TupleRow],
+    *,
+    there: frozenset[str],
+    users: Iterable[str],
+    schemas: Iterable[str],
+    shared: bool,
+) -> tuple[Change, ...]:
+    """What a target lacks, each change tried at it.
+
+    Args:
+        source: the database the tables come from.
+        target: an autocommit session.
+        there: roles that exist at the target.
+        users: of the tables.
+        schemas: of the tables.
+        shared: the target has other tables.
+    """
+    wanted = changes(
+        source,
+        read(target, users, schemas),
+        database=target.info.dbname,
+        roles=there,
+        users=frozenset(users),
+        shared=shared,
+    )
+    return tried(target, wanted)
+
+
 def _settings(
     source: Surroundings,
     target: Surroundings,

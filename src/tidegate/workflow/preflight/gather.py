@@ -20,6 +20,7 @@ from tidegate.engines.postgres.capacity import read_capacity
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.evaluated import evaluate
+from tidegate.engines.postgres.schema_pair import Choice
 from tidegate.engines.postgres.survey import Survey, functions, publications, survey, types
 from tidegate.workflow.preflight import overlaps
 from tidegate.workflow.preflight.facts import (
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from tidegate.engines.postgres.catalog import Table
+    from tidegate.engines.postgres.schema_pair import SchemaPair, Seen
     from tidegate.engines.postgres.survey import Need
     from tidegate.topology.model import Snapshot
     from tidegate.topology.names import TableName
+    from tidegate.workflow.requests import SchemaRequest
     from tidegate.workflow.sessions import Sessions
 
 
@@ -131,15 +134,14 @@ def _changes(
 
     def look(shard: str, connection: Connection[TupleRow]) -> tuple[surroundings.Change, ...]:
         target = by_shard[shard]
-        wanting = surroundings.changes(
+        return surroundings.lacking(
             at_source,
-            surroundings.read(connection, roles, schemas),
-            database=target.server.database,
-            roles=target.survey.roles,
-            users=frozenset(roles),
+            connection,
+            there=target.survey.roles,
+            users=roles,
+            schemas=schemas,
             shared=not target.survey.relations <= own,
         )
-        return surroundings.tried(connection, wanting)
 
     return sessions.each(request.target_keyspace, list(by_shard), look)
 
@@ -260,3 +262,43 @@ def _databases(
         )
 
     return tuple(sessions.each(keyspace, tables, read).values())
+
+
+def look_at_schemas(pair: SchemaPair, request: SchemaRequest) -> Seen:
+    """Read and compare both sides of a copy of a schema.
+
+    Raises:
+        NotFoundError: a named table does not exist at the source.
+        InvalidArgumentError: a name is no table's, or some tables of a tree are left out.
+    """
+    wanted = request.as_preflight()
+    choice = Choice(wanted.tables, wanted.exclude_tables, views=request.include_views)
+    return pair.look(choice, transaction_age_s=LONG_TRANSACTION_S)
+
+
+def schema_facts(snapshot: Snapshot, pair: SchemaPair, request: SchemaRequest, seen: Seen) -> Facts:
+    """What the checks look at when a schema is copied: no rows, no log, no other workflow."""
+    source = DatabaseFacts(
+        request.source_keyspace,
+        request.source_shard,
+        request.source_tablet
+        or snapshot.primary_of(request.source_keyspace, request.source_shard).alias,
+        server_facts(pair.source),
+        tables=seen.source.tables,
+        survey=seen.beside_source,
+    )
+    target = DatabaseFacts(
+        request.target_keyspace,
+        request.target_shard,
+        snapshot.primary_of(request.target_keyspace, request.target_shard).alias,
+        server_facts(pair.target),
+        survey=seen.beside_target,
+    )
+    return Facts(
+        snapshot=snapshot,
+        sources=(source,),
+        targets=(target,),
+        wanted=seen.tables,
+        reached=seen.reached,
+        changes={request.target_shard: seen.changes},
+    )

@@ -27,14 +27,23 @@ def run_preflight(request: PreflightRequest, facts: Facts) -> list[Finding]:
     Raises:
         InvalidArgumentError: the request accepts an id that does not exist or cannot be accepted.
     """
-    refused = sorted(request.accepted - WAIVABLE)
+    refuse_unknown(request.accepted, WAIVABLE)
+    return run_checks(ALL, request, facts)
+
+
+def refuse_unknown(accepted: frozenset[str], waivable: frozenset[str]) -> None:
+    """Refuse ids that cannot be accepted, of checks that do not exist for instance.
+
+    Raises:
+        InvalidArgumentError: naming them, and those that can.
+    """
+    refused = sorted(accepted - waivable)
     if refused:
         raise InvalidArgumentError(
             f"findings of {', '.join(refused)} cannot be accepted",
-            next_step=f"only these can: {', '.join(sorted(WAIVABLE))}",
+            next_step=f"only these can: {', '.join(sorted(waivable))}",
             ids=refused,
         )
-    return run_checks(ALL, request, facts)
 
 
 def run_again(request: PreflightRequest, facts: Facts, verb: Verb) -> list[Finding]:

@@ -169,13 +169,20 @@ class Reach:
         }
 
 
-def analyse(graph: Graph, *, moved: Mapping[Node, TableName], there: frozenset[TableName]) -> Reach:
+def analyse(
+    graph: Graph,
+    *,
+    moved: Mapping[Node, TableName],
+    there: frozenset[TableName],
+    whole: bool = False,
+) -> Reach:
     """Decide what comes along.
 
     Args:
         graph: from :mod:`tidegate.engines.postgres.bodies.reach`.
         moved: the tables, and the sequences that come with them.
         there: relations that every target has.
+        whole: routines come along that nothing reaches for.
     """
     stays: dict[tuple[TableName, str, Node], Stay] = {}
     unread: dict[Node, Unread] = {}
@@ -208,8 +215,9 @@ def analyse(graph: Graph, *, moved: Mapping[Node, TableName], there: frozenset[T
     broken = _broken(graph, staying)
     own = {root.node for root in graph.roots} | set(moved)
     views = [view for view in graph.views if _may_come(graph, view, broken)]
-    for view in views:
-        reached |= {view, *_search(graph, view)}
+    alone = [routine for routine in graph.routines if whole and routine not in broken]
+    for node in (*views, *alone):
+        reached |= {node, *_search(graph, node)}
     carried = {
         node
         for node in reached - own - broken - graph.of_extensions

@@ -195,13 +195,31 @@ SELECT p.oid::int8
  ORDER BY p.oid LIMIT %(most)s
 """
 
-#: Views over tables: (view oid).
+#: Views over tables, and views over those: (view oid).
 VIEWS = """
-SELECT DISTINCT v.oid::int8
-  FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
-  JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm')
- WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
-   AND d.refobjid = ANY(%(oids)s) AND v.oid <> ALL(%(oids)s)
+WITH RECURSIVE shown(oid) AS (
+  SELECT unnest(%(oids)s::oid[])
+   UNION
+  SELECT v.oid
+    FROM shown s
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+                    AND d.refobjid = s.oid
+    JOIN pg_rewrite r ON r.oid = d.objid
+    JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm')
+)
+SELECT oid::int8 FROM shown
+ WHERE oid <> ALL(%(oids)s)
+   AND oid NOT IN (SELECT objid FROM pg_depend
+                    WHERE classid = 'pg_class'::regclass AND deptype = 'e')
+"""
+
+#: All views that people made: (view oid).
+ALL_VIEWS = """
+SELECT v.oid::int8
+  FROM pg_class v JOIN pg_namespace n ON n.oid = v.relnamespace
+ WHERE v.relkind IN ('v', 'm')
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema', '_tidegate')
+   AND n.nspname NOT LIKE 'pg\\_temp%'
    AND v.oid NOT IN (SELECT objid FROM pg_depend
                       WHERE classid = 'pg_class'::regclass AND deptype = 'e')
 """

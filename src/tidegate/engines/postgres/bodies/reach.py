@@ -43,6 +43,8 @@ def reach(
     *,
     there: frozenset[TableName] = frozenset(),
     without: Collection[str] = (),
+    views: bool = True,
+    whole: bool = False,
 ) -> Reach:
     """What the tables reach for.
 
@@ -52,6 +54,9 @@ def reach(
         sequences: OIDs of the sequences that come with them.
         there: relations that every target has.
         without: triggers to leave out, as ``table.trigger``.
+        views: views over the tables come along.
+        whole: the tables are a whole database's: functions that nothing reaches for come along
+            too, and views that show no table.
     """
     if not tables:
         return Reach(unknown_triggers=tuple(sorted(without)))
@@ -60,9 +65,9 @@ def reach(
     roots = explorer.roots()
     left_out = [r for r in roots if r.part == "trigger" and (str(r.table), r.name) in asked]
     kept = [root for root in roots if root not in left_out]
-    graph = explorer.explore(kept)
+    graph = explorer.explore(kept, views=views, whole=whole)
     moved = {Node("pg_class", oid): name for name, oid in (*tables.items(), *sequences.items())}
-    found = analyse(graph, moved=moved, there=there)
+    found = analyse(graph, moved=moved, there=there, whole=whole)
     known = {(str(root.table), root.name) for root in left_out}
     unknown = sorted(asked[key] for key in asked.keys() - known)
     return replace(found, triggers=tuple(left_out), unknown_triggers=tuple(unknown))
@@ -117,20 +122,25 @@ class _Explorer:
             )
         ]
 
-    def explore(self, roots: list[Root]) -> Graph:
+    def explore(self, roots: list[Root], *, views: bool, whole: bool) -> Graph:
         """The graph of everything that the roots, views over the tables and all routines reach."""
         self._roots = frozenset(root.node for root in roots)
         for oid, arguments in self._connection.execute(queries.TRIGGER_ARGUMENTS, self._oids):
             text = bytes(arguments).decode(errors="replace")
             self._trigger_arguments(Node("pg_trigger", oid), text)
-        views = [
-            Node("pg_class", row[0]) for row in self._connection.execute(queries.VIEWS, self._oids)
-        ]
+        shown: list[Node] = []
+        if views:
+            rows = (
+                self._connection.execute(queries.ALL_VIEWS)
+                if whole
+                else self._connection.execute(queries.VIEWS, self._oids)
+            )
+            shown = [Node("pg_class", row[0]) for row in rows]
         routines = [
             Node("pg_proc", row[0])
             for row in self._connection.execute(queries.ALL_ROUTINES, {"most": ROUTINES_MAX})
         ]
-        starts = [*self._roots, *views, *routines]
+        starts = [*self._roots, *shown, *routines]
         settings = self._settings()
         frontier = {(node, setting) for node in starts for setting in settings}
         seen: set[State] = set()
@@ -147,7 +157,7 @@ class _Explorer:
             readings=self._readings,
             identities=self._identities(),
             of_extensions=self._of_extensions,
-            views=tuple(views),
+            views=tuple(shown),
             routines=tuple(routines),
         )
 
