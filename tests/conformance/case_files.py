@@ -29,7 +29,7 @@ HERE = Path(__file__).parent / "cases"
 COMMENTARY = frozenset({"test", "case", "index", "note", "derived", "error_from", "why"})
 """Keys that say where a row comes from; they check nothing."""
 
-HEAD = frozenset({"area", "reference", "conventions", "layouts", "note"})
+HEAD = frozenset({"area", "reference", "conventions", "layouts", "note", "origin", "vocabulary"})
 """Keys of a file that describe it; all others are sections of cases."""
 
 STORY = "story"

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance import bootstrap_cases, clusterdb_cases, keyrange_cases, vindex_cases
+from conformance import (
+    automation_cases,
+    bootstrap_cases,
+    clusterdb_cases,
+    keyrange_cases,
+    vindex_cases,
+)
 from conformance.case_files import STORY, Case, Row, cases
 from conformance.scenarios import scenario
 from tidegate.topology import vindexes
@@ -35,6 +41,10 @@ def run(case: Case) -> None:
         story = scenario(case.row)
         SYSTEMS[case.area](story)
         story.check_all_read()
+        return
+    if case.area == automation_cases.AREA:
+        assert case.section == automation_cases.SECTION, f"unknown section {case.section!r}"
+        automation_cases.run(case.row)
         return
     if case.area == keyrange_cases.AREA:
         sections: dict[str, Callable[[Row], None]] = keyrange_cases.SECTIONS

@@ -40,6 +40,7 @@ CLUSTER_SQL = (
     "bootstrap/tables.py",
     "bootstrap/tenants/runs.py",
     "bootstrap/tenants/store.py",
+    "operations/",
     "topology/followers.py",
     "topology/store.py",
     "workflow/store.py",

@@ -20,6 +20,11 @@ NOUNS: Final[tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...]] = (
                 "Workflows of any type: list, look, start, switch, end.",
             ),
             ("vdiff", "vdiff", "Prove that source and target are equal."),
+            (
+                "operation",
+                "operation",
+                "Reshardings and splits that run by themselves to their end.",
+            ),
         ),
     ),
     (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from tidegate.client.access import Audit, Tokens
 from tidegate.client.cluster import Cluster
+from tidegate.client.operations import Operations
 from tidegate.client.schemas import Schemas
 from tidegate.client.tenants import Migrations, Tenants
 from tidegate.client.topology import (
@@ -52,6 +53,7 @@ class Client(Transport):
         self.reshard = Reshard(self)
         self.workflow = Workflows(self)
         self.vdiff = VDiffs(self)
+        self.operation = Operations(self)
         self.tenant = Tenants(self)
         self.migrations = Migrations(self)
         self.vindex = Vindexes(self)

@@ -23,6 +23,7 @@ from tidegate.server import metrics, problems
 from tidegate.server.access import CALLER_STATE, AccessRole, Caller, heard, role_of
 from tidegate.server.api import (
     audit,
+    operations,
     schemas,
     tenants,
     tokens,
@@ -58,6 +59,7 @@ ROUTERS = (
     workflows.router,
     workflows.verbs,
     vdiffs.router,
+    operations.router,
     tenants.router,
     upgrade.router,
 )

@@ -50,6 +50,8 @@ NAMED: Final = (
     "cells",
     "tenants",
     "role",
+    "task",
+    "container",
     "dry_run",
 )
 """Fields of a body that say what a call is about and hold no secret."""

@@ -49,6 +49,11 @@ from tidegate.cluster.leases import Leases
 from tidegate.cluster.ownership import TTL_S, Ownership, Standing
 from tidegate.dataplane.model import Direction
 from tidegate.errors import InvalidArgumentError, TidegateError
+from tidegate.operations import stored as operation_tables
+from tidegate.operations.runner import OperationRunner
+from tidegate.operations.running import LEASES as OPERATION_LEASES
+from tidegate.operations.service import OperationService
+from tidegate.operations.store import OperationStore
 from tidegate.router import Router
 from tidegate.router.hook import RouteHook
 from tidegate.router.sources import StoreSource
@@ -70,6 +75,8 @@ from tidegate.workflow import store as workflow_store
 from tidegate.workflow.service import WorkflowService
 from tidegate.workflow.sessions import endpoints_of
 from tidegate.workflow.store import WorkflowStore
+from tidegate.workflow.tasks.composites import catalogue
+from tidegate.workflow.tasks.services import ClusterTaskServices
 from tidegate.workflow.vdiff.service import VDiffService
 
 if TYPE_CHECKING:
@@ -81,7 +88,7 @@ if TYPE_CHECKING:
 
 RECOVER_S = 5.0
 HOLDERS_KEPT = 8
-OWNER_LEASES = ("workflow/", "keyspace/", "tenant-run/")
+OWNER_LEASES = ("workflow/", "keyspace/", "tenant-run/", OPERATION_LEASES)
 """How the names of those leases begin that only an owner takes."""
 RECOVERY_ENDS_S = 30.0
 
@@ -101,6 +108,7 @@ UPDATES = (
     *tenant_store.SETS_UPDATES,
     *access_tokens.UPDATES,
     *audit.UPDATES,
+    *operation_tables.UPDATES,
 )
 """Every schema update of the cluster database, in the order they were written."""
 
@@ -153,6 +161,7 @@ class Node:
             records=self._records,
             workflows=self._workflows,
             vdiffs=self._vdiffs,
+            operations=self._with_operations(database),
             tenants=tenants,
             supervisor=supervisor,
             feed=feed,
@@ -196,6 +205,11 @@ class Node:
         )
         return found, service
 
+    def _with_operations(self, database: ClusterDatabase) -> OperationService:
+        """The verbs of cluster operations, and the tasks there are."""
+        services = ClusterTaskServices(self._workflows, self._vdiffs, self._store)
+        return OperationService(OperationStore(database), catalogue(services))
+
     def _supervisor(self, settings: Settings) -> Supervisor:
         return Supervisor(
             settings.state_dir / "spans",
@@ -204,8 +218,20 @@ class Node:
             may_start=self._is_owner,
         )
 
+    def _start_operations(self, stack: ExitStack) -> None:
+        """Work on cluster operations while this node is owner."""
+        runner = OperationRunner(
+            self.services.operations,
+            self._leases,
+            holder=self._names.holder,
+            is_owner=self._is_owner,
+        )
+        runner.run()
+        stack.callback(runner.shutdown_and_wait)
+
     def _start_watches(self, stack: ExitStack) -> None:
-        """Keep the shards' schema at this program's release, and an eye on slots."""
+        """Operations; the shards' schema at this program's release; an eye on slots and disk."""
+        self._start_operations(stack)
         stack.callback(self._upgrade.close)
         self._upgrade.start()
         self.services.slots.start()
@@ -230,6 +256,7 @@ class Node:
         self._wishes.may_have_changed()
         self.services.supervisor.wake()
         self.services.tenants.wake()
+        self.services.operations.wake()
 
     def _may_have_changed(self) -> None:
         """Something was committed: whatever waits for a change of a record looks now."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tidegate.bootstrap.tenants.service import TenantService
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.dataplane.model import Direction, SpanSpec
+    from tidegate.operations.service import OperationService
     from tidegate.server.config import Settings
     from tidegate.server.feed import RouteFeed
     from tidegate.server.schema_upgrade import SchemaUpgrade
@@ -62,6 +63,7 @@ class Services:
     records: WorkflowStore
     workflows: WorkflowService
     vdiffs: VDiffService
+    operations: OperationService
     tenants: TenantService
     supervisor: Supervisor
     feed: RouteFeed

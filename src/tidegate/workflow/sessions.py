@@ -53,6 +53,15 @@ def endpoint_of(snapshot: Snapshot, keyspace: str, shard: str) -> Endpoint:
     return Endpoint(tablet.conninfo, tablet.secret)
 
 
+def require_answer(endpoint: Endpoint) -> None:
+    """Make sure that a server takes a session.
+
+    Raises:
+        ConnectError: it does not.
+    """
+    connect(endpoint, purpose="health").close()
+
+
 def endpoints_of(snapshot: Snapshot, workflow: Workflow) -> list[Endpoint]:
     """Where the primaries of a workflow's shards are; those that have none are left out."""
     found = []

@@ -1,0 +1,119 @@
+"""Verbs of cluster operations, each a method named as on the command line.
+
+Decides the request of each verb; it must not interpret answers.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from tidegate.client.transport import Noun, path_of
+from tidegate.errors import WaitTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tidegate.client.transport import Json
+
+ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+WATCH_S: Final = 5.0
+"""How long one request waits for news."""
+
+
+class Operations(Noun):
+    """``tidegate operation``: what lasts longer than a request, and survives the node."""
+
+    def enqueue(
+        self,
+        task: str,
+        parameters: Mapping[str, str],
+        *,
+        key: str | None = None,
+        pause_before: Sequence[str] = (),
+        dry_run: bool = False,
+    ) -> Json:
+        """Store an operation; it begins by itself.
+
+        Args:
+            task: what to do: ``HorizontalReshardingTask`` or ``VerticalSplitTask``.
+            parameters: of the task, as text.
+            key: the same request with the same key is one operation.
+            pause_before: names or stages of tasks that wait for an approval, such as ``switch``.
+            dry_run: check everything, answer with the plan, store nothing.
+        """
+        body = {
+            "task": task,
+            "parameters": dict(parameters),
+            "key": key,
+            "pause_before": list(pause_before),
+        }
+        query = {"dry_run": dry_run}
+        return self._call("POST", path_of("operations"), body, query=query, once=not dry_run)
+
+    def list(
+        self,
+        *,
+        states: Sequence[str] = (),
+        name: str | None = None,
+        before: str | None = None,
+        limit: int | None = None,
+    ) -> Json:
+        """The newest operations, or those before one."""
+        query = {"state": list(states) or None, "name": name, "before": before, "limit": limit}
+        return self._call("GET", path_of("operations"), query=query)
+
+    def show(self, operation: str, *, after_version: int = 0, wait_s: float = 0.0) -> Json:
+        """An operation with its tasks; with ``wait_s``, once it is newer than ``after_version``."""
+        query = {"after_version": after_version or None, "wait_s": wait_s or None}
+        return self._call("GET", path_of("operations", operation), query=query)
+
+    def log(
+        self, operation: str, *, after: int = 0, limit: int | None = None, wait_s: float = 0.0
+    ) -> Json:
+        """Lines of its log after a number; with ``wait_s``, once there are some."""
+        query = {"after": after or None, "limit": limit, "wait_s": wait_s or None}
+        return self._call("GET", path_of("operations", operation, "log"), query=query)
+
+    def wait(self, operation: str, *, timeout_s: float) -> Json:
+        """An operation once it has ended.
+
+        Raises:
+            WaitTimeoutError: it has not; it goes on.
+        """
+        deadline = time.monotonic() + timeout_s
+        found = self.show(operation)
+        while found["state"] not in ENDED:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise WaitTimeoutError(
+                    f"operation {operation} is {found['state']} after {timeout_s:g} s and goes on",
+                    next_step=f"tidegate operation watch {operation}",
+                )
+            found = self.show(
+                operation, after_version=found["version"], wait_s=max(0.1, min(WATCH_S, left))
+            )
+        return found
+
+    def pause(self, operation: str) -> Json:
+        """Let the tasks that run end, and start no more."""
+        return self._ask(operation, "pause")
+
+    def resume(self, operation: str) -> Json:
+        """Go on with a paused operation."""
+        return self._ask(operation, "resume")
+
+    def cancel(self, operation: str) -> Json:
+        """Stop an operation; refused after its point of no return."""
+        return self._ask(operation, "cancel")
+
+    def retry(self, operation: str) -> Json:
+        """Begin a failed operation again, with what failed."""
+        return self._ask(operation, "retry")
+
+    def approve(self, operation: str, container: str | None = None) -> Json:
+        """Let a container start that waits for an approval."""
+        return self._ask(operation, "approve", {"container": container})
+
+    def _ask(self, operation: str, verb: str, body: Json | None = None) -> Json:
+        return self._call("POST", path_of("operations", operation, verb), body)

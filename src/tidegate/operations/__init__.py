@@ -1,0 +1,1 @@
+"""The one durable runner of cluster operations: what lasts longer than a request is a task here."""

@@ -1,0 +1,153 @@
+"""What people may ask of an operation: pause, resume, cancel, retry, approve.
+
+Decides, as pure functions of the record, what each comes to and when it is refused. Asking twice is
+as good as asking once. What runs cannot stop at once: then only the wish is recorded, and the
+runner acts on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tidegate.errors import ConflictError, FailedPreconditionError, NotFoundError
+from tidegate.operations.decisions import advanced, awaits_approval
+from tidegate.operations.model import (
+    OperationState,
+    TaskState,
+    Wish,
+    ended_already,
+    path_text,
+)
+
+if TYPE_CHECKING:
+    from tidegate.operations.model import ClusterOperation
+
+
+class PastNoReturnError(FailedPreconditionError):
+    """The operation has passed its point of no return; it can be finished, not cancelled."""
+
+    code = "TG-OPS-002"
+
+
+def paused(operation: ClusterOperation, now_ms: int) -> ClusterOperation:
+    """Let what runs end, and start nothing more.
+
+    Raises:
+        ConflictError: it has ended, or is being cancelled.
+    """
+    if operation.has_ended:
+        raise ended_already(operation, "paused")
+    if operation.wish is Wish.CANCEL:
+        raise _being_cancelled(operation)
+    if operation.state is OperationState.PAUSED:
+        return operation
+    return advanced(replace(operation, wish=Wish.PAUSE), now_ms, 0)
+
+
+def resumed(operation: ClusterOperation) -> ClusterOperation:
+    """Go on.
+
+    Raises:
+        ConflictError: it has ended, or is being cancelled.
+    """
+    if operation.has_ended:
+        raise ended_already(operation, "resumed")
+    if operation.wish is Wish.CANCEL:
+        raise _being_cancelled(operation)
+    after = replace(operation, wish=Wish.RUN, recoveries=0)
+    if operation.state is OperationState.PAUSED:
+        return after.moved(OperationState.QUEUED, why="")
+    return after
+
+
+def cancelled(operation: ClusterOperation, now_ms: int) -> ClusterOperation:
+    """Stop what runs, and start nothing more; what was done stays.
+
+    Raises:
+        ConflictError: it has ended otherwise.
+        PastNoReturnError: a task of no return runs, or is done.
+    """
+    if operation.state is OperationState.CANCELLED or operation.wish is Wish.CANCEL:
+        return operation
+    if operation.has_ended:
+        raise ended_already(operation, "cancelled")
+    passed = [
+        f"{key} {task.name} is {task.state}"
+        for key, task in operation.tasks()
+        if task.is_point_of_no_return and task.state in {TaskState.RUNNING, TaskState.SUCCEEDED}
+    ]
+    if passed:
+        raise PastNoReturnError(
+            f"operation {operation.id} cannot be cancelled: {passed[0]}, which is its point of no"
+            " return",
+            next_step=f"let it finish: tidegate operation watch {operation.id}",
+            operation=operation.id,
+        )
+    return advanced(replace(operation, wish=Wish.CANCEL), now_ms, 0)
+
+
+def retried(operation: ClusterOperation) -> ClusterOperation:
+    """Begin again with what failed; what succeeded stays.
+
+    Raises:
+        ConflictError: it did not fail.
+    """
+    if operation.state is not OperationState.FAILED:
+        raise ConflictError(
+            f"operation {operation.id} is {operation.state}: only a failed one is retried",
+            next_step=f"tidegate operation show {operation.id}",
+            operation=operation.id,
+            state=operation.state.value,
+        )
+    again = {
+        key: task.moved(TaskState.NOT_STARTED, failures=0, error="", ended_at_ms=None)
+        for key, task in operation.failures()
+    }
+    return operation.with_tasks(again).moved(
+        OperationState.QUEUED, wish=Wish.RUN, recoveries=0, ended_at_ms=None
+    )
+
+
+def approved(operation: ClusterOperation, container: str | None) -> ClusterOperation:
+    """Let a container start that waits for an approval, or may come to wait for one.
+
+    Args:
+        operation: as it is.
+        container: its path; None: the one that waits.
+
+    Raises:
+        ConflictError: it has ended, or nothing waits.
+        NotFoundError: there is no such container.
+    """
+    if operation.has_ended:
+        raise ended_already(operation, "approved")
+    paths = [path_text(each.path) for each in operation.serial_tasks if not each.is_settled]
+    if container is None:
+        container = awaits_approval(operation)
+        if container is None:
+            raise ConflictError(
+                f"operation {operation.id} is {operation.state} and waits for no approval",
+                next_step=f"tidegate operation show {operation.id}",
+                operation=operation.id,
+            )
+    if container not in paths:
+        raise NotFoundError(
+            f"operation {operation.id} has no container {container} that is still to be done",
+            next_step=f"its containers are {', '.join(paths)}",
+            operation=operation.id,
+        )
+    if container in operation.approved:
+        return operation
+    after = replace(operation, approved=(*operation.approved, container))
+    if operation.state is OperationState.WAITING and not operation.running():
+        return after.moved(OperationState.QUEUED, why="")
+    return after
+
+
+def _being_cancelled(operation: ClusterOperation) -> ConflictError:
+    return ConflictError(
+        f"operation {operation.id} is being cancelled",
+        next_step=f"tidegate operation watch {operation.id}",
+        operation=operation.id,
+    )

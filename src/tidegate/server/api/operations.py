@@ -1,0 +1,152 @@
+"""Resources of cluster operations: enqueue, look, follow, pause, resume, cancel, retry, approve.
+
+Decides what a request is; an answer comes as soon as it is stored, and the work goes on in the
+node. Whoever follows an operation asks again with the version, or the number of the last line, that
+they have seen, and the answer waits until there is more.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Query, Request
+from pydantic import Field
+
+from tidegate.operations import shown
+from tidegate.operations.model import OperationState
+from tidegate.server.access import OPERATE, READ, caller_of
+from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
+from tidegate.server.headers import LARGEST
+
+router = APIRouter(prefix="/v1/operations", tags=["operations"])
+
+#: Requests that wait at the same time; others wait for their turn.
+WAITING = anyio.CapacityLimiter(64)
+#: How long one may wait; a client asks again.
+WAIT_MAX_S = 10.0
+PAGE = 200
+LINES = 1000
+PARAMETERS_MAX = 64
+
+WaitS = Annotated[
+    float, Query(ge=0, le=WAIT_MAX_S, description="Answer when there is news, or after so long.")
+]
+
+
+class EnqueueBody(Body):
+    """An operation to enqueue: its task, the task's parameters as text."""
+
+    task: str
+    parameters: dict[str, str] = Field(default_factory=dict, max_length=PARAMETERS_MAX)
+    key: str | None = Field(None, description="The same request with the same key is one operation")
+    pause_before: tuple[str, ...] = Field((), max_length=PARAMETERS_MAX)
+
+
+class ApproveBody(Body):
+    """The container to approve, by its path; without one, the one that waits."""
+
+    container: str | None = None
+
+
+@router.post("", status_code=201, dependencies=[OPERATE])
+def enqueue_operation(
+    node: Node, request: Request, body: EnqueueBody, *, dry_run: DryRun = False
+) -> Json:
+    """Store an operation, which begins by itself; a dry run answers with its plan."""
+    service = node.operations
+    if dry_run:
+        plan = service.preview(body.task, body.parameters)
+        return one({"name": body.task, "lines": plan.lines()}, dry_run=True)
+    added = service.enqueue_cluster_operation(
+        body.task,
+        body.parameters,
+        key=body.key,
+        pause_before=body.pause_before,
+        caller=caller_of(request.scope).name,
+    )
+    return one(shown.details(added))
+
+
+@router.get("", dependencies=[READ])
+def list_operations(
+    node: Node,
+    state: Annotated[list[OperationState] | None, Query(max_length=8)] = None,
+    name: str | None = None,
+    before: Annotated[str | None, Query(description="Only older ones than this one.")] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
+) -> Json:
+    """The newest operations."""
+    states = [each.value for each in state or ()]
+    found = node.operations.list(states=states, name=name, before=before, limit=limit)
+    return many(map(shown.brief, found))
+
+
+@router.get("/{operation_id}", dependencies=[READ])
+async def show_operation(
+    node: Node,
+    operation_id: str,
+    *,
+    after_version: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+    wait_s: WaitS = 0.0,
+) -> Json:
+    """An operation with its tasks; with ``wait_s``, once it is newer than ``after_version``."""
+
+    def look() -> Json:
+        operation = node.operations.watch(operation_id, after_version, wait_s)
+        return shown.details(operation)
+
+    return one(await _in_thread(look, wait_s))
+
+
+@router.get("/{operation_id}/log", dependencies=[READ])
+async def show_operation_log(
+    node: Node,
+    operation_id: str,
+    *,
+    after: Annotated[int, Query(ge=0, le=LARGEST, description="Lines after this number.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=LINES)] = LINES,
+    wait_s: WaitS = 0.0,
+) -> Json:
+    """Lines of an operation's log, oldest first; numbers have no gaps."""
+
+    def look() -> Json:
+        found = node.operations.follow(operation_id, after, limit, wait_s)
+        return many(map(shown.line, found))
+
+    return await _in_thread(look, wait_s)
+
+
+@router.post("/{operation_id}/pause", dependencies=[OPERATE])
+def pause_operation(node: Node, operation_id: str) -> Json:
+    """Let the tasks that run end, and start no more."""
+    return one(shown.details(node.operations.pause(operation_id)))
+
+
+@router.post("/{operation_id}/resume", dependencies=[OPERATE])
+def resume_operation(node: Node, operation_id: str) -> Json:
+    """Go on with a paused operation."""
+    return one(shown.details(node.operations.resume(operation_id)))
+
+
+@router.post("/{operation_id}/cancel", dependencies=[OPERATE])
+def cancel_operation(node: Node, operation_id: str) -> Json:
+    """Stop an operation; refused after its point of no return. What was done stays."""
+    return one(shown.details(node.operations.cancel(operation_id)))
+
+
+@router.post("/{operation_id}/retry", dependencies=[OPERATE])
+def retry_operation(node: Node, operation_id: str) -> Json:
+    """Begin a failed operation again, with what failed."""
+    return one(shown.details(node.operations.retry(operation_id)))
+
+
+@router.post("/{operation_id}/approve", dependencies=[OPERATE])
+def approve_operation(node: Node, operation_id: str, body: ApproveBody) -> Json:
+    """Let a container start that waits for an approval."""
+    return one(shown.details(node.operations.approve(operation_id, body.container)))
+
+
+async def _in_thread(look: Callable[[], Json], wait_s: float) -> Json:
+    if wait_s:
+        return await anyio.to_thread.run_sync(look, limiter=WAITING)
+    return await anyio.to_thread.run_sync(look)

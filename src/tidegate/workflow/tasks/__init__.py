@@ -1,0 +1,1 @@
+"""Cluster operations on workflows: resharding and vertical splits as graphs of tasks."""
