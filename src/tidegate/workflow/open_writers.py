@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tidegate import waits
 from tidegate.engines.postgres import fence, holders
 from tidegate.errors import WaitTimeoutError
+from tidegate.workflow.denying import Denial, next_denial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,9 +44,14 @@ def await_end(
         WaitTimeoutError: names who still holds one.
     """
     with waits.waiting(WRITERS, "long transactions on the moved tables") as wait:
-        while found := fence.holders(session, tables, AGE_S):
-            holders.tell(wait, lambda: found)
-            if time.monotonic() >= deadline:
+        while True:
+            found = fence.holders(session, tables, AGE_S)
+            if found:
+                holders.tell(wait, lambda: found)  # noqa: B023 - called at once
+            denial = next_denial(found, None, time.monotonic(), deadline)
+            if denial is Denial.DENY:
+                return
+            if denial is Denial.GIVE_UP:
                 raise WaitTimeoutError(
                     f"transactions on {where} have held the moved tables for too long:"
                     f" {holders.describe(found)}",

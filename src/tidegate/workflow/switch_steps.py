@@ -31,6 +31,7 @@ from tidegate.workflow import (
     switch_sequences,
     traffic,
 )
+from tidegate.workflow.denying import Denial, next_denial
 from tidegate.workflow.model import StreamRef, opposite, replication_name
 from tidegate.workflow.pause import REMEMBERED, Pause, reserve_s
 from tidegate.workflow.plan import PlanStep, Zone
@@ -219,8 +220,8 @@ class SwitchActions:
     def _deny(self) -> None:
         """Refuse writes and wait for those that are open; never longer than :data:`DRAIN_S`.
 
-        A transaction that is in the way longer is not waited for behind the fence: the fence is
-        lifted, the transaction is waited for with writers going on, and it is tried again.
+        A transaction that is in the way longer is not waited for behind the fence: see
+        :mod:`tidegate.workflow.denying`.
         """
         deadline = time.monotonic() + self.request.timeout_s
         drain_s = min(DRAIN_S, self.request.max_pause_s / 2)
@@ -228,16 +229,25 @@ class SwitchActions:
             self._at_closing(lambda s, session: self._wait_holders(s, session, deadline))
             self.pause.begin()
             self._at_closing(self._deny_one)
-            try:
-                self._at_closing(
-                    lambda _s, c: fence.drain(c, self.uuid, self.closing_side, timeout_s=drain_s)
-                )
-            except WaitTimeoutError:
+            late = self._drain(drain_s)
+            if late is not None:
                 self._lift_closing()
-                if time.monotonic() >= deadline:
-                    raise
-            else:
-                return
+            match next_denial((), late is None, time.monotonic(), deadline):
+                case Denial.DONE:
+                    return
+                case Denial.GIVE_UP:
+                    assert late is not None, "a fence that has drained is done"
+                    raise late
+
+    def _drain(self, timeout_s: float) -> WaitTimeoutError | None:
+        """Wait for the transactions that began before the fence; what names those still open."""
+        try:
+            self._at_closing(
+                lambda _s, c: fence.drain(c, self.uuid, self.closing_side, timeout_s=timeout_s)
+            )
+        except WaitTimeoutError as late:
+            return late
+        return None
 
     def _deny_one(self, _shard: str, session: Connection[TupleRow]) -> None:
         with journal.latest(session, self.key, token=self.token):
