@@ -11,6 +11,7 @@ import pytest
 
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
+from tidegate.dataplane.stream_states import RESUMED
 from tidegate.engines.postgres import sidecar
 from tidegate.engines.postgres.position import Position, format_lsn
 from tidegate.errors import (
@@ -102,7 +103,7 @@ def test_a_stream_is_read_back_as_inserted(conn: psycopg.Connection) -> None:
     with pytest.raises(AlreadyExistsError):
         insert(conn, uuid=uuid)
     with pytest.raises(NotFoundError):
-        streams.set_state(conn, stream + 1, StreamState.STOPPED)
+        streams.stop(conn, stream + 1)
 
 
 def test_a_frozen_stream_does_not_start(conn: psycopg.Connection) -> None:
@@ -113,6 +114,14 @@ def test_a_frozen_stream_does_not_start(conn: psycopg.Connection) -> None:
         streams.start(conn, stream)
     streams.unfreeze(conn, stream, "Switched back")
     assert streams.start(conn, stream).active
+
+
+def test_a_worker_that_goes_on_to_the_log_does_not_undo_a_stop(conn: psycopg.Connection) -> None:
+    stream = insert(conn)
+    streams.stop(conn, stream, "Stopped by request")
+    row = streams.move(conn, stream, RESUMED)
+    assert (row.state, row.message) == (StreamState.STOPPED, "Stopped by request")
+    assert [e.message for e in streams.log_entries(conn, stream)] == ["Stopped by request"]
 
 
 def test_a_repeated_message_is_counted(conn: psycopg.Connection) -> None:

@@ -27,9 +27,17 @@ def reference() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(
-    "name", ["cli.md", "database-errors.md", "errors.md", "exit-status.md", "openapi.json"]
+PAGES = (
+    "cli.md",
+    "database-errors.md",
+    "errors.md",
+    "exit-status.md",
+    "openapi.json",
+    "stream-states.md",
 )
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_a_generated_page_is_current(reference: ModuleType, name: str) -> None:
     page = {path.name: (path, text) for path, text in reference.pages().items()}[name]
     assert page[0].read_text(encoding="utf-8") == page[1], "run scripts/reference.py"

@@ -35,8 +35,8 @@ from tidegate.dataplane import streams
 from tidegate.dataplane.booking import Book
 from tidegate.dataplane.compaction import REFETCH, Lenient, Strict
 from tidegate.dataplane.heartbeat import Heartbeat
-from tidegate.dataplane.model import StreamState
 from tidegate.dataplane.reader import Batch, joined, split
+from tidegate.dataplane.stream_states import AT_POSITION
 from tidegate.engines.postgres import stream_row
 from tidegate.engines.postgres.apply import MismatchError, apply_lenient, apply_strict
 from tidegate.engines.postgres.position import format_lsn
@@ -484,11 +484,11 @@ class TargetApplier(threading.Thread):
                     self.control = control
                     return
                 self._record(max(stop_lsn, self.position), heard=True)
-                streams.set_state(
+                streams.move(
                     self._conn,
                     self.stream_id,
-                    StreamState.STOPPED,
-                    f"Stopped at position {format_lsn(self.position)}",
+                    AT_POSITION,
+                    f"{AT_POSITION.message} {format_lsn(self.position)}",
                 )
             steps.reached(STOPPED_AT)
             raise StreamStoppedError

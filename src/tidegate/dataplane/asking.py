@@ -83,16 +83,17 @@ def read_fresh(
 
 def freshen(conn: psycopg.Connection) -> None:
     """Ask all workers at a shard whose rows are old, at once, and wait for their answers."""
+    bounds = [StreamState.RUNNING, OLD, DEAD]
     query = (
-        "SELECT id FROM _tidegate.stream WHERE state = 'Running'"
+        "SELECT id FROM _tidegate.stream WHERE state = %s"
         " AND clock_timestamp() - heartbeat_at BETWEEN %s AND %s"
     )
-    old = [row[0] for row in conn.execute(query, [OLD, DEAD]).fetchall()]
+    old = [row[0] for row in conn.execute(query, bounds).fetchall()]
     waiting = ask(conn, old) if old else set()
     deadline = time.monotonic() + ANSWER_S
     while waiting and time.monotonic() < deadline:
         time.sleep(POLL_S)
-        waiting &= {row[0] for row in conn.execute(query, [OLD, DEAD]).fetchall()}
+        waiting &= {row[0] for row in conn.execute(query, bounds).fetchall()}
 
 
 def _read(conn: psycopg.Connection, workflow_uuid: str) -> tuple[list[StreamRow], datetime]:

@@ -54,8 +54,8 @@ import psycopg
 from tidegate import steps
 from tidegate.dataplane import post_copy, source_tables, streams
 from tidegate.dataplane.copy import run_copy
-from tidegate.dataplane.model import StreamState
 from tidegate.dataplane.session import Outcome, Session, check_slot
+from tidegate.dataplane.stream_states import BEGUN, COPIED, COPIED_ONLY, RESUMED
 from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.connection import connect, server_facts
 from tidegate.engines.postgres.position import format_lsn
@@ -90,7 +90,6 @@ H_RECORDED = steps.declare(
 
 POLL_S = 0.3
 GUARD_INTERVAL_S = 0.5
-STOPPED_AFTER_COPY = "Stopped after copy."
 
 
 class Span:
@@ -192,12 +191,14 @@ class Span:
             done = conn.execute(
                 "UPDATE _tidegate.stream SET lsn = coalesce(lsn, %s), timeline ="
                 " coalesce(timeline, %s), system_identifier = coalesce(system_identifier, %s),"
-                " state = CASE WHEN state = 'Init' THEN 'Copying' ELSE state END"
+                " state = CASE WHEN state = ANY(%s) THEN %s ELSE state END"
                 " WHERE id = %s AND epoch = %s",
                 [
                     format_lsn(info.confirmed_flush_lsn),
                     facts.timeline,
                     facts.system_identifier,
+                    list(BEGUN.before),
+                    BEGUN.after,
                     row.id,
                     self._spec.epoch,
                 ],
@@ -214,19 +215,19 @@ class Span:
             post_copy.analyze(conn, source_tables.names(self._spec))
 
     def _record_h(self, conn: psycopg.Connection, row: StreamRow, marker: int) -> None:
-        stop = self._spec.options.stop_after_copy
+        copied = COPIED_ONLY if self._spec.options.stop_after_copy else COPIED
+        before = list(copied.before)
         with conn.transaction():
             done = conn.execute(
                 "UPDATE _tidegate.stream SET h_lsn = coalesce(h_lsn, %s), updated_at = now(),"
                 " (rows_copied, bytes_copied) = (SELECT coalesce(sum(rows), 0),"
                 "  coalesce(sum(bytes), 0) FROM _tidegate.copy_state WHERE stream_id = stream.id),"
-                " state = CASE WHEN state = 'Copying' THEN %s ELSE state END,"
-                " message = CASE WHEN state = 'Copying' THEN %s ELSE message END"
+                " state = CASE WHEN state = ANY(%s) THEN %s ELSE state END,"
+                " message = CASE WHEN state = ANY(%s) THEN %s ELSE message END"
                 " WHERE id = %s AND epoch = %s RETURNING state, message",
                 [
                     format_lsn(marker),
-                    str(StreamState.STOPPED if stop else StreamState.RUNNING),
-                    STOPPED_AFTER_COPY if stop else "",
+                    *(before, copied.after, before, copied.message),
                     row.id,
                     self._spec.epoch,
                 ],
@@ -246,8 +247,8 @@ class Span:
                 next_step="cancel the workflow and create it again",
             )
         for conn, row in zip(self._targets, rows, strict=True):
-            if row.state in {StreamState.INIT, StreamState.COPYING}:
-                streams.set_state(conn, row.id, StreamState.RUNNING)
+            if row.state in RESUMED.before:
+                streams.move(conn, row.id, RESUMED)
         self._progress.event("phase", phase="streaming")
         session = Session(
             self._spec,

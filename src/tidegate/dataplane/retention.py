@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 import psycopg
 
 from tidegate.dataplane import streams
-from tidegate.dataplane.model import StreamState
+from tidegate.dataplane.stream_states import FAILED
 from tidegate.engines.postgres.capacity import Disk, read_capacity, retention_alarm
 from tidegate.engines.postgres.connection import connect
 from tidegate.errors import LogRetentionError, TidegateError
@@ -85,7 +85,7 @@ class RetentionWatch:
         """What the rows of the streams say."""
         assert self.alarm is not None
         error = self.alarm
-        return f"terminal error: {error.code}: {error.message}. Next: {error.next_step}"
+        return f"{FAILED.message}: {error.code}: {error.message}. Next: {error.next_step}"
 
     def _watch(self) -> None:
         refusals = 0
@@ -129,7 +129,7 @@ class RetentionWatch:
                     target.stream_id,
                     self._spec.epoch,
                     self.message,
-                    state=StreamState.ERROR,
+                    transition=FAILED,
                 )
             except psycopg.errors.LockNotAvailable:
                 streams.end_backends(conn, target.stream_id)

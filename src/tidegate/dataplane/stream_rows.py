@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tidegate.dataplane.model import FROZEN, Direction, StreamState
+from tidegate.dataplane.stream_states import ACTIVE
 from tidegate.engines.postgres.position import parse_lsn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
-
-#: States in which a worker works on the stream.
-ACTIVE = (StreamState.INIT, StreamState.COPYING, StreamState.RUNNING)
 
 _LSNS = ("lsn", "h_lsn", "stop_lsn")
 COLUMNS = (

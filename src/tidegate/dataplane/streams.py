@@ -20,9 +20,11 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from tidegate import waits
+from tidegate.dataplane import stream_states
 from tidegate.dataplane.model import FROZEN, MESSAGE_PREFIX, Direction, StreamState, marker_message
 from tidegate.dataplane.stream_log import log, log_entries
-from tidegate.dataplane.stream_rows import ACTIVE, COLUMNS, LogEntry, StreamRow, stream_row
+from tidegate.dataplane.stream_rows import COLUMNS, LogEntry, StreamRow, stream_row
+from tidegate.dataplane.stream_states import ACTIVE
 from tidegate.engines.postgres.position import Position, format_lsn, parse_lsn
 from tidegate.errors import (
     AlreadyExistsError,
@@ -36,10 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from tidegate.dataplane.stream_states import Transition
+
 __all__ = [
     "ACTIVE",
     "CHANNEL",
-    "STOPPED_AT_DDL",
     "LogEntry",
     "StreamRow",
     "delete_streams",
@@ -53,12 +56,13 @@ __all__ = [
     "lag",
     "log",
     "log_entries",
+    "move",
     "notify",
     "read_stream",
     "read_streams",
     "record_backend",
     "release",
-    "set_state",
+    "say",
     "set_stop",
     "start",
     "stop",
@@ -70,8 +74,6 @@ __all__ = [
 POSITION = waits.declare("stream.position", description="a stream to reach a marker")
 
 CHANNEL = "_tidegate"
-#: How the message of a stream begins that stopped because a table was altered.
-STOPPED_AT_DDL = "Stopped at DDL"
 WAIT_POLL_S = 0.003
 TAKE_OVER_TIMEOUT_S = 30.0
 TAKE_OVER_LOCK_MS = 200
@@ -173,31 +175,32 @@ def say(
     epoch: int,
     message: str,
     *,
-    state: StreamState | None = None,
+    transition: Transition | None = None,
     code: str = "",
 ) -> None:
     """Put what a worker met into the row of an active stream that no newer worker has.
 
     ``code`` is that of the error, for the stream's log.
     """
+    before, after = (ACTIVE, None) if transition is None else (transition.before, transition.after)
     with conn.transaction():
         found = conn.execute(
             "UPDATE _tidegate.stream SET message = %s, state = coalesce(%s, state)"
-            " WHERE id = %s AND epoch <= %s AND state IN ('Init', 'Copying', 'Running')"
-            " RETURNING state",
-            [message, None if state is None else str(state), stream_id, epoch],
+            " WHERE id = %s AND epoch <= %s AND state = ANY(%s) RETURNING state",
+            [message, after, stream_id, epoch, list(before)],
         ).fetchone()
         if found is not None:
             log(conn, stream_id, found[0], message, code)
             notify(conn, stream_id)
 
 
-def set_state(
-    conn: psycopg.Connection, stream_id: int, state: StreamState, message: str = ""
+def move(
+    conn: psycopg.Connection, stream_id: int, transition: Transition, message: str = ""
 ) -> StreamRow:
-    """Set state and message, and log them; waits for the batch being applied, at most.
+    """Take a transition and set the message, and log them; waits for the batch being applied.
 
-    A hold ends and a stop position that was reached is forgotten when the stream becomes active.
+    A stream that is in none of the transition's states by now is left alone. A hold ends and a
+    stop position that was reached is forgotten when the stream becomes active.
 
     Raises:
         NotFoundError: there is no such stream.
@@ -210,6 +213,9 @@ def set_state(
         ).fetchone()
         if found is None:
             return read_stream(conn, stream_id)
+        state = transition.after
+        if found[0] not in transition.before:
+            return read_stream(conn, stream_id)
         if state in ACTIVE and found[0] == StreamState.STOPPED and found[1] == FROZEN:
             raise FailedPreconditionError(
                 f"stream {stream_id} is frozen: its traffic has been switched",
@@ -221,12 +227,7 @@ def set_state(
             " hold_until = CASE WHEN %(active)s THEN NULL ELSE hold_until END,"
             " stop_lsn = CASE WHEN %(active)s AND lsn >= stop_lsn THEN NULL ELSE stop_lsn END"
             " WHERE id = %(id)s",
-            {
-                "state": str(state),
-                "message": message,
-                "id": stream_id,
-                "active": state in ACTIVE,
-            },
+            {"state": state, "message": message, "id": stream_id, "active": state in ACTIVE},
         )
         log(conn, stream_id, state, message)
         notify(conn, stream_id)
@@ -239,29 +240,31 @@ def start(conn: psycopg.Connection, stream_id: int, message: str = "") -> Stream
     Starting a stream that stopped because a table was altered accepts the tables as they are now.
 
     Raises:
-        NotFoundError, FailedPreconditionError: as :func:`set_state`.
+        NotFoundError, FailedPreconditionError: as :func:`move`.
     """
     with conn.transaction():
         row = read_stream(conn, stream_id)
-        state = StreamState.COPYING if row.h_lsn is None else StreamState.RUNNING
-        if row.message.startswith(STOPPED_AT_DDL):
+        transition = (
+            stream_states.STARTED_COPYING if row.h_lsn is None else stream_states.STARTED_RUNNING
+        )
+        if row.message.startswith(stream_states.STOPPED_AT_DDL):
             conn.execute("UPDATE _tidegate.stream SET observed = NULL WHERE id = %s", [stream_id])
-        return set_state(conn, stream_id, state, message)
+        return move(conn, stream_id, transition, message)
 
 
 def stop(conn: psycopg.Connection, stream_id: int, message: str = "Stopped") -> StreamRow:
     """Stop a stream; when this returns nothing more is applied."""
-    return set_state(conn, stream_id, StreamState.STOPPED, message)
+    return move(conn, stream_id, stream_states.STOPPED, message)
 
 
 def freeze(conn: psycopg.Connection, stream_id: int) -> StreamRow:
     """Stop a stream for good: its traffic has been switched."""
-    return set_state(conn, stream_id, StreamState.STOPPED, FROZEN)
+    return move(conn, stream_id, stream_states.SWITCHED, stream_states.SWITCHED.message)
 
 
 def unfreeze(conn: psycopg.Connection, stream_id: int, message: str) -> StreamRow:
     """Make a frozen stream an ordinary stopped one again."""
-    return set_state(conn, stream_id, StreamState.STOPPED, message)
+    return move(conn, stream_id, stream_states.STOPPED, message)
 
 
 def set_stop(conn: psycopg.Connection, stream_id: int, lsn: int | None) -> StreamRow:

@@ -29,11 +29,12 @@ import psycopg
 
 from tidegate import waits
 from tidegate.dataplane import streams
-from tidegate.dataplane.model import SpanSpec, StreamState
+from tidegate.dataplane.model import SpanSpec
 from tidegate.dataplane.phases import Span
 from tidegate.dataplane.progress import Progress
 from tidegate.dataplane.retention import RetentionWatch
 from tidegate.dataplane.source_end import SourceEnd
+from tidegate.dataplane.stream_states import ALTERED, FAILED
 from tidegate.dataplane.waking import Waking
 from tidegate.engines.failures import FailurePhase
 from tidegate.engines.postgres.connection import connect, mark_process
@@ -51,6 +52,8 @@ from tidegate.topology.connections import redacted
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from tidegate.dataplane.stream_states import Transition
 
 STREAM = FailurePhase.STREAM
 
@@ -146,12 +149,12 @@ class Worker:
 
     def _fail(self, error: BaseException) -> int:
         if isinstance(error, SchemaChangedError):
-            state, message = StreamState.STOPPED, f"{streams.STOPPED_AT_DDL}: {describe(error)}"
+            transition, message = ALTERED, f"{ALTERED.message}: {describe(error)}"
         else:
-            state, message = StreamState.ERROR, f"terminal error: {describe(error)}"
+            transition, message = FAILED, f"{FAILED.message}: {describe(error)}"
         self._progress.event("error", message=message, kind="fatal")
         code = error.code if isinstance(error, TidegateError) else ""
-        self._record(state, message, code=code)
+        self._record(transition, message, code=code)
         return EXIT_FATAL
 
     def _refused(self, error: TidegateError) -> int:
@@ -172,7 +175,7 @@ class Worker:
 
     def _record(
         self,
-        state: StreamState | None,
+        transition: Transition | None,
         message: str,
         except_at: object = None,
         *,
@@ -187,7 +190,12 @@ class Worker:
                 connect(target.endpoint, purpose="control", lock_timeout_s=10) as conn,
             ):
                 streams.say(
-                    conn, target.stream_id, self._spec.epoch, message, state=state, code=code
+                    conn,
+                    target.stream_id,
+                    self._spec.epoch,
+                    message,
+                    transition=transition,
+                    code=code,
                 )
 
 
