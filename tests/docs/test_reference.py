@@ -34,6 +34,7 @@ PAGES = (
     "exit-status.md",
     "openapi.json",
     "stream-states.md",
+    "upgrades.md",
 )
 
 

@@ -1,19 +1,21 @@
 """What a program that starts does about the upgrades that the cluster has seen: a table.
 
-It looks at the latest row (the highest sequence that was not superseded) and at itself:
+It looks at the latest row (the highest sequence that was not superseded) and at itself. Exactly one
+row of the table holds in each case, which a test compares with the code:
 
 | latest row | this program | decision |
 |---|---|---|
-| none | | found the table first, then decide again |
-| not ready, same version and offset | | join what is under way |
-| not ready, another version or offset | newer, told to supersede | supersede, then plan |
-| not ready, another version or offset | otherwise | refuse |
-| ready, newer version, finalised | older | refuse |
-| ready, newer version, not finalised | older | nothing: the way back is still open |
-| ready, same version, offset as large | | nothing |
-| ready, and this version and offset were recorded before | | nothing |
-| ready, not finalised, and members older than it live | newer | refuse, naming them |
-| ready | newer | plan; finalises the latest row |
+| none | any | found the table first, then decide again |
+| not ready | the same version and offset | join what is under way |
+| not ready | newer, told to supersede | supersede, then plan |
+| not ready | newer, not told to supersede | refuse |
+| not ready | older | refuse |
+| ready, finalised | of an older version | refuse |
+| ready, not finalised | of an older version | nothing: the way back is still open |
+| ready | of the same version, not newer | nothing |
+| ready | newer, recorded before | nothing |
+| ready, not finalised, older members live | newer, not recorded before | refuse, naming them |
+| ready, finalised or without older members | newer, not recorded before | plan; finalises the row |
 
 A refusal is a value: who calls decides how it is said, and nothing ends the process.
 """

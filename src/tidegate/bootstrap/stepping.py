@@ -3,15 +3,17 @@
 Steps go one after another; none begins before the one before it is ready. An action is done in a
 transaction of its own, then the table is asked again.
 
-| step | action |
-|---|---|
-| ready | look at the next one |
-| created, neither flag | mark it ready, without running anything |
-| created, failed lately | wait until its time has come |
-| created | prepare, change the cluster; then its tenants, or ready |
-| its tenants run, some not settled | wait |
-| its tenants run, all settled | sweep: look for tenants that came meanwhile; none: ready |
-| all ready | the upgrade is ready |
+Exactly one row holds in each case, which a test compares with the code:
+
+| upgrade | its first step that is not ready | action |
+|---|---|---|
+| ready | any | nothing is left |
+| not ready | there is none | the upgrade is ready |
+| not ready | created, needs nothing | mark it ready, without running anything |
+| not ready | created, needs something, is to wait after a failure | wait until its time has come |
+| not ready | created, needs something, may run | prepare, change the cluster; tenants, or ready |
+| not ready | its tenants run, some are not settled | wait |
+| not ready | its tenants run, all are settled | sweep: look for others; none: ready |
 """
 
 from __future__ import annotations
