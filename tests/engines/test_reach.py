@@ -173,16 +173,19 @@ def test_a_trigger_that_writes_to_a_table_that_stays_is_named(
 def test_sequences_and_functions_that_lean_on_what_stays_are_named(
     server: str, request: pytest.FixtureRequest, make_database: Callable[[LocalServer], Database]
 ) -> None:
-    """Situation 3, relatives: a sequence only a body draws from, and a default's whole chain."""
+    """Situation 3, relatives: a sequence only a body draws from, and a default's whole chain.
+
+    A sequence that belongs to a column of a table that stays is named; a free one comes along.
+    """
     with make_database(request.getfixturevalue(server)).admin() as session:
         session.execute(
             """
             SET search_path = public;
-            CREATE SEQUENCE invoice_no; CREATE TABLE rates (rate int);
+            CREATE SEQUENCE invoice_no; CREATE TABLE rates (rate int, no serial);
             CREATE FUNCTION rate() RETURNS int LANGUAGE sql
               BEGIN ATOMIC SELECT max(rate) FROM rates; END;
             CREATE FUNCTION next_invoice() RETURNS int LANGUAGE sql
-              AS $$ SELECT nextval('invoice_no')::int $$;
+              AS $$ SELECT nextval('invoice_no')::int + nextval('rates_no_seq')::int $$;
             CREATE TABLE invoices (id bigint PRIMARY KEY, n int DEFAULT next_invoice(),
                                    r int DEFAULT rate());
             CREATE FUNCTION run(q text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE q; END $$;
@@ -194,9 +197,10 @@ def test_sequences_and_functions_that_lean_on_what_stays_are_named(
         )
         found = read(session, TableName("public", "invoices"))
         assert [(s.part, str(s.relation), s.kind) for s in found.stays] == [
-            ("default n", "invoice_no", "sequence"),
+            ("default n", "rates_no_seq", "sequence"),
             ("default r", "rates", "table"),
         ]
+        assert [str(name) for name in found.sequences] == ["invoice_no"]
         (unread,) = found.unread
         assert unread.part == "trigger late"
         assert unread.routine == "function public.run(pg_catalog.text)"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fix_fleet import move_tables
+from fix_fleet import move_tables, switch_request
 from tidegate.errors import PreflightError
 from tidegate.workflow.requests import CancelRequest
 
@@ -108,3 +108,53 @@ def test_settings_come_along_and_go_again_with_the_workflow(moving: Fleet) -> No
     found = findings(moving)["TG-PF-441"]
     assert "the target has other tables" in found.message
     assert found.next_step.startswith("ALTER ")
+
+
+INVOICES = """
+CREATE SCHEMA numbers; GRANT USAGE ON SCHEMA numbers TO application;
+CREATE SEQUENCE numbers.invoice_no START 500 INCREMENT 3;
+COMMENT ON SEQUENCE numbers.invoice_no IS 'of all invoices';
+CREATE SEQUENCE numbers.atomic_no;
+CREATE FUNCTION public.next_invoice() RETURNS bigint LANGUAGE plpgsql AS
+  $$ BEGIN RETURN nextval('numbers.invoice_no'); END $$;
+CREATE FUNCTION public.next_atomic() RETURNS bigint LANGUAGE sql
+  BEGIN ATOMIC SELECT nextval('numbers.atomic_no'); END;
+ALTER TABLE public.orders ADD invoice bigint DEFAULT public.next_invoice(),
+  ADD atomic bigint DEFAULT public.next_atomic();
+CREATE TABLE public.others (n bigint DEFAULT nextval('numbers.invoice_no'));
+"""
+
+
+def test_a_sequence_that_only_functions_draw_from_comes_along_and_is_raised_at_each_switch(
+    moving: Fleet,
+) -> None:
+    """Situation 3, relative: no number is given out twice, there and back; a cancel takes it away.
+
+    A table that stays and draws from it as well is named.
+    """
+    with moving.shards["commerce", "0"].admin() as session:
+        session.execute(INVOICES)
+    moving.start_workers()
+    made = moving.service.create(move_tables())
+    shared = [f for f in made.findings if f.id == "TG-PF-222"]
+    assert [f.message for f in shared] == ["sequence numbers.invoice_no also numbers others"]
+    moving.wait_running("shop", "move")
+
+    def drawn(keyspace: str, name: str) -> int:
+        return int(moving.query(keyspace, "0", f"SELECT public.{name}()")[0][0])
+
+    def last(keyspace: str, name: str) -> int:
+        return int(moving.query(keyspace, "0", f"SELECT last_value FROM numbers.{name}")[0][0])
+
+    both = (("next_invoice", "invoice_no"), ("next_atomic", "atomic_no"))
+    assert all(drawn("shop", name) <= last("commerce", sequence) for name, sequence in both)
+    moving.service.switch_traffic(switch_request())
+    assert all(drawn("shop", name) > last("commerce", sequence) for name, sequence in both)
+    moving.wait_running("shop", "move")
+    moving.service.reverse_traffic(switch_request())
+    assert all(drawn("commerce", name) > last("shop", sequence) for name, sequence in both)
+    moving.service.cancel(CancelRequest(keyspace="shop", workflow="move"))
+    assert moving.query("shop", "0", "SELECT to_regnamespace('numbers')") == [(None,)]
+    assert moving.query("commerce", "0", "SELECT to_regclass('numbers.invoice_no')::text") == [
+        ("numbers.invoice_no",)
+    ]

@@ -128,6 +128,7 @@ def admit(
         workflow,
         created_tables=target_plan.created,
         created_support=target_plan.support,
+        sequences=tuple(map(str, facts.reached.sequences)),
         prior_rules=traffic.prior_rules(snapshot, workflow),
     )
     return Admission(workflow, target_plan, tuple(findings), wanted, facts)

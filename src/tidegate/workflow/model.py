@@ -124,6 +124,7 @@ class Workflow:
         generation: rises whenever streams are (re)started, so that a supervisor forgets old errors.
         operations: how many operations have begun so far.
         version: compare-and-swap counter of the row.
+        sequences: those that only functions of the tables draw from, raised with the tables' own.
         identities: replica identities it has set, to be put back.
         last_pause_ms: how long writes were refused in the last switch of writes.
         catalogue: what the tables of both sides were, as :mod:`tidegate.workflow.catalogue` keeps
@@ -153,6 +154,7 @@ class Workflow:
     created_at: str = ""
     version: int = 0
     identities: tuple[Choice, ...] = ()
+    sequences: tuple[str, ...] = ()
     catalogue: str = ""
 
     @property
@@ -222,6 +224,7 @@ class Workflow:
                 "phase": Phase(value["phase"]),
                 "streams": tuple(StreamRef.from_json(s) for s in value["streams"]),
                 "wanted": tuple(Direction(d) for d in value["wanted"]),
+                "sequences": tuple(value.get("sequences", ())),
                 "identities": tuple(
                     Choice(**{**each, "columns": tuple(each["columns"])})
                     for each in value.get("identities", ())

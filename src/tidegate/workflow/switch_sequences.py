@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from tidegate.engines.postgres import sequences
 from tidegate.errors import FailedPreconditionError
+from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from tidegate.engines.postgres.sequences import SequenceState
-    from tidegate.topology.names import TableName
     from tidegate.workflow.work import Work
 
 type Staying = Sequence[Mapping[TableName, SequenceState]]
@@ -28,9 +28,16 @@ def read_staying(
     """The sequences of the serving shards of a keyspace that neither close nor open."""
     names = [s.name for s in work.snapshot.serving_shards(keyspace) if s.name not in moving]
     found = work.sessions.each(
-        keyspace, sorted(names), lambda _s, session: sequences.read_sequences(session, tables)
+        keyspace,
+        sorted(names),
+        lambda _s, session: sequences.read_sequences(session, tables, _beside(work)),
     )
     return list(found.values())
+
+
+def _beside(work: Work) -> list[TableName]:
+    """The sequences that only functions of the tables draw from."""
+    return [TableName.parse(name) for name in work.workflow.sequences]
 
 
 def raise_opening(
@@ -53,6 +60,7 @@ def raise_opening(
         [work.sessions.get(opening[0], shard) for shard in sorted(opening[1])],
         tables,
         staying=staying,
+        more=_beside(work),
     )
     exhausted = sorted({str(raised.name) for raised in found if raised.exhausted})
     if exhausted:

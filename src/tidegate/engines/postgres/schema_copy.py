@@ -154,8 +154,9 @@ def plan_schema(
         statistics = session.execute(queries.STATISTICS, oids).fetchall()
         major = session.info.server_version // 10000
         items: list[Item] = []
-        if named_ones := [*_table_arguments(found), *(f"--table={views[oid]}" for oid in views)]:
-            items = dump_items(source, major=major, snapshot=snapshot, arguments=named_ones)
+        arguments = _table_arguments(found, reached.sequences)
+        if arguments := [*arguments, *(f"--table={identity}" for identity in views.values())]:
+            items = dump_items(source, major=major, snapshot=snapshot, arguments=arguments)
         support: list[Item] = []
         if any(extension is None for *_, extension in needed):
             support = dump_items(
@@ -168,6 +169,7 @@ def plan_schema(
     lists = _Lists(found, {node.oid: at for at, node in enumerate(reached.late)})
     lists.view_parts, lists.chosen = view_parts, dict(chosen or {})
     lists.triggers = {root.node.oid for root in reached.triggers}
+    lists.shared |= set(reached.sequences.values())
     _sort(lists, items, support, needed=needed, parts=parts)
     names_of = {table.oid: name for name, table in found.items()}
     lists.after_copy += [(1, names_of[oid], ddl) for oid, ddl in statistics]
@@ -176,9 +178,9 @@ def plan_schema(
     return lists.plan(dict(extensions), tuple(name for (name,) in roles))
 
 
-def _table_arguments(found: Mapping[TableName, Table]) -> list[str]:
+def _table_arguments(found: Mapping[TableName, Table], sequences: Iterable[TableName]) -> list[str]:
     """``--table`` for each table and each sequence that no column owns; patterns kept literal."""
-    names = list(found)
+    names = [*found, *sequences]
     names += [s.name for t in found.values() for s in t.sequences if s.kind == "used"]
     return [f"--table={_pattern(name.schema)}.{_pattern(name.name)}" for name in sorted(set(names))]
 
@@ -198,10 +200,9 @@ def _sort(
     """Put each item where it belongs."""
     found = lists.found
     table_of = {table.oid: name for name, table in found.items()}
-    shared = {s.oid for t in found.values() for s in t.sequences if s.kind == "used"}
     identities = {(c, o): identity for c, o, identity, _, _ in needed}
     for item in items:
-        if (item.kind == "SEQUENCE" and item.oid in shared) or item.kind == "VIEW":
+        if (item.kind == "SEQUENCE" and item.oid in lists.shared) or item.kind == "VIEW":
             lists.support(item, identities[item.class_oid, item.oid])
         elif (item.class_oid, item.oid) in lists.view_parts or lists.is_of_view(item):
             lists.attach_to_view(item)
@@ -242,6 +243,8 @@ class _Lists:
         self.late = late
         self.chosen: dict[TableName, Choice] = {}
         self.triggers: set[int] = set()
+        #: sequences that no column owns
+        self.shared = {s.oid for t in found.values() for s in t.sequences if s.kind == "used"}
         self.view_parts: dict[tuple[int, int], str] = {}
         self.supports: list[Support] = []
         self.support_names: dict[tuple[str, str], int] = {}
@@ -356,13 +359,15 @@ class _Lists:
         schemas = {sql.Identifier(schema).as_string() for schema in extensions.values()} - given
         schemas -= {sql.Identifier(schema).as_string() for schema in ("public", "pg_catalog")}
         homes = [Support("SCHEMA", name, f"CREATE SCHEMA {name};") for name in sorted(schemas)]
+        early = [each for each in self.supports if each.order is None]
         return SchemaPlan(
             tables=tuple(sorted(self.found)),
             extensions=tuple(extensions),
             roles=roles,
             support=(
-                *homes,
-                *(each for each in self.supports if each.order is None),
+                *homes,  # schemas are made first, and removed last
+                *(each for each in early if each.kind == "SCHEMA"),
+                *(each for each in early if each.kind != "SCHEMA"),
                 *sorted(
                     (each for each in self.supports if each.order is not None),
                     key=lambda each: each.order or 0,

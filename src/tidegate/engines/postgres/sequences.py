@@ -202,18 +202,31 @@ SELECT n.nspname::text, c.relname::text, s.seqincrement, s.seqmin, s.seqmax, s.s
   JOIN pg_class t ON t.oid = use.tbl
   JOIN pg_namespace tn ON tn.oid = t.relnamespace
   JOIN pg_attribute a ON a.attrelid = use.tbl AND a.attnum = use.attnum
+ UNION ALL
+SELECT n.nspname::text, c.relname::text, s.seqincrement, s.seqmin, s.seqmax, s.seqcache,
+       '', '', '', false
+  FROM pg_sequence s
+  JOIN pg_class c ON c.oid = s.seqrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN unnest(%s::text[], %s::text[]) AS w(schema, name)
+    ON w.schema = n.nspname AND w.name = c.relname
  ORDER BY 1, 2, 7, 8
 """
 
 
 def read_sequences(
-    connection: Connection[TupleRow], tables: Iterable[TableName]
+    connection: Connection[TupleRow],
+    tables: Iterable[TableName],
+    more: Iterable[TableName] = (),
 ) -> dict[TableName, SequenceState]:
-    """The sequences that fill columns of the tables, owned or not, in few round trips."""
-    names = list(tables)
-    rows = connection.execute(
-        _SEQUENCES, [[t.schema for t in names], [t.name for t in names]]
-    ).fetchall()
+    """The sequences that fill columns of the tables, owned or not, and more by their own names.
+
+    A few round trips. A sequence of ``more`` that is not there is left out.
+    """
+    names, others = list(tables), list(more)
+    parts = [[each.schema for each in names], [each.name for each in names]]
+    parts += [[each.schema for each in others], [each.name for each in others]]
+    rows = connection.execute(_SEQUENCES, parts).fetchall()
     if not rows:
         return {}
     queries, limits = [], []
@@ -269,6 +282,7 @@ def raise_past(
     tables: Sequence[TableName],
     *,
     staying: Sequence[Mapping[TableName, SequenceState]] = (),
+    more: Sequence[TableName] = (),
 ) -> list[Raise]:
     """Set the opening side's sequences; may be repeated, and then changes nothing more.
 
@@ -278,6 +292,7 @@ def raise_past(
             be the same at every call of one switch.
         tables: whose sequences.
         staying: the sequences of each other shard that goes on serving, read at any time before.
+        more: sequences that no column of the tables draws from.
 
     Returns:
         What was set. A sequence that the opening side lacks is left out.
@@ -286,8 +301,8 @@ def raise_past(
         psycopg.errors.LockNotAvailable: somebody at the opening side holds a sequence for longer
             than the session's lock_timeout.
     """
-    before = [read_sequences(session, tables) for session in closing]
-    after = [read_sequences(session, tables) for session in opening]
+    before = [read_sequences(session, tables, more) for session in closing]
+    after = [read_sequences(session, tables, more) for session in opening]
     names = sorted({name for states in before for name in states})
     raises = []
     for name in names:

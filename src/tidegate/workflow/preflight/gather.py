@@ -247,7 +247,10 @@ def _databases(
             survey=survey(
                 connection,
                 {table.name: table.oid for table in chosen},
-                sorted({sequence.oid for table in chosen for sequence in table.sequences}),
+                sorted(
+                    {sequence.oid for table in chosen for sequence in table.sequences}
+                    | set(reached.sequences.values() if reached and shard == model else ())
+                ),
                 transaction_age_s=LONG_TRANSACTION_S,
                 look_for_rows=bool(to_be_made),
                 reached=reached if shard == model else None,

@@ -64,10 +64,16 @@ class Root:
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation that was met: relkind, and its name."""
+    """A relation that was met: relkind, and its name; ``is_owned``: it is a column's sequence."""
 
     kind: str
     name: TableName
+    is_owned: bool = False
+
+    @property
+    def is_free_sequence(self) -> bool:
+        """A sequence that can be made without any table."""
+        return self.kind == "S" and not self.is_owned
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,8 @@ class Reach:
         extended: objects of extensions, which are needed with them.
         views: (identity, tables) of views over moved tables that come along.
         views_left: (identity, why) of those that do not.
+        sequences: OIDs, by name, of sequences that only bodies draw from: carried, or at the
+            targets already.
         callers: routines that nothing moved reaches, by the moved table they name.
         triggers: those that were asked to be left out, and exist.
         unknown_triggers: those that were asked to be left out and do not.
@@ -154,6 +162,7 @@ class Reach:
     unread: tuple[Unread, ...] = ()
     views: tuple[str, ...] = ()
     views_left: tuple[tuple[str, str], ...] = ()
+    sequences: Mapping[TableName, int] = field(default_factory=dict)
     callers: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
     triggers: tuple[Root, ...] = ()
     unknown_triggers: tuple[str, ...] = ()
@@ -190,7 +199,10 @@ def analyse(
     staying = {
         node
         for node, relation in graph.relations.items()
-        if relation.kind in _KINDS and node not in moved and relation.name not in there
+        if relation.kind in _KINDS
+        and node not in moved
+        and relation.name not in there
+        and not relation.is_free_sequence
     }
     for root in graph.roots:
         parents = _search(graph, root.node)
@@ -231,6 +243,11 @@ def analyse(
         unread=tuple(sorted(unread.values())),
         views=tuple(sorted(graph.identities[view][1] for view in views)),
         views_left=_views_left(graph, views, staying),
+        sequences={
+            graph.relations[node].name: node.oid
+            for node in sorted(carried & graph.relations.keys())
+            if graph.relations[node].is_free_sequence
+        },
         callers=_callers(graph, reached, moved),
         bodies_read=sum(1 for each in graph.readings.values() if not each.error),
     )
@@ -297,9 +314,10 @@ def _may_come(graph: Graph, view: Node, broken: set[Node]) -> bool:
 
 
 def _is_made(graph: Graph, node: Node) -> bool:
-    """Not tables, which the copy makes itself, nor sequences, nor row types of relations."""
+    """Not tables and their sequences, which the copy makes itself, nor row types of relations."""
     if node.catalog == "pg_class":
-        return node in graph.relations and graph.relations[node].kind == "v"
+        relation = graph.relations.get(node)
+        return relation is not None and (relation.kind == "v" or relation.is_free_sequence)
     if node.catalog == "pg_type":
         kinds = {
             graph.relations[e.target].kind
@@ -313,7 +331,11 @@ def _is_made(graph: Graph, node: Node) -> bool:
 def _late(graph: Graph, carried: set[Node], moved: Mapping[Node, TableName]) -> tuple[Node, ...]:
     """Carried objects that lean on moved tables or views, each behind what it leans on."""
     tables = {node for node in moved if node.catalog == "pg_class"}
-    tables |= {node for node in carried if node.catalog == "pg_class"}
+    tables |= {
+        node
+        for node in carried
+        if node.catalog == "pg_class" and not graph.relations[node].is_free_sequence
+    }
     late = (_broken(graph, tables) & carried) | (carried & tables)
     sorter: TopologicalSorter[Node] = TopologicalSorter()
     for node in sorted(late):

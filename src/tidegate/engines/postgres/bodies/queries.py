@@ -147,9 +147,13 @@ SELECT DISTINCT t.tgfoid::int8, n.name::text
  WHERE n.name IS NOT NULL
 """
 
-#: Kind of each relation of ``%(oids)s``.
+#: Kind of each relation of ``%(oids)s``, its name, and whether it is a column's sequence.
 RELATIONS = """
-SELECT c.oid::int8, c.relkind::text, n.nspname::text, c.relname::text
+SELECT c.oid::int8, c.relkind::text, n.nspname::text, c.relname::text,
+       EXISTS (SELECT FROM pg_depend d
+                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
+                  AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0
+                  AND d.deptype IN ('a', 'i'))
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%(oids)s)
 """
 

@@ -192,8 +192,9 @@ class _Explorer:
             hard[Node(catalog, oid)].append(Edge(Node(to_catalog, to_oid)))
         self._hard |= {node: tuple(edges) for node, edges in hard.items()}
         relations = {node for node in fresh if node.catalog == "pg_class"}
-        for oid, kind, schema, name in self._query(queries.RELATIONS, relations):
-            self._relations[Node("pg_class", oid)] = Relation(kind, TableName(schema, name))
+        for oid, kind, schema, name, owned in self._query(queries.RELATIONS, relations):
+            found = Relation(kind, TableName(schema, name), is_owned=owned)
+            self._relations[Node("pg_class", oid)] = found
         routines = {n for n in fresh if n.catalog == "pg_proc" and n not in self._of_extensions}
         for row in self._query(queries.ROUTINES, routines):
             self._routine(Node("pg_proc", row[0]), row[1:])

@@ -19,7 +19,8 @@ def find(request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
     for database in facts.sources:
         for name, sequence in sorted(database.survey.sequences.items()):
             odd = _odd(sequence, several=several)
-            if odd and set(sequence.used_by) & set(facts.wanted):
+            moves = set(sequence.used_by) & set(facts.wanted) or name in facts.reached.sequences
+            if odd and moves:
                 yield Problem(f"{database.label} {name}", f"sequence {name} {', '.join(odd)}")
 
 

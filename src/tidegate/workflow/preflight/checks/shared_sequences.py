@@ -18,7 +18,8 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
     for database in facts.sources:
         for name, sequence in sorted(database.survey.sequences.items()):
             staying = sorted(set(sequence.used_by) - wanted)
-            if staying and set(sequence.used_by) & wanted:
+            moves = set(sequence.used_by) & wanted or name in facts.reached.sequences
+            if staying and moves:
                 yield Problem(
                     f"{database.label} {name}",
                     f"sequence {name} also numbers {', '.join(map(str, staying))}",
