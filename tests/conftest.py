@@ -10,6 +10,7 @@ from tidegate.secret import FOLDERS_VARIABLE
 os.environ[FOLDERS_VARIABLE] = f"{tempfile.gettempdir()}:{local_folder()}"
 
 pytest_plugins = [
+    "fix_forked",
     "fix_processes",
     "fix_alone",
     "fix_servers",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from fix_forked import Forked
 from fix_processes import current_owner
 from left_running import OWNER
 from tidegate.client import Client
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from tidegate.engines.postgres.local import LocalServer
 
+MODULE = "tidegate.cli.main"
 START_S = 60.0
 
 
@@ -42,8 +44,8 @@ class NodeProcess:
     state_dir: Path
     environment: dict[str, str] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
-    program: tuple[str, ...] = ("-m", "tidegate.cli.main")
-    process: subprocess.Popen[bytes] | None = None
+    program: tuple[str, ...] = ("-m", MODULE)
+    process: subprocess.Popen[bytes] | Forked | None = None
     owner: str = field(default_factory=current_owner)
 
     @property
@@ -60,14 +62,15 @@ class NodeProcess:
 
     def start(self) -> NodeProcess:
         (self.state_dir / "url").unlink(missing_ok=True)
+        environment = {**os.environ, OWNER: self.owner, **self.environment}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command,
-                env={**os.environ, OWNER: self.owner, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            if self.program == ("-m", MODULE):
+                words = self.command[3:]
+                self.process = Forked(MODULE, words, environment, log.fileno(), log.fileno())
+            else:
+                self.process = subprocess.Popen(
+                    self.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
         until(self._answers, START_S)
         return self
 

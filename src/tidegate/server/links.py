@@ -71,6 +71,7 @@ class Links:
         self._folder = IdentityFolder(settings.state_dir)
         self._peers = PeerClient(self._folder.path) if identity else None
         self._replica: DqliteMember | None = None
+        self._evicted = False
         self._membership: Membership | None = None
         self._leases: Leases | None = None
         self._ownership: Ownership | None = None
@@ -117,7 +118,7 @@ class Links:
                 links._replica = member = replica.opened(
                     settings, identity, links._folder.path, refusal=roster.known_refusal
                 )
-                stack.callback(replica.close, member)
+                stack.callback(lambda: replica.close(member, steps_back=not links._evicted))
                 member.start()
         return links
 
@@ -158,6 +159,7 @@ class Links:
             try:
                 self._peers.call(address, "POST", "/peer/joined", body, timeout_s=60.0)
             except NotAMemberError:
+                self._evicted = True
                 raise
             except TidegateError as error:
                 log.info("peer not told that this member is up", peer=address, error=str(error))
@@ -228,7 +230,7 @@ class Links:
                 roster=self._roster,
                 fingerprint=self._fingerprint,
                 announce=self._announce,
-                on_evicted=self._runtime.reopen.set,
+                on_evicted=self._leave,
             )
             rounds.start()
             stack.callback(rounds.stop)
@@ -236,6 +238,10 @@ class Links:
             cluster.heard_at = time.monotonic()
             cluster.unheard = self._unheard
             stack.callback(setattr, cluster, "unheard", lambda: None)
+
+    def _leave(self) -> None:
+        self._evicted = True
+        self._runtime.reopen.set()
 
     def _unheard(self) -> str | None:
         """Whether this member counts as offline, since the owner does not reach it.

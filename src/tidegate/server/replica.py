@@ -71,12 +71,13 @@ def opened(
     )
 
 
-def close(member: DqliteMember) -> None:
-    """Step back in favour of the others, then stop."""
-    try:
-        member.handover()
-    except TidegateError as error:
-        log.info("no hand-over of the cluster database", error=str(error))
+def close(member: DqliteMember, *, steps_back: bool = True) -> None:
+    """Stop; step back in favour of the others before, unless they would not hear of it."""
+    if steps_back:
+        try:
+            member.handover()
+        except TidegateError as error:
+            log.info("no hand-over of the cluster database", error=str(error))
     member.close()
 
 
