@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -313,6 +315,19 @@ def test_ctrl_c_stops_following_and_says_how_to_come_back() -> None:
         follow_until_running(Verbs(status("copying"), interrupt=True))
     assert caught.value.exit_status == ExitStatus.INTERRUPTED
     assert "tidegate workflow status -w w -t t" in caught.value.next_step
+
+
+def test_a_ctrl_c_whose_exception_python_drops_stops_following_all_the_same() -> None:
+    """As when it comes while a finaliser or a callback of the garbage collector runs."""
+
+    class Dropping(Verbs):
+        def status(self, *names: str) -> dict[str, Any]:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            return super().status(*names)
+
+    with pytest.raises(DetachedError):
+        follow_until_running(Dropping(status("copying")))
 
 
 def test_lists_are_shown_in_every_form(

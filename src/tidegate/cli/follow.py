@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tidegate.cli.lifetime import interruptible
 from tidegate.cli.output import Json, duration, note, wait_text
 from tidegate.cli.tenant_view import OVER
 from tidegate.errors import DetachedError, StreamFailedError, TidegateError, WaitTimeoutError
@@ -42,8 +43,13 @@ class View(Protocol):
 def watch(verbs: WorkflowVerbs, workflow: str, target: str) -> None:
     """Show a workflow's status until the user has seen enough."""
     again = f"workflow status -w {workflow} -t {target} --watch"
-    with view(sys.stdout, whole=True) as show, _detachable(again):
+    with (
+        view(sys.stdout, whole=True) as show,
+        _detachable(again),
+        interruptible() as heed_ctrl_c,
+    ):
         while True:
+            heed_ctrl_c()
             show(verbs.status(workflow, target))
             time.sleep(WATCH_S)
 
@@ -133,10 +139,12 @@ def saying_waits(look: Callable[[], Json], work: Callable[[], Json]) -> Json:
     worker = threading.Thread(target=run, name="verb", daemon=True)
     worker.start()
     said: set[str] = set()
-    while worker.is_alive():
-        worker.join(SAY_WAITS_S)
-        if worker.is_alive():
-            said = _say_waits(look, said)
+    with interruptible() as heed_ctrl_c:
+        while worker.is_alive():
+            worker.join(SAY_WAITS_S)
+            if worker.is_alive():
+                said = _say_waits(look, said)
+                heed_ctrl_c()
     if failed:
         raise failed[0]
     return found[0]
@@ -166,8 +174,9 @@ def _follow(
     pause_s: float = POLL_S,
 ) -> dict[str, Any]:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with view(sys.stderr) as show, _detachable(again):
+    with view(sys.stderr) as show, _detachable(again), interruptible() as heed_ctrl_c:
         while True:
+            heed_ctrl_c()
             found, over = look()
             show(found)
             if over:
