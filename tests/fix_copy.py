@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import uuid
 from dataclasses import dataclass, field, replace
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from psycopg import sql
 
+from fix_forked import TEXT, finished
 from tidegate import steps
 from tidegate.dataplane.copy import run_copy
 from tidegate.dataplane.model import Direction, SpanOptions, SpanSpec, TableRule, TargetSpec
@@ -104,15 +103,9 @@ class World:
 
     def copy_killed(self, spec: SpanSpec, step: str) -> int:
         """Run the copy in a process that kills itself at a step; returns its exit status."""
-        done = subprocess.run(
-            [sys.executable, "-c", COPY_PROGRAM],
-            input=json.dumps(spec.to_json()),
-            env={**os.environ, steps.CRASH_VARIABLE: step},
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        return done.returncode
+        environment = {**os.environ, steps.CRASH_VARIABLE: step}
+        said = json.dumps(spec.to_json())
+        return finished(TEXT, [COPY_PROGRAM], environment, said=said).returncode
 
 
 def insert_stream(

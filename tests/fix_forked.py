@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, Self
 
 import pytest
 
@@ -21,8 +22,11 @@ from left_running import OWNER, RUN
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-ROOM: Final = "x" * 4000
+ROOM: Final = "x" * 8000
 """What a command line, and the variables added to an environment, may take in ``/proc``."""
+TEXT: Final = "program_text"
+"""The module that runs its first argument."""
+NOTHING: Final = os.open(os.devnull, os.O_RDONLY)
 _asking = threading.Lock()
 
 
@@ -49,28 +53,27 @@ class Forked:
     Args:
         module: has a function ``main`` that takes its arguments from ``sys.argv``.
         arguments: its arguments.
-        environment: all of its environment.
-        stdout: where its standard output goes; a file descriptor.
-        stderr: the same for its errors.
+        environment: all of its environment; that of this process without one.
+        streams: the file descriptors that are its standard input, output and error output;
+            nothing, and those of this process, without.
     """
 
     def __init__(
         self,
         module: str,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        stdout: int,
-        stderr: int,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        streams: tuple[int, int, int] | None = None,
     ) -> None:
         sys.audit("subprocess.Popen", sys.executable, [module, *arguments], None, None)
-        request = json.dumps(
-            {"module": module, "arguments": list(arguments), "environment": dict(environment)}
-        ).encode()
+        given = dict(os.environ if environment is None else environment)
+        wanted = {"module": module, "arguments": list(arguments), "environment": given}
         self._status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, _asking:
-            socket.send_fds(_server()[0], [request], [theirs.fileno(), stdout, stderr])
+            fds = [theirs.fileno(), *(streams or (NOTHING, 1, 2))]
+            socket.send_fds(_server()[0], [json.dumps(wanted).encode()], fds)
         self.pid = int(self._status.recv(16) or -1)
-        assert self.pid > 0, f"{module} cannot be imported by the fork server"
+        assert self.pid > 0, f"the fork server could not import {module}"
         self.returncode: int | None = None
 
     def wait(self, timeout: float | None = None) -> int:
@@ -96,6 +99,74 @@ class Forked:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+class Spoken(Forked):
+    """One that is told and that tells, line by line."""
+
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        read, write = os.pipe(), os.pipe()
+        self.stdin = os.fdopen(read[1], "w")
+        self.stdout = os.fdopen(write[0])
+        try:
+            super().__init__(module, arguments, environment, (read[0], write[1], 2))
+        finally:
+            os.close(read[0])
+            os.close(write[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdin.close()
+        self.stdout.close()
+        self.wait()
+
+    def communicate(self, said: str = "", *, timeout: float = 60.0) -> str:
+        """Say something, and that it was all; the rest of what it says until it ends."""
+        self.stdin.write(said)
+        self.stdin.close()
+        with self.stdout:
+            rest = self.stdout.read()
+        self.wait(timeout)
+        return rest
+
+
+def finished(
+    module: str,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    *,
+    said: str = "",
+    timeout_s: float = 120.0,
+) -> subprocess.CompletedProcess[str]:
+    """Run one to its end; it is killed when that takes too long."""
+    with (
+        tempfile.TemporaryFile("w+") as stdin,
+        tempfile.TemporaryFile("w+") as stdout,
+        tempfile.TemporaryFile("w+") as stderr,
+    ):
+        stdin.write(said)
+        stdin.seek(0)
+        streams = (stdin.fileno(), stdout.fileno(), stderr.fileno())
+        process = Forked(module, arguments, environment, streams)
+        try:
+            status = process.wait(timeout_s)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(
+            [module, *arguments], status, *(_content(file) for file in (stdout, stderr))
+        )
+
+
+def _content(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
 
 
 @pytest.hookimpl(tryfirst=True)

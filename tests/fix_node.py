@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from fix_forked import Forked
+from fix_forked import NOTHING, Forked, finished
 from fix_processes import current_owner
 from left_running import OWNER
 from tidegate.client import Client
@@ -66,7 +66,8 @@ class NodeProcess:
         with self.log.open("ab") as log:
             if self.program == ("-m", MODULE):
                 words = self.command[3:]
-                self.process = Forked(MODULE, words, environment, log.fileno(), log.fileno())
+                streams = (NOTHING, log.fileno(), log.fileno())
+                self.process = Forked(MODULE, words, environment, streams)
             else:
                 self.process = subprocess.Popen(
                     self.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -82,15 +83,9 @@ class NodeProcess:
     def refused(self) -> subprocess.CompletedProcess[str]:
         """Start a node that is to end by itself; how it did."""
         assert self.process is None
-        return subprocess.run(
-            self.command,
-            env={**os.environ, OWNER: self.owner, **self.environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=START_S,
-            check=False,
-        )
+        assert self.program == ("-m", MODULE)
+        environment = {**os.environ, OWNER: self.owner, **self.environment}
+        return finished(MODULE, self.command[3:], environment, timeout_s=START_S)
 
     def _answers(self) -> bool:
         assert self.process is not None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +14,8 @@ from uuid import uuid4
 import pytest
 
 from fix_databases import Database, wait_until
+from fix_forked import Forked
+from fix_processes import WORKER
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import (
@@ -54,28 +54,21 @@ class SpanCase:
     source: Database
     targets: list[Database]
     spec: SpanSpec
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    processes: list[Forked] = field(default_factory=list)
     log: Path = field(default_factory=lambda: Path(tempfile.mkstemp(suffix=".jsonl")[1]))
 
     def __post_init__(self) -> None:
         self.at_source = session(self.source)
         self.at_targets = [session(target) for target in self.targets]
 
-    def start(self, *, crash_at: str = "", spec: SpanSpec | None = None) -> subprocess.Popen[str]:
+    def start(self, *, crash_at: str = "", spec: SpanSpec | None = None) -> Forked:
         """Start a worker process."""
         environment = {**os.environ, steps.CRASH_VARIABLE: crash_at}
-        with self.log.open("a") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tidegate.dataplane.worker"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                text=True,
-                env=environment,
-            )
-        assert process.stdin is not None
-        process.stdin.write(json.dumps((spec or self.spec).to_json()) + "\n")
-        process.stdin.close()
+        with self.log.open("a") as log, tempfile.TemporaryFile("w+") as stdin:
+            stdin.write(json.dumps((spec or self.spec).to_json()) + "\n")
+            stdin.seek(0)
+            streams = (stdin.fileno(), log.fileno(), log.fileno())
+            process = Forked(WORKER, (), environment, streams)
         self.processes.append(process)
         return process
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from fix_forked import finished
 from tidegate.bootstrap.tenants import runs, store
 from tidegate.bootstrap.tenants.loop import RunLoop
 from tidegate.bootstrap.tenants.model import ItemState, RunOptions, RunState
@@ -31,6 +29,7 @@ from tidegate.topology.store import TopologyStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tidegate.bootstrap.tenants.model import Item, Run
     from tidegate.engines.postgres.local import LocalServer
@@ -43,7 +42,7 @@ UPDATES = (
     *store.SETS_UPDATES,
 )
 ORDERS = "CREATE TABLE orders (id bigint PRIMARY KEY, note text);"
-RUNNER = Path(__file__).with_name("run_tenants.py")
+RUNNER = "run_tenants"
 
 
 def open_database(url: str) -> ClusterDatabase:
@@ -171,14 +170,7 @@ class Estate:
         """Create a run, or work on one, in a process that dies at a step; its exit status."""
         given = request or {}
         arguments = [self.url, str(run.id if run else 0), self.source, repr(given)]
-        done = subprocess.run(
-            [sys.executable, str(RUNNER), *arguments],
-            env={**os.environ, CRASH_VARIABLE: step},
-            check=False,
-            timeout=120,
-            capture_output=True,
-            text=True,
-        )
+        done = finished(RUNNER, arguments, {**os.environ, CRASH_VARIABLE: step})
         assert done.returncode == -9, done.stderr[-3000:]
         return done.returncode
 

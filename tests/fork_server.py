@@ -44,10 +44,10 @@ def serve(control: socket.socket) -> dict[str, Any]:
                 status.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
                 status.close()
                 continue
-            message, fds, _, _ = socket.recv_fds(control, REQUEST_BYTES, 3)
+            message, fds, _, _ = socket.recv_fds(control, REQUEST_BYTES, 4)
             if not message:
                 os._exit(0)
-            request = json.loads(message)
+            request: dict[str, Any] = json.loads(message)
             importlib.import_module(request["module"])
             pid = os.fork()
             status = socket.socket(fileno=fds[0])
@@ -67,10 +67,9 @@ def serve(control: socket.socket) -> dict[str, Any]:
             status.send(str(pid).encode())
 
 
-def become(request: dict[str, Any], stdout: int, stderr: int) -> None:
+def become(request: dict[str, Any], *streams: int) -> None:
     """Take over streams, arguments and environment, and show the last two in ``/proc``."""
-    stdin = os.open(os.devnull, os.O_RDONLY)
-    for number, fd in enumerate((stdin, stdout, stderr)):
+    for number, fd in enumerate(streams):
         os.dup2(fd, number)
         os.close(fd)
     sys.argv = [request["module"], *request["arguments"]]
@@ -81,10 +80,8 @@ def become(request: dict[str, Any], stdout: int, stderr: int) -> None:
     pairs = sorted(request["environment"].items(), key=lambda pair: pair[0] not in first)
     stat = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
     places = [int(word) for word in stat.rpartition(")")[2].split()[-5:-1]]
-    for start, end, texts in (
-        (*places[:2], command),
-        (*places[2:], [f"{key}={value}" for key, value in pairs]),
-    ):
+    shown = (command, [f"{key}={value}" for key, value in pairs])
+    for start, end, texts in zip(places[::2], places[1::2], shown, strict=True):
         block = b"\0".join(text.encode(errors="surrogateescape") for text in texts)
         room = end - start
         ctypes.memmove(start, block[: room - 1].ljust(room, b"\0"), room)
@@ -97,7 +94,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     request = serve(control)
-    sys.modules[request["module"]].main()
+    sys.exit(sys.modules[request["module"]].main())
 
 
 if __name__ == "__main__":

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +11,7 @@ from sqlalchemy import text
 
 from bootstrap.make_service import CLUSTER, TRACK, fresh_database
 from bootstrap.upgrade_node import TENANTS
+from fix_forked import Spoken
 from tidegate import steps
 from tidegate.bootstrap import operating, service  # noqa: F401 - they declare their steps
 from tidegate.bootstrap.model import UpgradeState
@@ -22,7 +20,6 @@ from tidegate.bootstrap.store import UpgradeStore
 if TYPE_CHECKING:
     from bootstrap.make_service import ShiftedDatabase
 
-NODE = Path(__file__).with_name("upgrade_node.py")
 NAMES = [step.name for step in steps.declared() if step.plan == "bootstrap"]
 AT_BIRTH = ["bootstrap.locked", "bootstrap.before_commit", "bootstrap.committed"]
 BY_HAND = ["bootstrap.finalised"]
@@ -30,20 +27,14 @@ AT_UPGRADE = [name for name in NAMES if name not in {*AT_BIRTH, *BY_HAND}]
 WAIT_S = 120
 
 
-def start(url: str, what: str, holder: str, crash_at: str = "") -> subprocess.Popen[str]:
+def start(url: str, what: str, holder: str, crash_at: str = "") -> Spoken:
     environment = {**os.environ, steps.CRASH_VARIABLE: crash_at}
-    return subprocess.Popen(
-        [sys.executable, str(NODE), url, what, holder],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Spoken("bootstrap.upgrade_node", [url, what, holder], environment)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, errors = process.communicate(timeout=WAIT_S)
-    assert process.returncode in {0, -signal.SIGKILL}, errors[-3000:]
+def ended(process: Spoken) -> tuple[int, str]:
+    output = process.communicate(timeout=WAIT_S)
+    assert process.returncode in {0, -signal.SIGKILL}
     return process.returncode, output.splitlines()[-1] if output else ""
 
 

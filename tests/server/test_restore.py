@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fix_forked import finished
 from fix_members import MemberCluster, members
-from fix_node import NodeProcess, until
+from fix_node import MODULE, NodeProcess, until
 from tidegate.cluster import generation, issuing
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.identity import Engine as IdentityEngine
@@ -22,6 +21,7 @@ from tidegate.errors import ExitStatus
 from tidegate.server import restoring
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -41,14 +41,7 @@ def started() -> Iterator[list[NodeProcess]]:
 
 
 def tidegate(*words: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tidegate.cli.main", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={**os.environ, "TIDEGATE_CRASH_AT": crash_at},
-    )
+    return finished(MODULE, words, {**os.environ, "TIDEGATE_CRASH_AT": crash_at})
 
 
 def done(*words: str) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from fix_forked import TEXT, Spoken
 from tidegate.cluster import updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.leases import Leases
@@ -262,20 +261,10 @@ def test_eight_processes_that_count_up_one_object_lose_no_update(
     store: TopologyStore, cluster_url: str
 ) -> None:
     store.update(with_commerce)
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", INCREMENTER, cluster_url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(8)
-    ]
+    workers = [Spoken(TEXT, [INCREMENTER, cluster_url]) for _ in range(8)]
     for worker in workers:
-        assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"
     for worker in workers:
-        assert worker.stdin is not None
         worker.stdin.write("go\n")
         worker.stdin.flush()
     for worker in workers:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import psycopg
 import pytest
 
 from fix_databases import Worker
+from fix_forked import TEXT, finished
 from tidegate import steps
 from tidegate.dataplane.model import TableRule
 from tidegate.workflow.vdiff import consistency, records, run
@@ -274,14 +273,8 @@ def test_a_killed_vdiff_forgets_no_row_that_it_left_out(
 def killed_vdiff(span: SpanCase, name: str, step: str) -> bool:
     """Run a VDiff in a process that dies at a step; says whether it came there."""
     asked: dict[str, Any] = {"span": span.spec.to_json(), "uuid": name}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        input=json.dumps(asked),
-        env={**os.environ, steps.CRASH_VARIABLE: step},
-        text=True,
-        check=False,
-        timeout=90,
-    )
+    environment = {**os.environ, steps.CRASH_VARIABLE: step}
+    done = finished(TEXT, [PROGRAM], environment, said=json.dumps(asked))
     assert done.returncode in {0, -9}
     return done.returncode == -9
 

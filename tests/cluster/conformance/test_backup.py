@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from functools import partial
@@ -19,6 +17,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, Text, insert, inspect, 
 
 from cluster_engines.engine import contents
 from fix_cluster import ENGINES
+from fix_forked import TEXT, finished
 from make_workflow import workflow
 from tidegate.cluster import backup, ledger
 from tidegate.cluster.backup import BackupError
@@ -259,14 +258,12 @@ def test_a_kill_leaves_the_old_database_and_the_old_file(
         Schema(UPDATES[:2]).ensure(other)
         backup.export(other if verb == "export" else database, path)
         before, file_before = contents(other), path.read_bytes()
-        command = [sys.executable, "-c", KILLED, url, str(path), verb]
-        killed = subprocess.run(
-            command, env={**os.environ, "TIDEGATE_CRASH_AT": step}, check=False, timeout=60
-        )
+        command = [KILLED, url, str(path), verb]
+        killed = finished(TEXT, command, {**os.environ, "TIDEGATE_CRASH_AT": step})
         assert killed.returncode == -signal.SIGKILL
         assert contents(other) == before
         assert path.read_bytes() == file_before
-        assert subprocess.run(command, check=False, timeout=60).returncode == 0
+        assert finished(TEXT, command).returncode == 0
         assert (contents(other) == contents(database)) is (verb == "import")
         backup.verify(path)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import text
 
 from cluster_engines.engine import contents
+from fix_forked import TEXT, Spoken
 from tidegate.cluster import updates
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.ledger import Applied, Update
@@ -135,23 +134,13 @@ print(Schema(updates).ensure(ClusterDatabase.open(sys.argv[1])))
 
 def test_processes_that_start_together_apply_each_update_once(engine: Engine) -> None:
     url = engine.fresh_url()
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(4)
-    ]
+    racers = [Spoken(TEXT, [RACER, url]) for _ in range(4)]
     for racer in racers:
-        assert racer.stdout is not None
         assert racer.stdout.readline() == "ready\n"
     for racer in racers:
-        assert racer.stdin is not None
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    found = sorted(int(racer.communicate(timeout=60)[0]) for racer in racers)
+    found = sorted(int(racer.communicate(timeout=60)) for racer in racers)
     assert [racer.returncode for racer in racers] == [0] * 4
     assert found == [0, 20, 20, 20]
 
