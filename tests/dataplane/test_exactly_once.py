@@ -6,13 +6,14 @@ import contextlib
 import random
 import signal
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import psycopg
 import pytest
 
 from tidegate import steps
-from tidegate.dataplane import phases, post_copy  # noqa: F401 - declare their steps
+from tidegate.dataplane import accounts, phases, post_copy  # noqa: F401 - two declare steps
 from tidegate.dataplane.model import SpanOptions, TableRule
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ def test_rows_stay_equal_while_writers_change_everything(
         case.wait(lambda: one.done + two.done > before + 300)
     case.catch_up()
     case.assert_equal()
+    accounts.require_even_rows(case.rows())
 
 
 STOPPED = "stream.stop.recorded"  # reached by a stop only; see test_faults
@@ -247,3 +249,17 @@ def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
         case.wait_running(60)
     case.catch_up()
     case.assert_equal()
+    accounts.require_even_rows(case.rows())
+
+
+@pytest.mark.slow
+def test_a_copy_that_is_to_stop_at_its_end_does_so_at_every_target_though_the_worker_was_killed(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    case = span(make_span, source_server, target_server, 2)
+    spec = replace(case.spec, options=replace(OPTIONS, stop_after_copy=True))
+    first = case.start(crash_at="copy.h.recorded", spec=spec)
+    assert first.wait(60) == -signal.SIGKILL
+    assert case.start(spec=spec).wait(60) == 0
+    assert {row.state for row in case.rows()} == {"Stopped"}
+    assert len({row.h_lsn for row in case.rows()}) == 1

@@ -159,8 +159,8 @@ class Span:
     # copying
 
     def _copy(self, rows: list[StreamRow], facts: ServerFacts) -> None:
-        """Bring every target to H; a target that is not to run keeps the others waiting."""
-        if not all(row.active for row in rows):
+        """Bring every target to H; one that is not to run before it keeps the others waiting."""
+        if any(_forbids_copy(row) for row in rows):
             self._stop.wait(POLL_S)
             return
         self._progress.event("phase", phase="copying")
@@ -175,10 +175,21 @@ class Span:
             return
         with ThreadPoolExecutor(len(self._spec.targets)) as pool:
             list(pool.map(self._after_copy, range(len(self._spec.targets))))
-        marker = streams.emit_marker(self._source, f"h:{self._spec.workflow_uuid}")
+        marker = self._marker(rows)
         for conn, row in zip(self._targets, rows, strict=True):
             self._record_h(conn, row, marker)
         self._progress.event("phase", phase="catching_up", h_lsn=format_lsn(marker))
+
+    def _marker(self, rows: list[StreamRow]) -> int:
+        """One H for all targets: that of an earlier worker, if it died before all had it.
+
+        It came when every table was copied to every target. Were the others given a later one,
+        what leaves them between the two would be in the accounts of one target alone.
+        """
+        recorded = [row.h_lsn for row in rows if row.h_lsn is not None]
+        if recorded:
+            return max(recorded)
+        return streams.emit_marker(self._source, f"h:{self._spec.workflow_uuid}")
 
     def _record_start(self, rows: list[StreamRow], facts: ServerFacts) -> None:
         """The first position is the slot's consistent point; nothing was copied before."""
@@ -281,6 +292,11 @@ def check_source(spec: SpanSpec, rows: list[StreamRow], facts: ServerFacts) -> N
             )
 
 
+def _forbids_copy(row: StreamRow) -> bool:
+    """It was stopped; not, as one that was to stop after the copy, because its own is complete."""
+    return not row.active and row.h_lsn is None
+
+
 class _Guard:
     """While a copy runs: passes on stops, renews what the rows show, counts rows."""
 
@@ -317,7 +333,7 @@ class _Guard:
 
     def _look(self, conn: psycopg.Connection, stream_id: int) -> None:
         row = streams.read_stream(conn, stream_id)
-        if not row.active or row.epoch != self._spec.epoch or self._stop.is_set():
+        if _forbids_copy(row) or row.epoch != self._spec.epoch or self._stop.is_set():
             self.halt.set()
             return
         with contextlib.suppress(psycopg.errors.LockNotAvailable):
