@@ -203,6 +203,18 @@ TABLE_CASES: list[Case] = [
         facts(table(replica_identity="index", constraints=())),
         "not valid",
     ),
+    (
+        "TG-PF-203",
+        request(),
+        facts(table(columns=(column("id", generated="s"), column("v")))),
+        "its key has generated columns (id)",
+    ),
+    (
+        "TG-PF-203",
+        request(),
+        facts(replace(typed("text", generated="v"), replica_identity="full")),
+        "includes its generated columns (c), which PostgreSQL 18 refuses",
+    ),
     ("TG-PF-204", split_request(), split_facts(sharded("v"), table()), "lacks v"),
     ("TG-PF-205", split_request(), split_facts(sharded("x"), table()), "no column x"),
     (
@@ -369,6 +381,25 @@ TABLE_CASES: list[Case] = [
         facts(table(), reached=Reach(callers={T: ("function public.total()",)})),
         "function public.total() uses it and does not come along",
     ),
+    (
+        "TG-PF-245",
+        request(),
+        replace(
+            source(
+                table(),
+                survey=known(
+                    trigger_functions={
+                        "function public.total()": (
+                            (TableName("public", "stays"), "sum_up"),
+                            (T, "own"),
+                        )
+                    }
+                ),
+            ),
+            reached=Reach(callers={T: ("function public.total()",)}),
+        ),
+        "trigger sum_up of stays, which stays: function public.total() uses t",
+    ),
     ("TG-PF-227", request(), facts(replace(table(), name=TableName("public", "a.b"))), '"a.b"'),
     ("TG-PF-227", request(), facts(replace(table(), name=TableName("a@b", "t"))), '"a@b"'),
 ]
@@ -483,6 +514,12 @@ TARGET_CASES: list[Case] = [
         "hold rows: t",
     ),
     ("TG-PF-404", request(), target(table(), there=(typed("text"),)), "no column v"),
+    (
+        "TG-PF-404",
+        request(),
+        target(table(), rehearsal=Rehearsal(made={T: typed("text")}, event_triggers=("stamp",))),
+        "because of the event triggers there (stamp): no column v",
+    ),
     ("TG-PF-405", request(skip_schema_copy=True), facts(table()), "do not exist there: t"),
     ("TG-PF-406", request(), target(table(), there=(table(),)), "empty tables exist there: t"),
     (
@@ -619,6 +656,12 @@ TRIED_CASES: list[Case] = [
         request(),
         target(table(), rehearsal=Rehearsal(untried=("table public.t: canceled",))),
         "not tried at customer/0: table public.t",
+    ),
+    (
+        "TG-PF-433",
+        request(),
+        source(table(), survey=known(event_triggers=("audit_ddl",))),
+        "which is not tried: audit_ddl",
     ),
     ("TG-PF-434", request(), target(table(), server=server(encoding="SQL_ASCII")), "SQL_ASCII"),
     (

@@ -137,3 +137,28 @@ def test_a_stream_goes_on_through_a_vacuum_full_and_a_default(case: SpanCase) ->
     case.wait(lambda: target.execute(observed).fetchone() != (before,))
     case.catch_up()
     case.assert_equal()
+
+
+def test_a_label_that_the_target_lacks_stops_the_stream_by_column_and_is_repaired_there(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    """Situation 12, relative: the advice works; a type is altered at one side only."""
+    ddl = "CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE item (id int PRIMARY KEY, mood mood);"
+    load = "INSERT INTO item VALUES (1, 'sad')"
+    case = make_span(source_server, [("0", target_server)], ddl, [TableRule("item")], load=load)
+    process = case.start()
+    case.wait_running()
+    happy = "ALTER TYPE mood ADD VALUE 'happy'"
+    case.at_source.execute(happy)
+    case.at_source.execute("INSERT INTO item VALUES (2, 'happy')")
+    assert process.wait(30) == 3
+    (row,) = case.rows()
+    assert row.state is StreamState.STOPPED
+    for told in ("column mood", "table item", '"happy"', "alter the type there"):
+        assert told in row.message
+    (target,) = case.at_targets
+    target.execute(happy)
+    streams.start(target, row.id)
+    case.start()
+    case.catch_up()
+    case.assert_equal()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from tidegate.engines.postgres import publication
@@ -26,6 +27,8 @@ BAD = {
     "index gone": "CREATE TABLE public.bad (a int NOT NULL);"
     " CREATE UNIQUE INDEX i ON public.bad (a);"
     " ALTER TABLE public.bad REPLICA IDENTITY USING INDEX i; DROP INDEX public.i",
+    "generated key": "CREATE TABLE public.bad"
+    " (a int, g int GENERATED ALWAYS AS (a + 1) STORED PRIMARY KEY)",
     "unlogged": "CREATE UNLOGGED TABLE public.bad (a int PRIMARY KEY)",
     "partitioned": "CREATE TABLE public.bad (a int PRIMARY KEY) PARTITION BY LIST (a)",
 }
@@ -68,8 +71,28 @@ def test_a_table_whose_updates_would_fail_is_never_published(tables: Database, b
 def test_identity_problems_name_only_the_tables_that_have_one(tables: Database) -> None:
     with tables.admin() as connection:
         connection.execute(BAD["keyless"])
-        problems = publication.identity_problems(read_tables(connection).values())
+        problems = publication.identity_problems(read_tables(connection).values(), 18)
     assert problems == {TableName("public", "bad"): "it has no primary key"}
+
+
+def test_a_generated_column_in_a_full_identity_is_refused_where_the_server_refuses_its_updates(
+    tables: Database,
+) -> None:
+    with tables.admin() as connection:
+        connection.execute(
+            "CREATE TABLE public.bad (a int PRIMARY KEY, g int GENERATED ALWAYS AS (a + 1) STORED);"
+            " ALTER TABLE public.bad REPLICA IDENTITY FULL; INSERT INTO public.bad VALUES (1)"
+        )
+        major = connection.info.server_version // 10000
+        found = read_tables(connection).values()
+        refused = TableName("public", "bad") in publication.identity_problems(found, major)
+        connection.execute("CREATE PUBLICATION theirs FOR TABLE public.bad")
+        try:
+            connection.execute("UPDATE public.bad SET a = 2")
+        except psycopg.Error:
+            assert refused
+        else:
+            assert not refused
 
 
 def test_another_publication_of_that_name_is_a_conflict(tables: Database) -> None:

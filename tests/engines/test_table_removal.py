@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tidegate.engines.postgres.connection import connect
-from tidegate.engines.postgres.table_removal import dependents
+from tidegate.engines.postgres.table_removal import dependents, drop, leaning
 from tidegate.topology.connections import Endpoint
 from tidegate.topology.names import TableName
 
@@ -52,3 +52,43 @@ def test_views_materialized_views_rules_and_keys_are_told_apart(
         ):
             connection.execute(statement.encode())
         assert dependents(connection, tables) == []
+
+
+MORE = """
+SET search_path = public;
+CREATE TABLE gone (id serial PRIMARY KEY, other int REFERENCES gone, UNIQUE (other));
+CREATE INDEX ON gone ((id + 1)); CREATE STATISTICS st ON id, other FROM gone;
+CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER own BEFORE INSERT ON gone FOR EACH ROW EXECUTE FUNCTION own();
+CREATE POLICY own ON gone USING (true); CREATE PUBLICATION of_gone FOR TABLE gone;
+CREATE FUNCTION counted() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM gone; END;
+CREATE FUNCTION listed() RETURNS SETOF gone LANGUAGE sql AS 'SELECT * FROM gone';
+CREATE TABLE kept (id int DEFAULT nextval('gone_id_seq'), was gone);
+CREATE POLICY seen ON kept USING (EXISTS (SELECT FROM gone));
+CREATE VIEW shown AS SELECT id FROM gone;
+SET search_path = pg_catalog
+"""
+
+
+def test_whatever_else_keeps_a_table_from_being_dropped_is_described(
+    source_server: LocalServer, new_database: Callable[[LocalServer], str]
+) -> None:
+    """Situation 14, relative: a completion names all of it before it changes anything."""
+    server, name = source_server, new_database(source_server)
+    with connect(Endpoint(server.conninfo(name), server.secret), purpose="test") as connection:
+        connection.execute(MORE.encode())
+        tables = [TableName("public", "gone")]
+        assert leaning(connection, tables) == [
+            "column was of table public.kept",
+            "default value for column id of table public.kept",
+            "function public.counted()",
+            "function public.listed()",
+            "policy seen on table public.kept",
+        ]
+        assert dependents(connection, tables) == ["view public.shown"]
+        connection.execute(
+            "DROP TABLE public.kept; DROP FUNCTION public.counted(); DROP FUNCTION public.listed()"
+        )
+        connection.execute("DROP VIEW public.shown")
+        assert leaning(connection, tables) == []
+        drop(connection, tables)

@@ -79,6 +79,21 @@ def test_a_trigger_that_reaches_for_a_table_that_stays_asks_for_a_decision(movin
     assert left == (None, None)
 
 
+def test_a_trigger_of_a_table_that_stays_and_uses_one_that_moves_is_named(moving: Fleet) -> None:
+    """Situation 1, the other way round: it fails at the source, with the table that stays."""
+    with moving.shards["commerce", "0"].admin() as session:
+        session.execute(
+            "CREATE TABLE public.visits (id int PRIMARY KEY);"
+            " CREATE FUNCTION public.count_it() RETURNS trigger LANGUAGE plpgsql AS $$"
+            " BEGIN UPDATE public.customers SET balance = balance + 1; RETURN NEW; END $$;"
+            " CREATE TRIGGER counts AFTER INSERT ON public.visits"
+            " FOR EACH ROW EXECUTE FUNCTION public.count_it()"
+        )
+    found = findings(moving)["TG-PF-245"]
+    for named in ("trigger counts of visits", "public.count_it()", "uses customers"):
+        assert named in found.message
+
+
 def test_settings_come_along_and_go_again_with_the_workflow(moving: Fleet) -> None:
     """Situation 4: a search path and a time zone are made at the empty target, and taken back."""
     source, target = moving.shards["commerce", "0"], moving.shards["shop", "0"]

@@ -178,7 +178,38 @@ def test_an_event_trigger_that_forbids_is_found_by_trying(plain: Fleet) -> None:
         "shop/0 schema _tidegate",
         "shop/0 index orders_mark of public.orders",
     }
-    assert all("ask the owner" in f["message"] for f in found["TG-PF-431"])
+    assert all(
+        "event trigger no refuses it: ask the owner" in f["message"] for f in found["TG-PF-431"]
+    )
+    assert all('ALTER EVENT TRIGGER "no" DISABLE' in f["next_step"] for f in found["TG-PF-431"])
+
+
+STAMP = """
+CREATE FUNCTION public.stamp() RETURNS event_trigger LANGUAGE plpgsql AS $$
+DECLARE made record; BEGIN
+  FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE command_tag = 'CREATE TABLE' LOOP
+    EXECUTE format('ALTER TABLE %s ADD COLUMN stamp text', made.object_identity);
+  END LOOP; END $$;
+CREATE EVENT TRIGGER stamps ON ddl_command_end WHEN tag IN ('CREATE TABLE')
+  EXECUTE FUNCTION public.stamp()
+"""
+
+
+def test_an_event_trigger_that_alters_new_tables_is_found_by_trying(plain: Fleet) -> None:
+    """Situation 8, relative: everything can be made, and does not come out as it is at the source.
+
+    Situation 7, relative: at the source nothing is tried, so what may refuse there is named.
+    """
+    for database in plain.shards.values():
+        as_superuser(database, STAMP)
+    found = refused(plain)["TG-PF-404"]
+    assert {each["object"] for each in found} == {"shop/0 customers", "shop/0 orders"}
+    assert all("(stamps): additional column stamp" in each["message"] for each in found)
+    as_superuser(plain.shards["shop", "0"], "ALTER EVENT TRIGGER stamps DISABLE")
+    outcome = plain.service.create(move_tables(), dry_run=True)
+    (said,) = [finding for finding in outcome.findings if finding.id == "TG-PF-433"]
+    assert "commerce/0" in said.object
+    assert said.message.endswith("not tried: stamps")
 
 
 def test_a_membership_that_does_not_let_us_act_is_found_by_trying(plain: Fleet) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fix_databases import APPLICATION
-from fix_fleet import move_tables
+from fix_databases import APPLICATION, wait_until
+from fix_fleet import move_tables, switch_request
 from tidegate.errors import PreflightError
 
 if TYPE_CHECKING:
@@ -122,6 +122,36 @@ def test_a_check_that_old_rows_no_longer_meet_is_named_and_comes_along_not_valid
         )
     moving.wait_equal("commerce", "shop")
     assert constraints(moving) == [("fine", False), ("not_due", False), ("plain", True)]
+
+
+INSIDE = f"""
+SET ROLE {APPLICATION}; SET search_path = public;
+CREATE FUNCTION fine(bigint) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1 >= 0';
+CREATE DOMAIN few AS bigint CHECK (fine(VALUE));
+CREATE DOMAIN many AS bigint CHECK (fine(VALUE));
+CREATE TYPE crate AS (inside many);
+ALTER TABLE orders ADD few few[] DEFAULT '{{1,2}}', ADD many crate[] DEFAULT ARRAY[ROW(1)::crate];
+UPDATE orders SET many = ARRAY[ROW(0)::crate] WHERE mark = 'old-3';
+CREATE OR REPLACE FUNCTION fine(bigint) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1 >= 1'
+"""
+
+
+def test_a_domain_inside_an_array_or_a_composite_type_gets_its_check_where_all_rows_meet_it(
+    moving: Fleet,
+) -> None:
+    """Situation 10, relative: the server itself does not look into such columns."""
+    with moving.shards["commerce", "0"].admin() as session:
+        session.execute(INSIDE.encode())
+    moving.start_workers()
+    moving.service.create(move_tables())
+    moving.wait_running("shop", "move")
+    checks = (
+        "SELECT conname::text FROM pg_constraint c JOIN pg_type t ON t.oid = c.contypid"
+        " WHERE t.typname IN ('few', 'many')"
+    )
+    wait_until(lambda: moving.query("shop", "0", checks) == [("few_check",)])
+    moving.wait_equal("commerce", "shop")
+    assert moving.service.switch_traffic(switch_request()).pause_ms is not None
 
 
 def test_an_expression_that_cannot_be_evaluated_is_refused_by_name(moving: Fleet) -> None:

@@ -106,7 +106,7 @@ def test_only_waivable_findings_can_be_accepted() -> None:
 )
 def test_no_table_that_cannot_be_published_passes(changes: dict[str, Any]) -> None:
     made = table(**changes)
-    assert identity_problem(made)
+    assert identity_problem(made, 18)
     assert errors(run_preflight(request(), facts(made)))
 
 

@@ -99,7 +99,10 @@ def require_removable(work: Work, *, source: bool) -> None:
     names = tuple(map(TableName.parse, work.workflow.tables))
 
     def look(shard: str, session: Connection[TupleRow]) -> list[str]:
-        made = () if source else work.workflow.created_support.get(shard, ())
+        if source:
+            found = table_removal.dependents(session, names)
+            return [*found, *table_removal.leaning(session, names)]
+        made = work.workflow.created_support.get(shard, ())
         return table_removal.dependents(session, (*names, *support_removal.views(made)))
 
     found = {shard: what for shard, what in at(work, look).items() if what}

@@ -71,17 +71,30 @@ SELECT a.attname::text, n.nspname::text, o.oprname::text
   JOIN pg_namespace n ON n.oid = o.oprnamespace
 """
 
+#: Of a generated column, those it is computed from: they are what arrives and changes.
 _UNIQUE_COLUMNS = """
-SELECT DISTINCT a.attname::text
-  FROM pg_index i
-  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum > 0
-   AND (a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
-        OR EXISTS (SELECT FROM pg_depend d
-                    WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
-                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
-                      AND d.refobjsubid = a.attnum
-                      AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)))
- WHERE i.indrelid = %s AND (i.indisunique OR i.indisexclusion)
+WITH indexed AS (
+  SELECT DISTINCT a.attrelid, a.attnum, a.attname, a.attgenerated
+    FROM pg_index i
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum > 0
+     AND (a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+          OR EXISTS (SELECT FROM pg_depend d
+                      WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+                        AND d.refobjsubid = a.attnum
+                        AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)))
+   WHERE i.indrelid = %s AND (i.indisunique OR i.indisexclusion)
+)
+SELECT attname::text FROM indexed
+ UNION
+SELECT base.attname::text
+  FROM indexed x
+  JOIN pg_attrdef e ON e.adrelid = x.attrelid AND e.adnum = x.attnum
+  JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = x.attrelid
+   AND (d.classid = 'pg_attrdef'::regclass AND d.objid = e.oid
+        OR d.classid = 'pg_class'::regclass AND d.objid = x.attrelid AND d.objsubid = x.attnum)
+  JOIN pg_attribute base ON base.attrelid = x.attrelid AND base.attnum = d.refobjsubid
+ WHERE x.attgenerated <> '' AND base.attgenerated = ''
 """
 
 

@@ -24,10 +24,12 @@ from tidegate.errors import NotFoundError
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
+
+    from tidegate.engines.postgres.catalog_queries import Part
 
 #: Where Tidegate keeps its own objects in every shard.
 OWN_SCHEMA = "_tidegate"
@@ -235,9 +237,15 @@ def key_columns(table: Table) -> tuple[str, ...]:
 
 
 def read_tables(
-    connection: Connection[TupleRow], names: Iterable[TableName] | None = None
+    connection: Connection[TupleRow],
+    names: Iterable[TableName] | None = None,
+    *,
+    parts: Collection[Part] | None = None,
 ) -> dict[TableName, Table]:
     """The named relations, or all tables people made; names that do not exist are left out.
+
+    ``parts``: read nothing but these, a query each; what is left out is empty in the result, and
+    the caller does not look at it. None: all of them.
 
     Without ``names``: ordinary and partitioned tables outside the system's and Tidegate's schemas
     that belong to no extension. With names also views and foreign tables, so that a caller can
@@ -251,15 +259,19 @@ def read_tables(
             queries.NAMED_RELATIONS, [[n.schema for n in wanted], [n.name for n in wanted]]
         ).fetchall()
     oids = [row[0] for row in rows]
-    parts = {
-        part: _by_table(connection, query, oids) for part, query in queries.PARTS_OF_TABLES.items()
+    by_part = {
+        part: _by_table(connection, query, oids if parts is None or part in parts else [])
+        for part, query in queries.PARTS_OF_TABLES.items()
     }
-    tables = [_table(row, {part: found[row[0]] for part, found in parts.items()}) for row in rows]
+    tables = [_table(row, {part: found[row[0]] for part, found in by_part.items()}) for row in rows]
     return {table.name: table for table in sorted(tables, key=lambda t: t.name)}
 
 
 def require_tables(
-    connection: Connection[TupleRow], names: Iterable[TableName]
+    connection: Connection[TupleRow],
+    names: Iterable[TableName],
+    *,
+    parts: Collection[Part] | None = None,
 ) -> dict[TableName, Table]:
     """As :func:`read_tables`, but every name must exist.
 
@@ -267,7 +279,7 @@ def require_tables(
         NotFoundError: names all that do not.
     """
     wanted = set(names)
-    found = read_tables(connection, wanted)
+    found = read_tables(connection, wanted, parts=parts)
     missing = sorted(wanted - set(found))
     if missing:
         raise NotFoundError(

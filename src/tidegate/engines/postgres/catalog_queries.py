@@ -7,6 +7,8 @@ qualified by the session's ``search_path = pg_catalog``; collections come as tex
 
 from __future__ import annotations
 
+from typing import Final, Literal
+
 _RELATION = """
 SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
        CASE c.relreplident WHEN 'd' THEN 'default' WHEN 'n' THEN 'nothing'
@@ -190,8 +192,19 @@ SELECT i.inhparent::int8, 'child', n.nspname::text, p.relname::text
  ORDER BY 1, 2, 3, 4
 """
 
+type Part = Literal[
+    "columns",
+    "keys",
+    "indexes",
+    "foreign_keys",
+    "checks",
+    "triggers",
+    "sequences",
+    "inheritance",
+]
+
 #: Part of a table: the bulk query that reads it for ``%(oids)s``.
-PARTS_OF_TABLES: dict[str, str] = {
+PARTS_OF_TABLES: Final[dict[Part, str]] = {
     "columns": _COLUMNS,
     "keys": _KEYS,
     "indexes": _INDEXES,

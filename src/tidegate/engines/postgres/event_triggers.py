@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -16,7 +17,7 @@ from psycopg import sql
 from tidegate.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
@@ -29,7 +30,9 @@ _FUNCTION: Final = re.compile(
 _ENABLED: Final = """
 SELECT e.evtname::text, p.proname::text, e.evtowner::regrole::text
   FROM pg_event_trigger AS e JOIN pg_proc AS p ON p.oid = e.evtfoid
- WHERE e.evtenabled <> 'D' ORDER BY 1
+ WHERE e.evtenabled IN ('O', 'A')
+   AND (%(tags)s = '{}'::text[] OR e.evttags IS NULL OR e.evttags && %(tags)s::text[])
+ ORDER BY 1
 """
 
 
@@ -46,33 +49,56 @@ def named(connection: Connection[TupleRow]) -> Iterator[None]:
     except psycopg.OperationalError:
         raise
     except psycopg.DatabaseError as error:
-        found = _found(connection, error)
+        found = behind(connection, error)
         if found is None:
             raise
-        trigger, owner = found
-        quoted = sql.Identifier(trigger).as_string(connection)
         said = error.diag.message_primary or str(error)
         raise FailedPreconditionError(
-            f"event trigger {trigger} in database {connection.info.dbname} refused a statement:"
+            f"event trigger {found.name} in database {connection.info.dbname} refused a statement:"
             f" {said}",
-            next_step=f"as {owner}, ALTER EVENT TRIGGER {quoted} DISABLE, or let it pass the role"
-            f" {connection.info.user}; then repeat the command",
-            event_trigger=trigger,
+            next_step=f"{found.way_on(connection)}; then repeat the command",
+            event_trigger=found.name,
             sqlstate=error.sqlstate,
         ) from error
 
 
-def _found(
-    connection: Connection[TupleRow], error: psycopg.DatabaseError
-) -> tuple[str, str] | None:
-    """(trigger, owner) whose function is in the error's context; None: no event trigger did it."""
+@dataclass(frozen=True)
+class EventTrigger:
+    """An event trigger that is enabled, and who owns it."""
+
+    name: str
+    owner: str
+
+    def way_on(self, connection: Connection[TupleRow]) -> str:
+        """What lets our statements pass."""
+        quoted = sql.Identifier(self.name).as_string(connection)
+        return (
+            f"as {self.owner}, ALTER EVENT TRIGGER {quoted} DISABLE, or let it pass the role"
+            f" {connection.info.user}"
+        )
+
+
+def enabled(connection: Connection[TupleRow], tags: Iterable[str] = ()) -> list[EventTrigger]:
+    """The event triggers that run at our statements; of ``tags``, those that run at any of them."""
+    rows = connection.execute(_ENABLED, {"tags": list(tags)}).fetchall()
+    return [EventTrigger(name, owner) for name, _, owner in rows]
+
+
+def behind(connection: Connection[TupleRow], error: psycopg.Error) -> EventTrigger | None:
+    """The trigger whose function is in the error's context; None: no event trigger did it."""
+    found = _found(connection, error)
+    return None if found is None else EventTrigger(*found)
+
+
+def _found(connection: Connection[TupleRow], error: psycopg.Error) -> tuple[str, str] | None:
+    """Its name and owner."""
     functions = {
         name.rpartition(".")[2].strip('"') for name in _FUNCTION.findall(error.diag.context or "")
     }
     if not functions or connection.broken or connection.closed:
         return None
     try:
-        rows = connection.execute(_ENABLED).fetchall()
+        rows = connection.execute(_ENABLED, {"tags": []}).fetchall()
     except psycopg.Error:
         return None
     return next(((name, owner) for name, proc, owner in rows if proc in functions), None)

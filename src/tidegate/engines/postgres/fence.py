@@ -29,7 +29,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import batched
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from psycopg import sql
 
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
+    from tidegate.engines.postgres.catalog_queries import Part
     from tidegate.engines.postgres.holders import Holder
 
 DRAIN = waits.declare(
@@ -66,6 +67,8 @@ DRAIN_TIMEOUT_S = 5.0
 REMOVE_TIMEOUT_S = 30.0
 POLL_S = 0.001
 TABLES_A_STATEMENT = 50
+#: What decides which triggers a table needs, and has.
+_LOOKED_AT: Final[tuple[Part, ...]] = ("triggers", "inheritance")
 
 #: This module's table in Tidegate's schema at every shard.
 DDL = """
@@ -127,7 +130,7 @@ def arm(
             stay covered: call again, or :func:`remove`.
     """
     assert connection.autocommit, "each table is covered in a transaction of its own"
-    found = require_tables(connection, tables)
+    found = require_tables(connection, tables, parts=_LOOKED_AT)
     deadline = time.monotonic() + timeout_s
     with connection.transaction():
         _record(connection, workflow_uuid, side, list(found), workflow=workflow, denying=denying)
@@ -151,7 +154,7 @@ def arm_new(
     Raises:
         NotFoundError: a table does not exist.
     """
-    found = require_tables(connection, tables)
+    found = require_tables(connection, tables, parts=_LOOKED_AT)
     _record(connection, workflow_uuid, side, list(found), workflow=workflow, denying=True)
     names = set(found)
     for few in batched(found.values(), TABLES_A_STATEMENT, strict=False):
@@ -334,7 +337,7 @@ def _recorded(connection: Connection[TupleRow], workflow_uuid: str | None) -> li
 
 
 def _checked(connection: Connection[TupleRow], fence: FenceState) -> FenceState:
-    found = read_tables(connection, fence.tables)
+    found = read_tables(connection, fence.tables, parts=_LOOKED_AT)
     open_tables = uncovered(found, function_name(fence.workflow_uuid, fence.side))
     gone = set(fence.tables) - set(found)
     return replace(fence, unprotected=tuple(sorted(gone | {table.name for table in open_tables})))

@@ -73,11 +73,11 @@ def choice(table: Table) -> Choice | None:
     """The best index of a table that has no key; None: it has one, or no index will do.
 
     An index will do that is unique, valid, checked at once, over all rows and over columns that are
-    NOT NULL. The one with the fewest columns is the best.
+    NOT NULL and not generated. The one with the fewest columns is the best.
     """
     if table.kind != "r" or key_columns(table) or table.replica_identity not in _WORDS:
         return None
-    not_null = {column.name for column in table.columns if column.not_null}
+    not_null = {c.name for c in table.columns if c.not_null and not c.generated}
     fit = [index for index in table.indexes if _fits(index, not_null)]
     if not fit:
         return None

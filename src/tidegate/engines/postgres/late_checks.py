@@ -46,10 +46,34 @@ EXCEPTION
 END $tidegate$;
 """
 
-#: The same for a domain; one that has the constraint was there before and is left alone.
+#: The same for a domain; one that has the constraint was there before and is left alone. The server
+#: does not look into arrays, ranges and composite types: there each value is made again.
 _ADD_TO_DOMAIN = """
-DO $tidegate$ BEGIN
-  ALTER DOMAIN {of} ADD CONSTRAINT {name} {definition};
+DO $tidegate$ DECLARE used record; BEGIN
+  BEGIN
+    ALTER DOMAIN {of} ADD CONSTRAINT {name} {definition};
+  EXCEPTION WHEN feature_not_supported THEN
+    ALTER DOMAIN {of} ADD CONSTRAINT {name} {definition} NOT VALID;
+    FOR used IN
+      WITH RECURSIVE holder(oid) AS (
+        SELECT {identity}::regtype::oid
+         UNION
+        SELECT t.oid FROM holder h JOIN pg_type t
+            ON h.oid IN (t.typbasetype, t.typelem)
+            OR EXISTS (SELECT FROM pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+                          AND r.rngsubtype = h.oid)
+            OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.typrelid
+                          AND a.atttypid = h.oid AND a.attnum > 0)
+      )
+      SELECT a.attrelid::regclass AS relation, a.attname AS name,
+             format_type(a.atttypid, a.atttypmod) AS type
+        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind = 'r'
+       WHERE a.atttypid IN (SELECT oid FROM holder) AND a.attnum > 0 AND NOT a.attisdropped
+    LOOP
+      EXECUTE format(
+        'SELECT count(%I::text::%s) FROM ONLY %s', used.name, used.type, used.relation);
+    END LOOP;
+  END;
 EXCEPTION
   WHEN lock_not_available OR deadlock_detected OR operator_intervention
     OR insufficient_resources OR system_error THEN RAISE;
@@ -93,5 +117,10 @@ def _relation(table: Table) -> sql.Identifier:
 
 def _composed(text: str, of: sql.Composable, name: str, *, definition: str = "") -> str:
     """A statement; ``definition`` is the catalogue's own text."""
-    words = {"of": of, "name": sql.Identifier(name), "definition": sql.SQL(definition)}
+    words = {
+        "of": of,
+        "name": sql.Identifier(name),
+        "definition": sql.SQL(definition),
+        "identity": sql.Literal(of.as_string()),
+    }
     return sql.SQL(text).format(**words).as_string().strip()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from tidegate.engines.postgres.catalog import require_tables
+from tidegate.engines.postgres.catalog import key_columns, require_tables
 from tidegate.errors import ConflictError, FailedPreconditionError, WaitTimeoutError
 from tidegate.topology.names import TableName
 
@@ -30,9 +30,20 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.catalog import Table
 
 
-def identity_problem(table: Table) -> str | None:
-    """Why updates and deletes of a published ``table`` would fail; ``None`` when they would not."""
+GENERATED_REFUSED_SINCE = 18
+"""The major version from which an update fails whose replica identity has generated columns."""
+
+
+def identity_problem(table: Table, major: int) -> str | None:
+    """Why updates and deletes of a published ``table`` would fail; ``None`` when they would not.
+
+    ``major``: the newest version of a server that publishes it. From PostgreSQL 18 on a replica
+    identity must not contain generated columns; before, the log lacks them, so no key is told.
+    """
     identity = table.replica_identity
+    generated = {column.name for column in table.columns if column.generated}
+    listed = ", ".join(sorted(generated))
+    named = {*key_columns(table), *table.replica_identity_columns}
     problems = (
         (table.kind != "r", "it is not an ordinary table"),
         (table.persistence != "p", "it is not logged"),
@@ -46,13 +57,21 @@ def identity_problem(table: Table) -> str | None:
             identity == "index" and not table.replica_identity_columns,
             "the index of its replica identity is gone, deferrable or not valid",
         ),
+        (
+            not generated.isdisjoint(named),
+            f"its key has generated columns ({', '.join(sorted(generated & named))})",
+        ),
+        (
+            identity == "full" and bool(generated) and major >= GENERATED_REFUSED_SINCE,
+            f"FULL includes its generated columns ({listed}), which PostgreSQL 18 refuses",
+        ),
     )
     return next((text for holds, text in problems if holds), None)
 
 
-def identity_problems(tables: Iterable[Table]) -> dict[TableName, str]:
+def identity_problems(tables: Iterable[Table], major: int) -> dict[TableName, str]:
     """:func:`identity_problem` of each table that has one."""
-    found = ((table.name, identity_problem(table)) for table in tables)
+    found = ((table.name, identity_problem(table, major)) for table in tables)
     return {name: problem for name, problem in found if problem is not None}
 
 
@@ -92,7 +111,8 @@ def create(connection: Connection[TupleRow], name: str, names: Iterable[TableNam
 
 
 def _prove_identities(connection: Connection[TupleRow], names: frozenset[TableName]) -> None:
-    problems = identity_problems(require_tables(connection, names).values())
+    found = require_tables(connection, names, parts=["keys", "columns"])
+    problems = identity_problems(found.values(), connection.info.server_version // 10000)
     if problems:
         listed = "; ".join(f"{name}: {problem}" for name, problem in sorted(problems.items()))
         raise FailedPreconditionError(

@@ -15,7 +15,7 @@ keys of any table may need them. The whole is bounded in time; what was not reac
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import batched, chain
 from typing import TYPE_CHECKING, Final
 
@@ -23,19 +23,30 @@ import psycopg
 from psycopg import sql
 
 from tidegate.engines.failures import FailurePhase, Treatment, treatment_of
-from tidegate.engines.postgres import fence, publication, schema_make, script, sidecar
+from tidegate.engines.postgres import (
+    event_triggers,
+    fence,
+    publication,
+    schema_make,
+    script,
+    sidecar,
+)
 from tidegate.engines.postgres.attempts import Attempt, batches, first_line, named, runs
+from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.schema_owners import new_owner
 from tidegate.engines.postgres.sqlstates import kind_of
 from tidegate.errors import TidegateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
+    from tidegate.engines.postgres.catalog import Table
+    from tidegate.engines.postgres.event_triggers import EventTrigger
     from tidegate.engines.postgres.schema_copy import SchemaPlan
+    from tidegate.topology.names import TableName
 
 LOCK_TIMEOUT_S: Final = 2.0
 STATEMENT_TIMEOUT_S: Final = 20.0
@@ -75,10 +86,14 @@ class Rehearsal:
     Attributes:
         refused: what cannot be made, in the order in which it would be.
         untried: what was not tried, and why.
+        made: the tables as they came out where event triggers run, which may alter them.
+        event_triggers: these triggers.
     """
 
     refused: tuple[Refused, ...] = ()
     untried: tuple[str, ...] = ()
+    made: Mapping[TableName, Table] = field(default_factory=dict)
+    event_triggers: tuple[str, ...] = ()
 
 
 def rehearse(
@@ -99,6 +114,8 @@ def rehearse(
         timeout_s: seconds; afterwards what is left is not tried.
     """
     trial = _Trial(target, time.monotonic() + timeout_s)
+    made: Mapping[TableName, Table] = {}
+    triggers: list[EventTrigger] = []
     try:
         with target.transaction(force_rollback=True):
             target.execute(f"SET LOCAL lock_timeout = {round(LOCK_TIMEOUT_S * 1000)}")
@@ -115,6 +132,9 @@ def rehearse(
             if workflow_uuid is None:
                 trial.all([named(ddl) for _, ddl in (*plan.after_copy, *plan.after_catchup)])
             else:
+                if not (trial.refused or trial.untried):
+                    triggers = event_triggers.enabled(target, ["CREATE TABLE", "ALTER TABLE"])
+                    made = read_tables(target, plan.tables) if triggers else {}
                 _around_rows(trial, target, plan, workflow_uuid, workflow)
                 _after_rows(trial, plan)
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -122,7 +142,8 @@ def rehearse(
             raise
         # An extension that must be preloaded may end the session that creates it.
         trial.refuse(trial.trying, "", error)
-    return Rehearsal(tuple(trial.refused), tuple(trial.untried))
+    names = tuple(trigger.name for trigger in triggers)
+    return Rehearsal(tuple(trial.refused), tuple(trial.untried), made, names)
 
 
 def _around_rows(
@@ -200,12 +221,16 @@ class _Trial:
             return
         if sqlstate in _CONSEQUENCES and (self.refused or self.untried):
             return
+        trigger = event_triggers.behind(self._target, error)
+        hint = error.diag.message_hint or error.diag.message_detail or ""
         self.refused.append(
             Refused(
                 what=what,
                 statement=" ".join(statement.split())[:300],
-                message=first_line(error),
-                hint=error.diag.message_hint or error.diag.message_detail or "",
+                message=f"event trigger {trigger.name} refuses it: {first_line(error)}"
+                if trigger
+                else first_line(error),
+                hint=trigger.way_on(self._target) if trigger else hint,
                 sqlstate=sqlstate,
                 owner=new_owner(statement) if sqlstate == "42501" and statement else None,
             )

@@ -128,6 +128,10 @@ STATISTICS = """
 SELECT x.stxrelid::int8,
        format('%%s; ALTER STATISTICS %%I.%%I OWNER TO %%I;', pg_get_statisticsobjdef(x.oid),
               n.nspname, x.stxname, pg_get_userbyid(x.stxowner))
+         || CASE WHEN x.stxstattarget >= 0 THEN format(' ALTER STATISTICS %%I.%%I SET STATISTICS'
+              ' %%s;', n.nspname, x.stxname, x.stxstattarget) ELSE '' END
+         || coalesce(format(' COMMENT ON STATISTICS %%I.%%I IS ', n.nspname, x.stxname)
+              || quote_literal(obj_description(x.oid, 'pg_statistic_ext')) || ';', '')
   FROM pg_statistic_ext x JOIN pg_namespace n ON n.oid = x.stxnamespace
  WHERE x.stxrelid = ANY(%(oids)s)
  ORDER BY x.stxrelid, x.stxname

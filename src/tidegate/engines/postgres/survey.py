@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, LiteralString
 import psycopg
 from psycopg import sql
 
-from tidegate.engines.postgres import schema_queries
+from tidegate.engines.postgres import event_triggers, schema_queries
 from tidegate.engines.postgres.bodies.graph import Reach
 from tidegate.topology.names import TableName
 
@@ -122,6 +122,8 @@ class Survey:
         large_objects: how many there are in the database.
         inner_types: of each type of a column of the given tables, by OID: the names of the types
             it is made of, itself included: of a domain, an array, a composite type, a range.
+        trigger_functions: the triggers of all tables, as (table, trigger), by their function.
+        event_triggers: those that run at what a creation makes at a source.
         default_collation: name and version of the database's own collation.
     """
 
@@ -145,8 +147,16 @@ class Survey:
     unreadable: frozenset[TableName] = frozenset()
     large_objects: int = 0
     inner_types: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    trigger_functions: Mapping[str, tuple[tuple[TableName, str], ...]] = field(default_factory=dict)
+    event_triggers: tuple[str, ...] = ()
     default_collation: tuple[str, str | None] = ("", None)
 
+
+#: Command tags of what a creation makes at a source: publication, fence, the schema _tidegate.
+_MADE_AT_A_SOURCE = (
+    *("CREATE PUBLICATION", "CREATE SCHEMA", "CREATE TABLE", "CREATE INDEX"),
+    *("CREATE FUNCTION", "CREATE TRIGGER", "ALTER TABLE"),
+)
 
 _EXTENSIONS = "SELECT extname::text, extversion FROM pg_extension"
 
@@ -207,6 +217,16 @@ SELECT (pg_identify_object('pg_proc'::regclass, p.oid, 0)).identity,
 SELECT format('%I.%I', n.nspname, v.relname), md5(pg_get_viewdef(v.oid))
   FROM pg_class v JOIN pg_namespace n ON n.oid = v.relnamespace
  WHERE v.relkind = 'v' AND n.nspname NOT IN ('pg_catalog', 'information_schema', '_tidegate')
+"""
+
+_TRIGGER_FUNCTIONS = """
+SELECT format('%s %s', f.type, f.identity), n.nspname::text, c.relname::text, t.tgname::text
+  FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace
+ CROSS JOIN LATERAL pg_identify_object('pg_proc'::regclass, t.tgfoid, 0) AS f
+ WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND pn.nspname NOT IN ('pg_catalog', '_tidegate')
+ ORDER BY 1, 2, 3, 4
 """
 
 _RELATIONS = """
@@ -375,6 +395,10 @@ def survey(
         inner_types={
             oid: tuple(names) for oid, names in connection.execute(_INNER_TYPES, {"oids": oids})
         },
+        trigger_functions=_trigger_functions(connection),
+        event_triggers=tuple(
+            trigger.name for trigger in event_triggers.enabled(connection, _MADE_AT_A_SOURCE)
+        ),
         default_collation=(own_collation[0], own_collation[1]),
     )
 
@@ -397,6 +421,15 @@ def publications(
 ) -> dict[TableName, tuple[str, ...]]:
     """The publications of others that have one of the tables, given with their OIDs."""
     return _by_table(connection, _PUBLICATIONS, tables)
+
+
+def _trigger_functions(
+    connection: Connection[TupleRow],
+) -> dict[str, tuple[tuple[TableName, str], ...]]:
+    found: dict[str, tuple[tuple[TableName, str], ...]] = {}
+    for function, schema, table, trigger in connection.execute(_TRIGGER_FUNCTIONS):
+        found[function] = (*found.get(function, ()), (TableName(schema, table), trigger))
+    return found
 
 
 def _names(connection: Connection[TupleRow], query: LiteralString) -> frozenset[str]:

@@ -8,6 +8,7 @@ here commits.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,7 +19,7 @@ from tidegate.engines.postgres import rows
 from tidegate.engines.postgres.emptying import delete_own
 from tidegate.engines.postgres.pgoutput import unpacked
 from tidegate.engines.postgres.rowsets import key_fields, key_getter
-from tidegate.errors import DivergenceError
+from tidegate.errors import DivergenceError, SchemaChangedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,9 @@ type KeyFields = tuple[bytes, ...]
 
 #: What a statement raises that finds a key or a unique value taken.
 TAKEN = (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation)
+
+#: Where the server says that a value was.
+_COLUMN: Final = re.compile(r"line [0-9]+, column (.+?)(?:: |$)", re.MULTILINE)
 
 #: Keys named in a message.
 KEYS_NAMED_MAX = 10
@@ -155,9 +159,30 @@ class TableApplier:
     def _copy(self, target: sql.Composable, columns: sql.Composable, data: bytes) -> int:
         statement = sql.SQL("COPY {} ({}) FROM STDIN {}").format(target, columns, self._format)
         with self._conn.cursor() as cursor:
-            with cursor.copy(statement) as copy:
-                copy.write(data)
+            try:
+                with cursor.copy(statement) as copy:
+                    copy.write(data)
+            except psycopg.DataError as error:
+                raise self._does_not_fit(
+                    error, staged=target is not self._table.relation
+                ) from error
             return cursor.rowcount
+
+    def _does_not_fit(self, error: psycopg.DataError, *, staged: bool) -> SchemaChangedError:
+        """A value that the source took and the target's type does not: a label of an enum, say."""
+        found = _COLUMN.search(error.diag.context or "")
+        name = "" if found is None else found[1]
+        if staged and name.startswith("c"):
+            name = self._table.columns[int(name[1:])].name
+        where = f" in column {name}" if name else ""
+        said = error.diag.message_primary or str(error)
+        return SchemaChangedError(
+            f"a value{where} of table {self.name} does not fit the type at the target: {said};"
+            " alter the type there as it is at the source, then start the workflow",
+            next_step="alter the type at the target as it is at the source, then: tidegate workflow"
+            " start",
+            table=self.name,
+        )
 
     def _encode(self, values: Iterable[Sequence[Any]], width: int) -> bytes:
         return rows.encode(values, width, binary=self._binary)

@@ -59,6 +59,37 @@ def dependents(connection: Connection[TupleRow], tables: Iterable[TableName]) ->
     return [row[0] for row in rows]
 
 
+_LEANING = """
+WITH RECURSIVE gone(classid, objid) AS (
+  SELECT 'pg_class'::regclass::oid, c.oid
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN unnest(%s::text[], %s::text[]) AS w(s, t) ON w.s = n.nspname AND w.t = c.relname
+   UNION
+  SELECT d.classid, d.objid
+    FROM gone g JOIN pg_depend d ON d.refclassid = g.classid AND d.refobjid = g.objid
+   WHERE d.deptype IN ('a', 'i', 'P', 'S') AND d.objsubid = 0
+)
+SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid)
+  FROM gone g JOIN pg_depend d ON d.refclassid = g.classid AND d.refobjid = g.objid
+ WHERE d.deptype = 'n' AND d.classid <> 'pg_rewrite'::regclass
+   AND (d.classid, d.objid) NOT IN (SELECT classid, objid FROM gone)
+   AND NOT (d.classid = 'pg_constraint'::regclass
+            AND (SELECT k.contype FROM pg_constraint k WHERE k.oid = d.objid) = 'f')
+ ORDER BY 1
+"""
+
+
+def leaning(connection: Connection[TupleRow], tables: Iterable[TableName]) -> list[str]:
+    """What else the server would refuse to drop the tables for, beside :func:`dependents`.
+
+    Functions whose bodies the server keeps, columns of a table's row type, policies of other
+    tables, defaults that use a sequence of the tables; as the server describes them.
+    """
+    names = list(tables)
+    parameters = [[t.schema for t in names], [t.name for t in names]]
+    return [row[0] for row in connection.execute(_LEANING, parameters)]
+
+
 def drop(
     connection: Connection[TupleRow],
     tables: Iterable[TableName],

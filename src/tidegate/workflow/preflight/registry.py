@@ -56,5 +56,10 @@ def run_again(request: PreflightRequest, facts: Facts, verb: Verb) -> list[Findi
     found = run_checks(chosen, request, facts)
     if verb in STREAMING:
         both = [check for check in chosen if check.each_side]
-        found += run_checks(both, request, facts.exchanged())
+        known = {(finding.id, finding.object, finding.message) for finding in found}
+        found += [
+            finding
+            for finding in run_checks(both, request, facts.exchanged())
+            if (finding.id, finding.object, finding.message) not in known
+        ]
     return in_order(found)

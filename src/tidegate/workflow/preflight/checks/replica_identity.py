@@ -17,9 +17,17 @@ if TYPE_CHECKING:
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
     """Tables with a key whose replica identity does not use it; others are reported for the key."""
+    newest = max((database.server.major for database in facts.databases), default=0)
     for database, table in facts.all_tables():
-        problem = identity_problem(table)
-        if problem and table.kind == "r" and table.persistence == "p" and key_columns(table):
+        problem = identity_problem(table, newest)
+        generated = {column.name for column in table.columns if column.generated}
+        if problem and not generated.isdisjoint(key_columns(table)):
+            yield Problem(
+                f"{database.label} {table.name}",
+                f"updates of {table.name} cannot be published: {problem}",
+                "give it a key of columns that are not generated, or leave the table out",
+            )
+        elif problem and table.kind == "r" and table.persistence == "p" and key_columns(table):
             yield Problem(
                 f"{database.label} {table.name}",
                 f"updates of {table.name} cannot be published: {problem}",

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
-    """Existing target tables whose columns or key differ from the source's."""
+    """Target tables, there or as a trial made them, whose columns or key are not the source's."""
     models = {table.name: table for table in facts.model_tables()}
+    yield from _altered_when_made(facts)
     for database, table in facts.target_tables():
         if table.name not in models:
             continue
@@ -24,8 +25,29 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
             yield Problem(
                 f"{database.label} {table.name}",
                 f"{table.name} differs from the source: {'; '.join(differences)}",
-                details={"differences": differences},
+                "alter the other side in the same way, then start the workflow again"
+                if facts.since
+                else "",
+                {"differences": differences},
             )
+
+
+def _altered_when_made(facts: Facts) -> Iterator[Problem]:
+    models = {table.name: table for table in facts.model_tables()}
+    for database in facts.targets:
+        if database.rehearsal is None:
+            continue
+        triggers = ", ".join(database.rehearsal.event_triggers)
+        for table in database.rehearsal.made.values():
+            if differences := shape_differences(models[table.name], table):
+                yield Problem(
+                    f"{database.label} {table.name}",
+                    f"{table.name} would not be as at the source once it is made, because of"
+                    f" the event triggers there ({triggers}): {'; '.join(differences)}",
+                    "disable the event trigger at the target until the workflow has been created,"
+                    " or let it pass Tidegate's role",
+                    {"differences": differences},
+                )
 
 
 CHECK = Check(

@@ -15,7 +15,17 @@ NAMED_MAX = 5
 
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
-    """What the trial at a target did not reach."""
+    """What the trial at a target did not reach, and event triggers at a source."""
+    for database in facts.sources:
+        if names := ", ".join(database.survey.event_triggers):
+            yield Problem(
+                database.label,
+                f"event triggers run at what is made at {database.label} (a publication, triggers,"
+                f" the schema _tidegate) and may refuse it, which is not tried: {names}",
+                "make sure that they let Tidegate's role pass; if one does not, create changes"
+                " nothing and names it",
+                {"event_triggers": list(database.survey.event_triggers)},
+            )
     for database in facts.targets:
         untried = database.rehearsal.untried if database.rehearsal else ()
         if untried:
@@ -29,7 +39,7 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
 
 CHECK = Check(
     id="TG-PF-433",
-    title="Something could not be tried at the target",
+    title="Something could not be tried",
     severity=Severity.WARNING,
     cause=(
         "A lock was held by others, or the time for the trial was used up, so that `create` may "
