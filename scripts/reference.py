@@ -26,6 +26,7 @@ from tidegate.engines import failures
 from tidegate.engines.failures import FailureKind, FailurePhase
 from tidegate.engines.postgres import sqlstates
 from tidegate.errors import ExitStatus, TidegateError
+from tidegate.operations.model import OPERATION_MOVES, TASK_MOVES
 from tidegate.server.app import create_app
 
 if TYPE_CHECKING:
@@ -240,6 +241,24 @@ def failures_page() -> str:
     return GENERATED + "\n".join(lines) + "\n"
 
 
+def operation_states_page() -> str:
+    """operation-states.md."""
+    lines = [
+        "# States of cluster operations",
+        "",
+        "An operation waits for an approval or for the next attempt of a task in `WAITING`; a node",
+        "works on it in `RUNNING` and `CANCELLING`. What has ended stays as it is, except that a",
+        "failed one may be retried. See [how to run one](../how-to/run-a-cluster-operation.md).",
+    ]
+    for title, moves in (("Operations", OPERATION_MOVES), ("Tasks", TASK_MOVES)):
+        lines += ["", f"## {title}", "", "| state | may become |", "|---|---|"]
+        lines += [
+            f"| `{state}` | {', '.join(f'`{each}`' for each in sorted(after)) or 'nothing'} |"
+            for state, after in moves.items()
+        ]
+    return GENERATED + "\n".join(lines) + "\n"
+
+
 def _codes_of(kind: FailureKind) -> str:
     """The codes and classes of a kind; a class stands for what is not listed by itself."""
     found = [f"`{code}`" for code, each in sqlstates.CODES.items() if each is kind]
@@ -299,6 +318,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "database-errors.md": failures_page(),
         REFERENCE / "errors.md": errors_page(),
         REFERENCE / "exit-status.md": exit_status_page(),
+        REFERENCE / "operation-states.md": operation_states_page(),
         REFERENCE / "openapi.json": openapi_page(),
         REFERENCE / "stream-states.md": stream_states_page(),
         EXPLANATION / "upgrades.md": upgrades_page(),

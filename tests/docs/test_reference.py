@@ -33,6 +33,7 @@ PAGES = (
     "errors.md",
     "exit-status.md",
     "openapi.json",
+    "operation-states.md",
     "stream-states.md",
     "upgrades.md",
 )

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from make_operations import NOW_MS, container, key_of, operation, states
-from tidegate.errors import ConflictError, ConnectError, NotFoundError, OutcomeUnknownError
+from tidegate.errors import (
+    ConflictError,
+    ConnectError,
+    InvalidArgumentError,
+    NotFoundError,
+    OutcomeUnknownError,
+)
 from tidegate.operations import claiming, decisions, requests
 from tidegate.operations.decisions import Attempt
 from tidegate.operations.locks import OperationLock
@@ -171,7 +177,7 @@ def test_a_queued_operation_is_paused_and_cancelled_at_once() -> None:
     assert requests.paused(queued, NOW_MS).state is OperationState.PAUSED
     assert requests.cancelled(queued, NOW_MS).state is OperationState.CANCELLED
     both = requests.cancelled(requests.paused(queued, NOW_MS), NOW_MS)
-    assert (both.state, states(both)) == (OperationState.CANCELLED, {"a": TaskState.CANCELLED})
+    assert (both.state, states(both)) == (OperationState.CANCELLED, {"a": TaskState.NOT_STARTED})
 
 
 def test_a_cancel_stops_what_runs_and_starts_nothing_more() -> None:
@@ -179,8 +185,15 @@ def test_a_cancel_stops_what_runs_and_starts_nothing_more() -> None:
     assert found.state is OperationState.CANCELLING
     found = on(decisions.stopped(found, attempt(found, "a"), "told to", NOW_MS))
     assert found.state is OperationState.CANCELLED
-    assert states(found) == {"a": TaskState.CANCELLED, "b": TaskState.CANCELLED}
+    assert states(found) == {"a": TaskState.CANCELLED, "b": TaskState.NOT_STARTED}
     assert requests.cancelled(found, NOW_MS) is found
+
+
+def test_a_cancel_ends_a_task_that_waits_for_its_next_attempt() -> None:
+    found = fails(on(operation(container("a"), container("b"))), "a", delay_ms=500)
+    found = requests.cancelled(found, NOW_MS)
+    assert found.state is OperationState.CANCELLED
+    assert states(found) == {"a": TaskState.CANCELLED, "b": TaskState.NOT_STARTED}
 
 
 def test_a_cancel_that_comes_too_late_says_that_it_succeeded() -> None:
@@ -216,6 +229,22 @@ def test_a_retry_begins_with_what_failed_and_keeps_what_was_done() -> None:
     assert done(done(found, "b"), "c").state is OperationState.SUCCEEDED
     with pytest.raises(ConflictError, match="only a failed one"):
         requests.retried(found)
+
+
+def test_a_task_that_failed_is_skipped_for_a_reason_and_the_others_begin_again() -> None:
+    found = on(operation(container("a", "b"), container("c")))
+    found = fails(fails(found, "a"), "b")
+    with pytest.raises(InvalidArgumentError, match="reason"):
+        requests.skipped(found, "1/1", " ")
+    with pytest.raises(NotFoundError, match="no task 2/1 that failed"):
+        requests.skipped(found, "2/1", "because")
+    after = requests.skipped(found, "1/1", "done by hand")
+    assert ("1/1", "a SKIPPED: skipped: done by hand") in decisions.told(found, after)
+    found = on(after)
+    assert running(found) == {"b"}
+    assert done(done(found, "b"), "c").state is OperationState.SUCCEEDED
+    with pytest.raises(ConflictError, match="only a failed one"):
+        requests.skipped(found, "1/1", "again")
 
 
 def test_an_approval_is_waited_for_without_a_worker() -> None:

@@ -94,6 +94,11 @@ class OperationMachine(RuleBasedStateMachine):
     def retry(self) -> None:
         self.asked(requests.retried)
 
+    @precondition(lambda self: self.operation.failures())
+    @rule()
+    def skip(self) -> None:
+        self.asked(lambda found: requests.skipped(found, found.failures()[0][0], "so"))
+
     @rule()
     def approve(self) -> None:
         self.asked(lambda found: requests.approved(found, None))
@@ -115,7 +120,8 @@ class OperationMachine(RuleBasedStateMachine):
             assert not found.is_under_way
             assert found.ended_at_ms is not None
         if found.state is OperationState.SUCCEEDED:
-            assert all(task.state is TaskState.SUCCEEDED for _, task in found.tasks())
+            good = {TaskState.SUCCEEDED, TaskState.SKIPPED}
+            assert all(task.state in good for _, task in found.tasks())
         if found.state is OperationState.FAILED:
             assert found.failures()
         if found.state is OperationState.PAUSED:
@@ -148,7 +154,7 @@ class OperationMachine(RuleBasedStateMachine):
                 self.on(decisions.succeeded(self.operation, attempt, "", (), self.now_ms))
         assert self.operation.has_ended
         settled = all(task.state in SETTLED for _, task in self.operation.tasks())
-        assert settled or self.operation.state is OperationState.FAILED
+        assert settled or self.operation.state in {OperationState.FAILED, OperationState.CANCELLED}
 
 
 OperationMachine.TestCase.settings = settings(

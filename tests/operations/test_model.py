@@ -65,7 +65,8 @@ def test_every_state_is_in_the_tables_and_what_ends_is_left_by_a_person_only() -
     assert {s: TASK_MOVES[s] for s in SETTLED} == {
         TaskState.SUCCEEDED: frozenset(),
         TaskState.CANCELLED: frozenset(),
-        TaskState.FAILED: {TaskState.NOT_STARTED},
+        TaskState.SKIPPED: frozenset(),
+        TaskState.FAILED: {TaskState.NOT_STARTED, TaskState.SKIPPED},
     }
 
 

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from tidegate.cli.common import DEFAULTS, Common, DryRun, Wait, names, pairs, seconds
 from tidegate.cli.output import Column, Json, note, out, table_text
-from tidegate.errors import ExitStatus, WaitTimeoutError
+from tidegate.errors import DetachedError, ExitStatus, WaitTimeoutError
 
 if TYPE_CHECKING:
     from tidegate.client.operations import Operations
@@ -172,6 +172,19 @@ def retry(operation: Operation, /, *, common: Common = DEFAULTS) -> None:
     _shown(common, common.client().operation.retry(operation))
 
 
+@app.command(
+    help_epilogue="Example:  tidegate operation skip 019a2f6e-… 1.1.4/1 --reason 'compared by hand'"
+)
+def skip(operation: Operation, task: str, /, *, reason: str, common: Common = DEFAULTS) -> None:
+    """Go on without a task that failed; other failed tasks begin again.
+
+    Args:
+        task: its key, as `show` has it.
+        reason: why it may be left out; the log keeps it.
+    """
+    _shown(common, common.client().operation.skip(operation, task, reason))
+
+
 @app.command(help_epilogue="Example:  tidegate operation approve 019a2f6e-…")
 def approve(
     operation: Operation, /, *, container: str | None = None, common: Common = DEFAULTS
@@ -203,6 +216,18 @@ def _shown(common: Common, answer: Json) -> None:
 
 def _followed(common: Common, verbs: Operations, operation: str, timeout: str | None) -> int:
     """Print the log as it grows, then the operation; its exit status."""
+    try:
+        found = _until_ended(common, verbs, operation, timeout)
+    except KeyboardInterrupt:
+        raise DetachedError(
+            f"stopped following; operation {operation} goes on",
+            next_step=f"tidegate operation watch {operation}",
+        ) from None
+    _shown(common, found)
+    return STATUSES.get(found["state"], ExitStatus.ERROR)
+
+
+def _until_ended(common: Common, verbs: Operations, operation: str, timeout: str | None) -> Json:
     from tidegate.client.operations import ENDED  # noqa: PLC0415 - only when it is used
 
     limit_s = None if timeout is None else seconds(timeout)
@@ -215,14 +240,12 @@ def _followed(common: Common, verbs: Operations, operation: str, timeout: str | 
                 _print_line(common, line)
         found = verbs.show(operation)
         if found["state"] in ENDED and seen >= found["last_seq"]:
-            break
+            return found
         if deadline is not None and time.monotonic() >= deadline:
             raise WaitTimeoutError(
                 f"operation {operation} is {found['state']} after {limit_s:g} s and goes on",
                 next_step=f"tidegate operation watch {operation}",
             )
-    _shown(common, found)
-    return STATUSES.get(found["state"], ExitStatus.ERROR)
 
 
 def _has_ended(verbs: Operations, operation: str) -> bool:

@@ -111,6 +111,10 @@ class Operations(Noun):
         """Begin a failed operation again, with what failed."""
         return self._ask(operation, "retry")
 
+    def skip(self, operation: str, task: str, reason: str) -> Json:
+        """Go on without a task that failed, by its key."""
+        return self._ask(operation, "skip", {"task": task, "reason": reason})
+
     def approve(self, operation: str, container: str | None = None) -> Json:
         """Let a container start that waits for an approval."""
         return self._ask(operation, "approve", {"container": container})

@@ -182,7 +182,7 @@ def _cancelled(operation: ClusterOperation, now_ms: int) -> ClusterOperation:
     left = {
         key: task.moved(TaskState.CANCELLED, not_before_ms=None, ended_at_ms=now_ms)
         for key, task in operation.tasks()
-        if task.state in {TaskState.NOT_STARTED, TaskState.WAITING}
+        if task.state is TaskState.WAITING
     }
     return operation.with_tasks(left).moved(
         OperationState.CANCELLED, why="", is_under_way=False, ended_at_ms=now_ms
@@ -296,7 +296,8 @@ def _task_line(task: TaskRecord) -> str:
     text = f"{task.name} {task.state}"
     if task.state is TaskState.RUNNING and task.attempts > 1:
         text += f" (attempt {task.attempts})"
-    said = task.output if task.state is TaskState.SUCCEEDED else task.error
+    is_good = task.state in {TaskState.SUCCEEDED, TaskState.SKIPPED}
+    said = task.output if is_good else task.error
     if said and task.state in {*SETTLED, TaskState.WAITING}:
         text += f": {said}"
     return text

@@ -50,6 +50,8 @@ class TaskState(StrEnum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    SKIPPED = "SKIPPED"
+    """It failed, and a person has decided to go on without it."""
 
 
 class Wish(StrEnum):
@@ -81,17 +83,19 @@ OPERATION_MOVES: Final[Mapping[OperationState, frozenset[OperationState]]] = {
 
 _T = TaskState
 TASK_MOVES: Final[Mapping[TaskState, frozenset[TaskState]]] = {
-    _T.NOT_STARTED: frozenset({_T.RUNNING, _T.CANCELLED}),
+    _T.NOT_STARTED: frozenset({_T.RUNNING}),
     _T.RUNNING: frozenset({_T.SUCCEEDED, _T.FAILED, _T.WAITING, _T.CANCELLED}),
     _T.WAITING: frozenset({_T.RUNNING, _T.CANCELLED}),
-    _T.FAILED: frozenset({_T.NOT_STARTED}),
+    _T.FAILED: frozenset({_T.NOT_STARTED, _T.SKIPPED}),
     _T.SUCCEEDED: frozenset(),
     _T.CANCELLED: frozenset(),
+    _T.SKIPPED: frozenset(),
 }
-"""By state, the states that may follow it. FAILED may be retried by a person."""
+"""By state, the states that may follow it. A person may retry or skip what FAILED. What has not
+started when the operation ends stays NOT_STARTED, however it ends."""
 
 ENDED: Final = frozenset({_O.SUCCEEDED, _O.FAILED, _O.CANCELLED})
-SETTLED: Final = frozenset({_T.SUCCEEDED, _T.FAILED, _T.CANCELLED})
+SETTLED: Final = frozenset({_T.SUCCEEDED, _T.FAILED, _T.CANCELLED, _T.SKIPPED})
 
 type Path = tuple[int, ...]
 

@@ -1,4 +1,4 @@
-"""What people may ask of an operation: pause, resume, cancel, retry, approve.
+"""What people may ask of an operation: pause, resume, cancel, retry, skip, approve.
 
 Decides, as pure functions of the record, what each comes to and when it is refused. Asking twice is
 as good as asking once. What runs cannot stop at once: then only the wish is recorded, and the
@@ -10,7 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tidegate.errors import ConflictError, FailedPreconditionError, NotFoundError
+from tidegate.errors import (
+    ConflictError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
 from tidegate.operations.decisions import advanced, awaits_approval
 from tidegate.operations.model import (
     OperationState,
@@ -107,6 +112,30 @@ def retried(operation: ClusterOperation) -> ClusterOperation:
     return operation.with_tasks(again).moved(
         OperationState.QUEUED, wish=Wish.RUN, recoveries=0, ended_at_ms=None
     )
+
+
+def skipped(operation: ClusterOperation, key: str, reason: str) -> ClusterOperation:
+    """Go on without a task that failed; other tasks that failed begin again.
+
+    Raises:
+        InvalidArgumentError: no reason is given.
+        ConflictError: the operation did not fail.
+        NotFoundError: no task of that key failed.
+    """
+    if not reason.strip():
+        raise InvalidArgumentError(
+            f"task {key} is skipped for a reason, and none was given",
+            next_step="say why it may be left out; the log keeps it",
+        )
+    failed = dict(operation.failures())
+    if operation.state is OperationState.FAILED and key not in failed:
+        raise NotFoundError(
+            f"operation {operation.id} has no task {key} that failed",
+            next_step=f"those that did are {', '.join(failed)}",
+            operation=operation.id,
+        )
+    after = retried(operation)
+    return after.with_task(key, failed[key].moved(TaskState.SKIPPED, output=f"skipped: {reason}"))
 
 
 def approved(operation: ClusterOperation, container: str | None) -> ClusterOperation:

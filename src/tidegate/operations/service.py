@@ -1,4 +1,4 @@
-"""The verbs of cluster operations: enqueue, look, pause, resume, cancel, retry, approve.
+"""The verbs of cluster operations: enqueue, look, pause, resume, cancel, retry, skip, approve.
 
 Decides nothing of its own: it checks a request against the catalogue of tasks, applies the pure
 functions to the stored record, and wakes the runner. Nothing is acknowledged that is not stored.
@@ -263,6 +263,10 @@ class OperationService:
     def retry(self, id_: str) -> ClusterOperation:
         """See :func:`tidegate.operations.requests.retried`."""
         return self._ask(id_, requests.retried)
+
+    def skip(self, id_: str, task: str, reason: str) -> ClusterOperation:
+        """See :func:`tidegate.operations.requests.skipped`."""
+        return self._ask(id_, partial(requests.skipped, key=task, reason=reason))
 
     def approve(self, id_: str, container: str | None = None) -> ClusterOperation:
         """See :func:`tidegate.operations.requests.approved`."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.operations.model import TaskState, path_text
 
 if TYPE_CHECKING:
     from tidegate.operations.model import ClusterOperation, TaskRecord
     from tidegate.operations.store import LogLine
+
+
+_DONE: Final = frozenset({TaskState.SUCCEEDED, TaskState.SKIPPED})
 
 
 def brief(operation: ClusterOperation) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def brief(operation: ClusterOperation) -> dict[str, Any]:
         "wish": operation.wish.value,
         "why": operation.why,
         "error": operation.error,
-        "tasks_done": sum(task.state is TaskState.SUCCEEDED for task in tasks),
+        "tasks_done": sum(task.state in _DONE for task in tasks),
         "tasks": len(tasks),
         "caller": operation.caller,
         "created_at": shown_time(operation.created_at_ms),

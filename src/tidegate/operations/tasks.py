@@ -121,12 +121,14 @@ class Task(ABC):
 
     Attributes:
         stage: a word for what it is about; approvals may name it.
+        is_operation: it can be enqueued by name. Only read of tasks that were added to ours.
         version: raise it when what a stored task means changes.
         timeout_s: after this long the task is told to stop, and counts as failed.
         retry: when it is tried again.
     """
 
     stage: str = ""
+    is_operation: ClassVar[bool] = False
     version: ClassVar[int] = 1
     timeout_s: ClassVar[float] = TASK_TIMEOUT_S
     retry: ClassVar[RetryPolicy] = RetryPolicy()
@@ -168,13 +170,27 @@ class Task(ABC):
 
 
 class TaskCatalogue:
-    """The tasks there are, and which of them can be enqueued by name."""
+    """The tasks there are, and which of them can be enqueued by name; frozen once it is made."""
 
     def __init__(self, tasks: Mapping[str, Task], operations: Sequence[str] = ()) -> None:
         missing = sorted(set(operations) - set(tasks))
         assert not missing, f"operations without a task: {missing}"
         self._tasks = dict(tasks)
         self.operations = tuple(sorted(operations))
+
+    def extended(self, tasks: Mapping[str, Task]) -> TaskCatalogue:
+        """With further tasks, each of which says itself whether it can be enqueued by name.
+
+        Raises:
+            InvalidArgumentError: a name is taken.
+        """
+        if taken := sorted(set(tasks) & set(self._tasks)):
+            raise InvalidArgumentError(
+                f"a task of your own has the name of one of ours: {', '.join(taken)}",
+                next_step="give its entry point another name",
+            )
+        own = [name for name, task in tasks.items() if task.is_operation]
+        return TaskCatalogue({**self._tasks, **tasks}, [*self.operations, *own])
 
     def find(self, name: str) -> Task:
         """The task of that name.

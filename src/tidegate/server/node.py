@@ -64,6 +64,7 @@ from tidegate.server.slot_watch import SlotWatch
 from tidegate.server.state_disk import StateDisk
 from tidegate.server.supervisor import DesiredSpan, Supervisor
 from tidegate.server.takeover import take_over
+from tidegate.server.task_plugins import own_tasks
 from tidegate.server.tenants import TenantRuns
 from tidegate.server.wishes import Wishes
 from tidegate.topology import followers
@@ -208,7 +209,8 @@ class Node:
     def _with_operations(self, database: ClusterDatabase) -> OperationService:
         """The verbs of cluster operations, and the tasks there are."""
         services = ClusterTaskServices(self._workflows, self._vdiffs, self._store)
-        return OperationService(OperationStore(database), catalogue(services))
+        tasks = catalogue(services).extended(own_tasks())
+        return OperationService(OperationStore(database), tasks)
 
     def _supervisor(self, settings: Settings) -> Supervisor:
         return Supervisor(

@@ -340,6 +340,7 @@ SHAPES: Final[dict[str, str]] = {
     "resume_operation": "OperationAnswer",
     "cancel_operation": "OperationAnswer",
     "retry_operation": "OperationAnswer",
+    "skip_operation_task": "OperationAnswer",
     "approve_operation": "OperationAnswer",
     "list_tenants": "Tenants",
     "add_tenant": "TenantAnswer",

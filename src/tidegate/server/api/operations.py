@@ -42,6 +42,13 @@ class EnqueueBody(Body):
     pause_before: tuple[str, ...] = Field((), max_length=PARAMETERS_MAX)
 
 
+class SkipBody(Body):
+    """The key of a task that failed, and why the operation may go on without it."""
+
+    task: str
+    reason: str = Field(max_length=1000)
+
+
 class ApproveBody(Body):
     """The container to approve, by its path; without one, the one that waits."""
 
@@ -138,6 +145,12 @@ def cancel_operation(node: Node, operation_id: str) -> Json:
 def retry_operation(node: Node, operation_id: str) -> Json:
     """Begin a failed operation again, with what failed."""
     return one(shown.details(node.operations.retry(operation_id)))
+
+
+@router.post("/{operation_id}/skip", dependencies=[OPERATE])
+def skip_operation_task(node: Node, operation_id: str, body: SkipBody) -> Json:
+    """Go on without a task that failed; the reason is kept."""
+    return one(shown.details(node.operations.skip(operation_id, body.task, body.reason)))
 
 
 @router.post("/{operation_id}/approve", dependencies=[OPERATE])
