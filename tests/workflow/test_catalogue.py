@@ -13,7 +13,7 @@ from tidegate.engines.postgres.catalog import Check, Trigger
 from tidegate.engines.postgres.features import features
 from tidegate.engines.postgres.survey import Need
 from tidegate.topology.names import TableName
-from tidegate.workflow.catalogue import Catalogue, How, drift, with_later
+from tidegate.workflow.catalogue import Catalogue, How, around_features, drift, with_later
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,6 +94,44 @@ def test_a_catalogue_is_read_back_as_it_was(shards: dict[str, dict[str, dict[str
     made = Catalogue(shards, {"a/0": ("other",)}, {"a/0": {"function public.f()": "1"}})
     assert Catalogue.decode(made.encode()) == made
     assert Catalogue.decode("") is None
+
+
+AROUND = around_features(
+    ["hstore", "gone"],
+    {"hstore": "1.8", "other": "1"},
+    {("app", "search_path"): "a", ("", "datestyle"): "German"},
+)
+
+
+def test_extensions_and_settings_around_the_tables_are_compared() -> None:
+    assert set(AROUND) == {
+        "extension hstore",
+        "setting search_path of role app",
+        "setting datestyle of the database",
+    }
+    then = Catalogue(around={"a/0": AROUND, "b/0": AROUND})
+    assert then.extensions() == {"hstore"}
+    assert Catalogue.decode(then.encode()) == then
+    altered = {**AROUND, "extension hstore": "2"}
+    del altered["setting search_path of role app"]
+    now = Catalogue(around={"a/0": AROUND, "b/0": altered})
+    apart = drift(then, now, leaving=["a/0"], entering=["b/0"])
+    assert [(each.how, each.table, each.message) for each in apart] == [
+        (How.DIFFERS, "", "extension hstore was altered at b/0 since create, and not at a/0"),
+        (
+            How.LACKS,
+            "",
+            "setting search_path of role app was dropped at b/0 since create; a/0 has it",
+        ),
+    ]
+    assert drift(then, then, leaving=["a/0"], entering=["b/0"]) == []
+
+
+def test_a_record_from_before_it_was_kept_says_nothing_of_what_is_around_the_tables() -> None:
+    old = Catalogue.decode(Catalogue({"a/0": {}, "b/0": {}}).encode())
+    assert old is not None
+    now = Catalogue(around={"a/0": AROUND, "b/0": {}})
+    assert drift(old, now, leaving=["a/0"], entering=["b/0"]) == []
 
 
 def test_a_catalogue_of_a_thousand_tables_and_two_sides_is_small() -> None:

@@ -265,6 +265,37 @@ def test_functions_and_types_that_came_along_are_looked_at_again(moving: Fleet) 
     moving.service.cancel(CANCEL)
 
 
+def test_settings_and_extensions_around_the_tables_are_looked_at_too(moving: Fleet) -> None:
+    """A setting that came along is taken away at the target, another is made there alone."""
+    source, target = (moving.shards[keyspace, "0"].name for keyspace in ("commerce", "shop"))
+    execute(moving, "commerce", "CREATE EXTENSION citext; ALTER TABLE customers ADD mail citext")
+    execute(
+        moving,
+        "commerce",
+        f'ALTER ROLE application IN DATABASE "{source}" SET search_path = public, other',
+    )
+    moving.service.create(move_tables(auto_start=False))
+    (flow,) = moving.service.list()
+    then = Catalogue.decode(flow.catalogue)
+    assert then is not None
+    assert then.extensions() == {"citext"}
+    assert messages(looked(moving, Verb.START)) == []
+    execute(moving, "shop", f'ALTER ROLE application IN DATABASE "{target}" RESET search_path')
+    execute(moving, "shop", f"ALTER DATABASE \"{target}\" SET statement_timeout = '9s'")
+    found = looked(moving, Verb.START)
+    assert messages(found) == [
+        (
+            "TG-PF-502 setting search_path of role application was dropped at shop/0 since create;"
+            " commerce/0 has it"
+        ),
+        (
+            "TG-PF-503 setting statement_timeout of the database was made at shop/0 since create;"
+            " commerce/0 lacks it"
+        ),
+    ]
+    assert {finding.object for finding in found} == {"shop/0"}
+
+
 def test_columns_that_differ_refuse_unless_the_stream_was_told_to_ignore_them(
     moving: Fleet,
 ) -> None:

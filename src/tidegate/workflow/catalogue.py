@@ -45,6 +45,7 @@ LATER: Final = (
     "trigger ",
     "rule ",
 )
+_EXTENSION: Final = "extension "
 #: Kinds that other checks compare, and more exactly.
 COMPARED_ELSEWHERE: Final = ("column ", "reference ", "type ")
 
@@ -56,11 +57,14 @@ class Catalogue:
     Attributes:
         others: tables beside the workflow's at a reshard's shard.
         support: functions, views and types that the tables lean on, with digests, by shard.
+        around: extensions that they need, and settings of their roles and of the database, by
+            shard; a shard that is not in it was not remembered.
     """
 
     shards: Mapping[str, Tables] = field(default_factory=dict)
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     support: Mapping[str, Features] = field(default_factory=dict)
+    around: Mapping[str, Features] = field(default_factory=dict)
 
     def leaned_on(self) -> tuple[Need, ...]:
         """What the tables leaned on."""
@@ -68,6 +72,11 @@ class Catalogue:
         return tuple(
             Need(kind, identity) for kind, _, identity in (n.partition(" ") for n in names)
         )
+
+    def extensions(self) -> frozenset[str]:
+        """The extensions that the tables needed."""
+        names = {name for found in self.around.values() for name in found}
+        return frozenset(n.removeprefix(_EXTENSION) for n in names if n.startswith(_EXTENSION))
 
     def encode(self) -> str:
         """As the workflow's record keeps it."""
@@ -84,6 +93,7 @@ class Catalogue:
             "shards": shards,
             "others": {shard: list(names) for shard, names in sorted(self.others.items())},
             "support": {shard: dict(found) for shard, found in sorted(self.support.items())},
+            "around": {shard: dict(found) for shard, found in sorted(self.around.items())},
         }
         packed = zlib.compress(json.dumps(body, separators=(",", ":")).encode(), 9)
         return base64.b64encode(packed).decode()
@@ -101,6 +111,7 @@ class Catalogue:
             },
             {shard: tuple(names) for shard, names in body["others"].items()},
             body.get("support", {}),
+            body.get("around", {}),
         )
 
 
@@ -143,6 +154,24 @@ def support_features(
         if need.extension is None and definition is not None:
             found[f"{need.kind} {need.identity}"] = digest_of(definition)
     return found
+
+
+def around_features(
+    needed: Iterable[str],
+    extensions: Mapping[str, str],
+    settings: Mapping[tuple[str, str], str],
+) -> dict[str, str]:
+    """The extensions that tables need, and the settings that their users meet.
+
+    Args:
+        needed: extensions by name.
+        extensions: versions of those that are installed.
+        settings: values by role (empty: of the database) and name.
+    """
+    found = {f"{_EXTENSION}{name}": extensions[name] for name in needed if name in extensions}
+    for (role, name), value in settings.items():
+        found[f"setting {name} of {f'role {role}' if role else 'the database'}"] = value
+    return {name: digest_of(definition) for name, definition in found.items()}
 
 
 def tables_features(
@@ -236,11 +265,17 @@ def drift(
 def _support_drift(
     then: Catalogue, now: Catalogue, left: str, entered: str
 ) -> Iterator[tuple[str, str, How]]:
-    """Name, what happened and how it differs, of what tables lean on."""
+    """Name, what happened and how it differs, of what tables lean on and what is around them."""
+    remembers = all(s in each.around for s in (left, entered) for each in (then, now))
+
+    def features_of(each: Catalogue, shard: str) -> Features:
+        around = each.around[shard] if remembers else {}
+        return {**each.support.get(shard, {}), **around}
+
     one = _Pair(
         left,
         entered,
-        *(each.support.get(shard, {}) for shard in (left, entered) for each in (then, now)),
+        *(features_of(each, shard) for shard in (left, entered) for each in (then, now)),
     )
     for name in one.all():
         change = None if name.startswith(COMPARED_ELSEWHERE) else one.compare(name)

@@ -20,7 +20,13 @@ from tidegate.dataplane.post_copy import is_unfinished
 from tidegate.errors import ConnectError
 from tidegate.topology.names import TableName
 from tidegate.workflow import traffic
-from tidegate.workflow.catalogue import Catalogue, support_features, tables_features, with_later
+from tidegate.workflow.catalogue import (
+    Catalogue,
+    around_features,
+    support_features,
+    tables_features,
+    with_later,
+)
 from tidegate.workflow.preflight.check import Severity, Verb, in_order, refuse_errors
 from tidegate.workflow.preflight.checks import (
     foreign_keys_cross,
@@ -29,6 +35,7 @@ from tidegate.workflow.preflight.checks import (
     table_gone,
     target_shape,
 )
+from tidegate.workflow.preflight.checks.extensions import needed_extensions
 from tidegate.workflow.preflight.facts import PreflightRequest, Since, needs
 from tidegate.workflow.preflight.gather import gather_again
 from tidegate.workflow.preflight.registry import WAIVABLE, run_again
@@ -121,6 +128,7 @@ def look(
         now=Catalogue(
             dict(map(_features, facts.databases, [request] * len(facts.databases))),
             support={database.label: _support(database, leaned_on) for database in facts.databases},
+            around=_around(facts, then.extensions() if then is not None else ()),
         ),
         apart=traffic.tables_apart(snapshot, workflow),
         unfinished=frozenset(
@@ -178,6 +186,14 @@ def _support(database: DatabaseFacts, leaned_on: Iterable[Need]) -> dict[str, st
     return support_features(leaned_on, database.survey.functions, database.survey.types)
 
 
+def _around(facts: Facts, extensions: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Of each database the given extensions, and the settings."""
+    return {
+        each.label: around_features(extensions, each.survey.extensions, each.survey.settings)
+        for each in facts.databases
+    }
+
+
 def at_create(work: Work, facts: Facts, target_plan: TargetPlan) -> Catalogue:
     """What a workflow's record keeps of the catalogue.
 
@@ -195,7 +211,8 @@ def at_create(work: Work, facts: Facts, target_plan: TargetPlan) -> Catalogue:
     actions = (*schema.after_copy, *schema.after_catchup) if schema is not None else ()
     others = {}
     versions = {each.server.version_num // 10000 for each in facts.databases}
-    for database in gather_again(request, work.snapshot, work.sessions).targets:
+    again = gather_again(request, work.snapshot, work.sessions)
+    for database in again.targets:
         label, found = _features(database, request)
         shards[label] = with_later(found, model, actions, alike=len(versions) == 1)
         if request.reshards:
@@ -203,4 +220,4 @@ def at_create(work: Work, facts: Facts, target_plan: TargetPlan) -> Catalogue:
     support = {database.label: _support(database, needs(facts)) for database in facts.sources}
     made_from = support[facts.sources[0].label]
     support |= {t.label: made_from | _support(t, needs(facts)) for t in facts.targets}
-    return Catalogue(shards, others, support)
+    return Catalogue(shards, others, support, _around(again, needed_extensions(facts)))

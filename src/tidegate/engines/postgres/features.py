@@ -10,7 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tidegate.engines.postgres.catalog import Table
 
@@ -68,6 +68,13 @@ def _rights(table: Table) -> dict[str, str]:
         if _unquoted(grantee) != table.owner:
             found[f"grant to {_unquoted(grantee) or 'PUBLIC'}"] = rest.partition("/")[0]
     return found
+
+
+def roles_of(tables: Sequence[Table]) -> set[str]:
+    """The owners of tables, and who has rights on them."""
+    found = {table.owner for table in tables}
+    found |= {_unquoted(item.rpartition("=")[0]) for table in tables for item in table.acl}
+    return found - {""}
 
 
 def _unquoted(name: str) -> str:

@@ -122,17 +122,24 @@ def read(
 ) -> Surroundings:
     """Read what a database has for these roles and schemas."""
     wanted = {"roles": sorted(roles), "schemas": sorted(schemas)}
-    settings: dict[tuple[str, str], str] = {}
-    for role, name, value in connection.execute(_SETTINGS, wanted):
-        settings[role, name] = value  # of this database after those of all
     there = connection.execute(
         "SELECT nspname::text FROM pg_namespace WHERE nspname = ANY(%(schemas)s)", wanted
     )
     return Surroundings(
-        settings,
+        read_settings(connection, wanted["roles"]),
         frozenset(Grant(*row) for row in connection.execute(_GRANTS, wanted)),
         frozenset(row[0] for row in there),
     )
+
+
+def read_settings(
+    connection: Connection[TupleRow], roles: Iterable[str]
+) -> dict[tuple[str, str], str]:
+    """Settings of the database, and of roles in it: value by role (empty: all) and name."""
+    settings: dict[tuple[str, str], str] = {}
+    for role, name, value in connection.execute(_SETTINGS, {"roles": sorted(roles)}):
+        settings[role, name] = value  # of this database after those of all
+    return settings
 
 
 def changes(

@@ -111,6 +111,7 @@ class Survey:
         types: types outside the system's schemas, by qualified name.
         collations: collations there are, qualified and quoted, with their definitions.
         functions: functions and views outside the system's schemas, with a digest of each.
+        settings: of the database and of roles in it, as :mod:`.surroundings` reads them.
         relations: names of tables, views, sequences and foreign tables outside the system.
         others: (kind, identity) of objects people made that a schema copy does not carry.
         needs: what the given tables lean on.
@@ -133,6 +134,7 @@ class Survey:
     types: Mapping[str, TypeFacts] = field(default_factory=dict)
     collations: Mapping[str, str] = field(default_factory=dict)
     functions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[tuple[str, str], str] = field(default_factory=dict)
     relations: frozenset[TableName] = frozenset()
     others: frozenset[tuple[str, str]] = frozenset()
     needs: tuple[Need, ...] = ()
@@ -365,7 +367,7 @@ def survey(
     assert counted is not None
     return Survey(
         roles=_names(connection, "SELECT rolname::text FROM pg_roles"),
-        extensions=dict(connection.execute(_EXTENSIONS).fetchall()),
+        extensions=extensions(connection),
         available_extensions={
             name: tuple(versions) for name, versions in connection.execute(_AVAILABLE)
         },
@@ -401,6 +403,11 @@ def survey(
         ),
         default_collation=(own_collation[0], own_collation[1]),
     )
+
+
+def extensions(connection: Connection[TupleRow]) -> dict[str, str]:
+    """The installed extensions with their versions."""
+    return dict(connection.execute(_EXTENSIONS).fetchall())
 
 
 def functions(connection: Connection[TupleRow]) -> dict[str, str]:

@@ -20,8 +20,10 @@ from tidegate.engines.postgres.capacity import read_capacity
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.evaluated import evaluate
+from tidegate.engines.postgres.features import roles_of
 from tidegate.engines.postgres.schema_pair import Choice
 from tidegate.engines.postgres.survey import Survey, functions, publications, survey, types
+from tidegate.engines.postgres.survey import extensions as installed
 from tidegate.workflow.preflight import overlaps
 from tidegate.workflow.preflight.facts import (
     LONG_TRANSACTION_S,
@@ -199,6 +201,10 @@ def gather_again(
                 needs=leaned_on,
                 functions=functions(connection) if leaned_on else {},
                 types=types(connection) if leaned_on else {},
+                extensions=installed(connection),
+                settings=surroundings.read_settings(
+                    connection, roles_of([tables[name] for name in oids])
+                ),
             ),
             abilities=read_abilities(
                 connection, [tables[name] for name in oids], makes_tables=False

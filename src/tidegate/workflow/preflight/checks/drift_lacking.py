@@ -32,7 +32,8 @@ CHECK = Check(
     cause=(
         "Streams carry rows, not definitions. An index, constraint, default, trigger, grant or "
         "publication that was made, altered or dropped on one side since create, or a function or "
-        "view that the tables lean on, is not so on the other."
+        "view that the tables lean on, an extension they need, or a setting of their roles or of "
+        "the database, is not so on the other."
     ),
     remedy="do the same on the other side, if your application relies on it",
     find=find,
