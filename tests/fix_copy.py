@@ -16,7 +16,7 @@ from fix_forked import TEXT, finished
 from tidegate import steps
 from tidegate.dataplane.copy import run_copy
 from tidegate.dataplane.model import Direction, SpanOptions, SpanSpec, TableRule, TargetSpec
-from tidegate.engines.postgres import sidecar
+from tidegate.engines.postgres.sidecar import installation as sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -26,7 +26,8 @@ from tidegate.dataplane.model import (
     TableRule,
     TargetSpec,
 )
-from tidegate.engines.postgres import publication, sidecar, slots
+from tidegate.engines.postgres import publication, slots
+from tidegate.engines.postgres.sidecar import installation as sidecar
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:

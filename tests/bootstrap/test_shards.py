@@ -12,8 +12,9 @@ from bootstrap.make_service import ShiftedDatabase, fresh_database, settle
 from tidegate.bootstrap.model import TenantState, UpgradeState
 from tidegate.bootstrap.service import Service
 from tidegate.bootstrap.shards import TRACK, ShardDirectory, shard_handles
-from tidegate.engines.postgres import sidecar, sidecar_releases
-from tidegate.engines.postgres.sidecar_releases import Release, current
+from tidegate.engines.postgres.sidecar import installation as sidecar
+from tidegate.engines.postgres.sidecar import releases as sidecar_releases
+from tidegate.engines.postgres.sidecar.releases import Release, current
 from tidegate.topology.model import Snapshot
 from tidegate.topology.records import Keyspace, Shard, Tablet
 from tidegate.topology.rules import TabletType
@@ -162,7 +163,7 @@ def test_a_change_and_its_note_are_one_transaction(
 def test_a_fresh_schema_equals_the_first_one_with_all_changes(
     shards: list[Database], datadir: Path
 ) -> None:
-    """Whoever changes sidecar.sql or a part's DDL adds a release with the same change."""
+    """Whoever changes schema.sql or a part's DDL adds a release with the same change."""
     with shards[0].admin() as session:
         sidecar.install(session)
     with shards[1].admin() as session, session.transaction():

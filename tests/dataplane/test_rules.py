@@ -15,10 +15,11 @@ from psycopg import sql
 from fix_span import session
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, Home, SpanOptions, StreamState, TableRule
-from tidegate.engines.postgres import emptying, publication, sidecar, slots
+from tidegate.engines.postgres import emptying, publication, slots
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.emptying import delete_own, own_rows
 from tidegate.engines.postgres.position import Position, format_lsn, parse_lsn
+from tidegate.engines.postgres.sidecar import installation as sidecar
 from tidegate.topology import vindexes
 from tidegate.topology.names import TableName
 

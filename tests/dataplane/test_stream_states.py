@@ -21,7 +21,7 @@ STORED = set(StreamState) - NEVER_STORED
 
 def test_every_state_has_a_meaning_and_the_stored_ones_are_those_of_the_schema() -> None:
     assert set(MEANINGS) == set(StreamState)
-    ddl = resources.files("tidegate.engines.postgres").joinpath("sidecar.sql").read_text()
+    ddl = resources.files("tidegate.engines.postgres.sidecar").joinpath("schema.sql").read_text()
     check = re.search(r"CHECK \(state IN \(([^)]*)\)\)", ddl)
     assert check is not None
     assert set(re.findall(r"'(\w+)'", check[1])) == STORED | {StreamState.UNKNOWN}

@@ -12,8 +12,8 @@ import pytest
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
 from tidegate.dataplane.stream_states import RESUMED
-from tidegate.engines.postgres import sidecar
 from tidegate.engines.postgres.position import Position, format_lsn
+from tidegate.engines.postgres.sidecar import installation as sidecar
 from tidegate.errors import (
     AlreadyExistsError,
     EpochLostError,

@@ -9,7 +9,8 @@ import pytest
 
 from fix_span import session
 from tidegate.dataplane.model import Home, StreamState, TableRule
-from tidegate.engines.postgres import publication, sidecar, slots
+from tidegate.engines.postgres import publication, slots
+from tidegate.engines.postgres.sidecar import installation as sidecar
 from tidegate.topology import vindexes
 from tidegate.topology.names import TableName
 

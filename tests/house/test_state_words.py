@@ -11,8 +11,8 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "tidegate"
 #: Where a schema itself lists its states, and statements that still spell one. It only shrinks.
 SPELLED = {
     "cluster/member_store.py",
-    "engines/postgres/sidecar.sql",
-    "engines/postgres/vdiff_tables.py",
+    "engines/postgres/sidecar/schema.sql",
+    "engines/postgres/sidecar/vdiff_tables.py",
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from fix_members import MemberCluster, members, moving_shop
 from fix_node import Shop, until
-from tidegate.engines.postgres import journal
+from tidegate.engines.postgres.sidecar import journal
 from tidegate.errors import NoOwnerError, TidegateError
 from tidegate.server.processes import start_ticks
 from tidegate.steps import FREEZE_VARIABLE

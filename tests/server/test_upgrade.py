@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fix_node import NodeProcess, until
-from tidegate.engines.postgres.sidecar_releases import NEWEST
+from tidegate.engines.postgres.sidecar.releases import NEWEST
 from tidegate.errors import UpgradeRefusedError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from fix_databases import Worker
 from fix_fleet import SHARDED, move_tables, reshard, switch_request
-from tidegate.engines.postgres import sidecar
+from tidegate.engines.postgres.sidecar import installation as sidecar
 from tidegate.errors import PreflightError, TidegateError
 from tidegate.workflow import admission, create
 from tidegate.workflow import service as service_module

@@ -14,7 +14,7 @@ import pytest
 from fix_fleet import move_tables, reshard, switch_request
 from make_steps import AFTER, BEFORE, VERBS, names
 from tidegate.cluster.leases import Leases
-from tidegate.engines.postgres import journal
+from tidegate.engines.postgres.sidecar import journal
 from tidegate.workflow import complete, switch
 from tidegate.workflow.requests import CancelRequest, CompleteRequest
 

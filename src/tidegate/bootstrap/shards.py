@@ -18,9 +18,9 @@ from tidegate.bootstrap.directory import HeldTenant, Tenant
 from tidegate.bootstrap.model import Version
 from tidegate.bootstrap.stored import StoredDirectory
 from tidegate.engines.failures import FailurePhase
-from tidegate.engines.postgres import sidecar_releases as releases
 from tidegate.engines.postgres.connection import connect
-from tidegate.engines.postgres.sidecar import ADVISORY_LOCK
+from tidegate.engines.postgres.sidecar import releases
+from tidegate.engines.postgres.sidecar.installation import ADVISORY_LOCK
 from tidegate.engines.postgres.sqlstates import translated
 from tidegate.errors import (
     AlreadyExistsError,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from tidegate.bootstrap.versions import Number
     from tidegate.cluster.database import ClusterDatabase
-    from tidegate.engines.postgres.sidecar_releases import Release
+    from tidegate.engines.postgres.sidecar.releases import Release
     from tidegate.topology.model import Snapshot
 
     type Session = psycopg.Connection[TupleRow]

@@ -37,10 +37,10 @@ from tidegate.dataplane.compaction import REFETCH, Lenient, Strict
 from tidegate.dataplane.heartbeat import Heartbeat
 from tidegate.dataplane.reader import Batch, joined, split
 from tidegate.dataplane.stream_states import AT_POSITION
-from tidegate.engines.postgres import stream_row
 from tidegate.engines.postgres.apply import MismatchError, apply_lenient, apply_strict
 from tidegate.engines.postgres.position import format_lsn
-from tidegate.engines.postgres.stream_row import H_UNKNOWN, Control
+from tidegate.engines.postgres.sidecar import stream_row
+from tidegate.engines.postgres.sidecar.stream_row import H_UNKNOWN, Control
 from tidegate.engines.postgres.table_applier import CollisionError, all_committed
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.dataplane import accounts
-from tidegate.engines.postgres.stream_row import H_UNKNOWN
+from tidegate.engines.postgres.sidecar.stream_row import H_UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tidegate.dataplane.accounts import Accounts
     from tidegate.dataplane.fanout import Route
     from tidegate.engines.postgres.pgoutput import Change
-    from tidegate.engines.postgres.stream_row import Control
+    from tidegate.engines.postgres.sidecar.stream_row import Control
 
 
 class Book:

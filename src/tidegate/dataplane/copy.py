@@ -48,12 +48,13 @@ from tidegate.dataplane.chunks import Chunk, ChunkTask, agreed_plan, pending, ti
 from tidegate.dataplane.copy_work import CopyProgress, CopySummary, Run, TableWork
 from tidegate.dataplane.transfer import transfer
 from tidegate.engines.failures import FailurePhase
-from tidegate.engines.postgres import bounds, copy_state, distribute, refetch, split, write_path
+from tidegate.engines.postgres import bounds, distribute, split, write_path
 from tidegate.engines.postgres import copy as wire
 from tidegate.engines.postgres.apply_tables import TargetTable
 from tidegate.engines.postgres.catalog import key_columns, require_tables
 from tidegate.engines.postgres.chunk_stage import ChunkStage
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.sidecar import copy_state, refetch
 from tidegate.engines.postgres.sqlstates import translated
 from tidegate.errors import CancelledError
 from tidegate.topology.names import TableName

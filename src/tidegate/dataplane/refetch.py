@@ -38,11 +38,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from tidegate import steps
 from tidegate.dataplane import asking, collisions, streams
 from tidegate.dataplane.accounts import booked
-from tidegate.engines.postgres import refetch, stream_row
 from tidegate.engines.postgres.apply import apply_lenient
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.rowsets import Key, LenientSets, key_fields, key_getter
-from tidegate.engines.postgres.stream_row import H_UNKNOWN
+from tidegate.engines.postgres.sidecar import refetch, stream_row
+from tidegate.engines.postgres.sidecar.stream_row import H_UNKNOWN
 from tidegate.engines.postgres.table_applier import KEYS_NAMED_MAX
 from tidegate.errors import DivergenceError
 

@@ -30,13 +30,14 @@ from tidegate.dataplane.pace import Pace
 from tidegate.dataplane.reader import Inbox, Reader
 from tidegate.dataplane.refetch import Refetcher
 from tidegate.dataplane.waking import Waking
-from tidegate.engines.postgres import capacity, slots, stream_row, write_path
+from tidegate.engines.postgres import capacity, slots, write_path
 from tidegate.engines.postgres import copy as wire
 from tidegate.engines.postgres.apply import SESSION_SETTINGS
 from tidegate.engines.postgres.apply_tables import TargetTable
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.engines.postgres.replication import LogStream
+from tidegate.engines.postgres.sidecar import stream_row
 from tidegate.engines.postgres.table_applier import TableApplier
 from tidegate.errors import SchemaChangedError, SlotPassedError
 from tidegate.topology.names import TableName

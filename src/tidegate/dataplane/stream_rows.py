@@ -1,6 +1,6 @@
-"""A stream's row and its log as values; LSNs are integers.
+"""A stream's row as a value; LSNs are integers.
 
-The columns are those of ``engines/postgres/sidecar.sql``; what may be done with a row is in
+The columns are those of ``engines/postgres/sidecar/schema.sql``; what may be done with a row is in
 :mod:`tidegate.dataplane.streams`.
 """
 
@@ -77,18 +77,6 @@ class StreamRow:
     def copied(self) -> bool:
         """The stream has passed its first H; a few rows may wait to be read again since."""
         return self.exact or self.accounts is not None
-
-
-@dataclass(frozen=True)
-class LogEntry:
-    """One line of a stream's log; ``count`` times in a row."""
-
-    id: int
-    stream_id: int
-    at: datetime
-    state: str
-    message: str
-    count: int
 
 
 def stream_row(values: Sequence[Any]) -> StreamRow:

@@ -7,7 +7,7 @@ rows in every transaction anyway. Positions and bounds are LSNs of the stream's 
 A bound that streams must reach is a marker in the source's own log (datapath rule 16):
 :func:`emit_marker` writes it, :func:`wait_position` waits. Every function here changes one shard
 and is one transaction; none of them starts or stops a process. The row's columns and states are in
-``engines/postgres/sidecar.sql``.
+``engines/postgres/sidecar/schema.sql``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from psycopg.types.json import Jsonb
 from tidegate import waits
 from tidegate.dataplane import stream_states
 from tidegate.dataplane.model import FROZEN, MESSAGE_PREFIX, Direction, StreamState, marker_message
-from tidegate.dataplane.stream_log import log, log_entries
-from tidegate.dataplane.stream_rows import COLUMNS, LogEntry, StreamRow, stream_row
+from tidegate.dataplane.stream_rows import COLUMNS, StreamRow, stream_row
 from tidegate.dataplane.stream_states import ACTIVE
 from tidegate.engines.postgres.position import Position, format_lsn, parse_lsn
+from tidegate.engines.postgres.sidecar.stream_log import LogEntry, log, log_entries
 from tidegate.errors import (
     AlreadyExistsError,
     EpochLostError,

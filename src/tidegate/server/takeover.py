@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from tidegate.cluster.generation import next_epoch
 from tidegate.dataplane import streams
-from tidegate.engines.postgres import predecessors, sidecar, slots
+from tidegate.engines.postgres import predecessors, slots
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.predecessors import Mark
+from tidegate.engines.postgres.sidecar import installation as sidecar
 
 if TYPE_CHECKING:
     from tidegate.dataplane.model import SpanSpec

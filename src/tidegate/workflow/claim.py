@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.cluster.generation import check_epoch, first_epoch
-from tidegate.dataplane.epochs import raise_epochs, read_epochs
+from tidegate.engines.postgres.sidecar.epochs import raise_epochs, read_epochs
 from tidegate.errors import ConnectError, NotFoundError
 
 if TYPE_CHECKING:

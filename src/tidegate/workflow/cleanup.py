@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
-from tidegate.engines.postgres import fence, journal, sidecar, vdiff_tables
+from tidegate.engines.postgres import fence
+from tidegate.engines.postgres.sidecar import installation as sidecar
+from tidegate.engines.postgres.sidecar import journal, vdiff_tables
 from tidegate.workflow import identities
 from tidegate.workflow.objects import (
     at_source,

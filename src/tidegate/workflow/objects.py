@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
-from tidegate.engines.postgres import fence, publication, sidecar, slots
+from tidegate.engines.postgres import fence, publication, slots
+from tidegate.engines.postgres.sidecar import installation as sidecar
 from tidegate.topology.names import TableName
 from tidegate.workflow import spans
 from tidegate.workflow.model import Phase, opposite, replication_name

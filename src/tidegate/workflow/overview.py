@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 
 from tidegate.dataplane import asking
-from tidegate.engines.postgres import sidecar, vdiff_tables
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.sidecar import installation as sidecar
+from tidegate.engines.postgres.sidecar import vdiff_tables
 from tidegate.errors import TidegateError
 from tidegate.workflow import traffic, waiting
 from tidegate.workflow.condition import condition

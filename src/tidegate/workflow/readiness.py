@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING
 
 from tidegate.dataplane.model import Direction, StreamState
-from tidegate.engines.postgres import support_removal, table_removal, vdiff_tables
+from tidegate.engines.postgres import support_removal, table_removal
+from tidegate.engines.postgres.sidecar import vdiff_tables
 from tidegate.errors import FailedPreconditionError
 from tidegate.topology.names import TableName
 from tidegate.workflow import objects, traffic

@@ -1,7 +1,7 @@
 """The journal of a switch over all its sources: written everywhere, or the door closed everywhere.
 
 Decides when the point of no return is reached: with the first journal, on any source. How one
-source keeps a journal is :mod:`tidegate.engines.postgres.journal`'s business.
+source keeps a journal is :mod:`tidegate.engines.postgres.sidecar.journal`'s business.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tidegate import steps
-from tidegate.engines.postgres import journal
+from tidegate.engines.postgres.sidecar import journal
 from tidegate.errors import FailedPreconditionError, TidegateError
 from tidegate.workflow import switch
 from tidegate.workflow.sessions import named_errors

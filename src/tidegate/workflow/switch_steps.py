@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate.dataplane import accounts, streams
 from tidegate.dataplane.model import Direction, StreamState
-from tidegate.engines.postgres import fence, journal, publication, sidecar, slots
+from tidegate.engines.postgres import fence, publication, slots
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.position import Position, format_lsn
+from tidegate.engines.postgres.sidecar import installation as sidecar
+from tidegate.engines.postgres.sidecar import journal
 from tidegate.errors import NotFoundError, WaitTimeoutError
 from tidegate.topology.names import TableName
 from tidegate.workflow import (

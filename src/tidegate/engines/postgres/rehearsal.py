@@ -23,17 +23,11 @@ import psycopg
 from psycopg import sql
 
 from tidegate.engines.failures import FailurePhase, Treatment, treatment_of
-from tidegate.engines.postgres import (
-    event_triggers,
-    fence,
-    publication,
-    schema_make,
-    script,
-    sidecar,
-)
+from tidegate.engines.postgres import event_triggers, fence, publication, schema_make, script
 from tidegate.engines.postgres.attempts import Attempt, batches, first_line, named, runs
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.schema_owners import new_owner
+from tidegate.engines.postgres.sidecar import installation as sidecar
 from tidegate.engines.postgres.sqlstates import kind_of
 from tidegate.errors import TidegateError
 

@@ -40,10 +40,11 @@ import psycopg
 from tidegate import steps, waits
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import StreamState
-from tidegate.engines.postgres import holders, refetch, slots
+from tidegate.engines.postgres import holders, slots
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.position import format_lsn
-from tidegate.engines.postgres.stream_row import H_UNKNOWN
+from tidegate.engines.postgres.sidecar import refetch
+from tidegate.engines.postgres.sidecar.stream_row import H_UNKNOWN
 from tidegate.errors import ConflictError, FailedPreconditionError, TidegateError, WaitTimeoutError
 from tidegate.topology.names import TableName
 from tidegate.workflow.vdiff.links import targets_of

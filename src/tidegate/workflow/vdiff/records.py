@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import StreamState
-from tidegate.engines.postgres import sidecar, vdiff_tables
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.sidecar import installation as sidecar
+from tidegate.engines.postgres.sidecar import vdiff_tables
 from tidegate.errors import (
     AlreadyExistsError,
     FailedPreconditionError,

@@ -25,8 +25,9 @@ from tidegate import steps
 from tidegate.dataplane import compare
 from tidegate.dataplane.chunks import Chunk, KeySlice, agreed_plan, tile
 from tidegate.engines.failures import FailurePhase
-from tidegate.engines.postgres import compared, vdiff_tables
+from tidegate.engines.postgres import compared
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.sidecar import vdiff_tables
 from tidegate.engines.postgres.sqlstates import translated
 from tidegate.errors import (
     CancelledError,

@@ -20,8 +20,8 @@ import psycopg
 
 from tidegate import waits
 from tidegate.engines.failures import FailurePhase
-from tidegate.engines.postgres import vdiff_tables
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.sidecar import vdiff_tables
 from tidegate.engines.postgres.sqlstates import translated
 from tidegate.errors import (
     ConflictError,

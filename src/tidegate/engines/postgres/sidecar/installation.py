@@ -3,7 +3,7 @@
 Every shard that takes part in a workflow carries this schema: stream rows and what belongs to
 them at a target, the journal and the fence's bookkeeping at a source, VDiff tables. Each part is
 idempotent DDL with a version; a part of the recorded version is not run again. The schema as a
-whole has a release (:mod:`tidegate.engines.postgres.sidecar_releases`): a fresh one is made from
+whole has a release (:mod:`tidegate.engines.postgres.sidecar.releases`): a fresh one is made from
 the parts and is at the newest release, an older one is brought there by the releases' changes.
 
 Each workflow that names the shard has a row in ``_tidegate.workflow``, from the transaction that
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from tidegate.engines.postgres import fence, journal, vdiff_tables
-from tidegate.engines.postgres import sidecar_releases as releases
+from tidegate.engines.postgres import fence
+from tidegate.engines.postgres.sidecar import journal, releases, vdiff_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +57,7 @@ class User:
 
 
 def _streams_part() -> Part:
-    file = resources.files(__package__).joinpath("sidecar.sql")
+    file = resources.files(__package__).joinpath("schema.sql")
     return Part("streams", 2, file.read_text(encoding="utf-8"))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from tidegate.engines.postgres.copy_state import ChunkRow
+    from tidegate.engines.postgres.sidecar.copy_state import ChunkRow
 
 VERSION = 2
 

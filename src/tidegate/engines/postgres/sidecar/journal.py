@@ -14,7 +14,7 @@ The same stopped coordinator must not lift a fence that a later switch has raise
 that nobody would lift: :func:`latest` lets it touch a shard's fence only while no later switch of
 the workflow has announced itself there.
 
-The table of the journals themselves is in ``sidecar.sql``; the announcements' is here. This module
+The table of the journals themselves is in ``schema.sql``; the announcements' is here. This module
 must not decide what a journal means; :mod:`tidegate.workflow.switch` does.
 """
 
