@@ -309,7 +309,7 @@ def test_a_copy_that_differs_at_the_end_leaves_nothing_behind(shards: Fleet) -> 
 
 
 def test_what_the_server_refuses_is_named_and_leaves_nothing_behind(shards: Fleet) -> None:
-    """Every refusal at once: a role that is missing, an extension, a trigger against tables."""
+    """A role that is missing, and an event trigger that forbids views."""
     at_source(
         shards,
         BOTH + "DO $$ BEGIN CREATE ROLE nowhere_else; EXCEPTION WHEN duplicate_object THEN END $$;"
@@ -330,7 +330,7 @@ def test_what_the_server_refuses_is_named_and_leaves_nothing_behind(shards: Flee
         " EXECUTE FUNCTION never()",
     )
     before = objects(shards)
-    with pytest.raises(PreflightError, match=r"view public\.w cannot be made: no views here"):
+    with pytest.raises(PreflightError, match=r"view public\.w cannot be made: .*never.*no views"):
         copied(shards)
     assert objects(shards) == before
 
