@@ -70,10 +70,16 @@ class RaftMember:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What a member does before it leaves, in this order."""
+    """What a member does before it leaves.
 
-    transfer_to: int | None
+    Attributes:
+        promote: who gets a vote first.
+        heirs: voters one of which is to lead; the first that is up.
+        demote: whether its own vote goes last.
+    """
+
     promote: int | None
+    heirs: tuple[int, ...]
     demote: bool
 
 
@@ -86,16 +92,16 @@ def plan_handover(members: Sequence[RaftMember], me: int, leader: int | None) ->
     """
     mine = next((member for member in members if member.member_id == me), None)
     if mine is None or mine.role is not Role.VOTER:
-        return Handover(None, None, demote=False)
+        return Handover(None, (), demote=False)
     others = sorted(member for member in members if member.member_id != me)
-    voters = [member for member in others if member.role is Role.VOTER]
-    heirs = sorted(
+    voters = [member.member_id for member in others if member.role is Role.VOTER]
+    waiting = sorted(
         (member for member in others if member.role is not Role.VOTER),
         key=lambda member: _NODE_ROLES[member.role],  # a standby has the log already
     )
-    promote = heirs[0].member_id if heirs else None
-    transfer_to = (voters[0].member_id if voters else promote) if leader == me else None
-    return Handover(transfer_to, promote, demote=promote is not None)
+    promote = waiting[0].member_id if waiting else None
+    heirs = voters if promote is None else [*voters, promote]
+    return Handover(promote, tuple(heirs) if leader == me else (), demote=promote is not None)
 
 
 def raft_role(role: Role) -> int:

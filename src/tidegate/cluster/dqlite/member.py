@@ -83,6 +83,8 @@ FIRST_ID: Final = 1
 
 DATABASE: Final = "tidegate"
 DISK_CHECK_S: Final = 1.0
+HEIR_S: Final = 3.0
+"""How long a member that stops waits for a leader to be there, and for one heir to lead."""
 _IDENTITY: Final = "member.json"
 _LOG: Final = "raft"
 
@@ -261,18 +263,16 @@ class DqliteMember:
             What was done; see :func:`plan_handover`.
 
         Raises:
-            NoLeaderError: there is none to ask.
+            NoLeaderError: there is none to ask, or no heir is up.
         """
-        leader = self.client.leader()
-        plan = plan_handover(
-            self.client.list(), self.member_id, leader.member_id if leader else None
-        )
+        client = DqliteClient([self.address], Dialler(self._tls), patience_s=HEIR_S)
+        leader = client.leader()
+        plan = plan_handover(client.list(), self.member_id, leader.member_id if leader else None)
         if plan.promote is not None:
-            self.client.promote(plan.promote, Role.VOTER)
-        if plan.transfer_to is not None:
-            self.client.transfer(plan.transfer_to)
+            client.promote(plan.promote, Role.VOTER)
+        _first_that_leads(client, plan.heirs)
         if plan.demote:
-            self.client.promote(self.member_id, Role.SPARE)
+            client.promote(self.member_id, Role.SPARE)
         return plan
 
     def close(self, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
@@ -364,6 +364,18 @@ class DqliteMember:
         if node is None:
             raise DqliteError(f"the member {self.address} does not run")
         return node.socket
+
+
+def _first_that_leads(client: DqliteClient, heirs: Sequence[int]) -> None:
+    """Make one of the voters the leader; those that are down are passed over."""
+    for heir in heirs:
+        try:
+            client.transfer(heir)
+        except TidegateError:
+            if heir == heirs[-1]:
+                raise
+        else:
+            return
 
 
 def last_entry(folder: Path) -> LogEnd:
