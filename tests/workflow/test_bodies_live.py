@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fix_fleet import move_tables, switch_request
+from fix_fleet import TABLES, move_tables, switch_request
 from tidegate.errors import PreflightError
-from tidegate.workflow.requests import CancelRequest
+from tidegate.workflow.requests import CancelRequest, SchemaRequest
 
 if TYPE_CHECKING:
     from fix_fleet import Fleet
@@ -140,17 +140,31 @@ CREATE TABLE public.others (n bigint DEFAULT nextval('numbers.invoice_no'));
 """
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["made", "there"])
 def test_a_sequence_that_only_functions_draw_from_comes_along_and_is_raised_at_each_switch(
     moving: Fleet,
+    *,
+    there: bool,
 ) -> None:
     """Situation 3, relative: no number is given out twice, there and back; a cancel takes it away.
+
+    What was at the target before, with its tables, is raised as well, and stays.
 
     A table that stays and draws from it as well is named.
     """
     with moving.shards["commerce", "0"].admin() as session:
         session.execute(INVOICES)
+    if there:
+        beforehand = SchemaRequest(
+            source_keyspace="commerce",
+            source_shard="0",
+            target_keyspace="shop",
+            target_shard="0",
+            tables=TABLES,
+        )
+        moving.service.copy_schema(beforehand)
     moving.start_workers()
-    made = moving.service.create(move_tables())
+    made = moving.service.create(move_tables(skip_schema_copy=there))
     shared = [f for f in made.findings if f.id == "TG-PF-222"]
     assert [f.message for f in shared] == ["sequence numbers.invoice_no also numbers others"]
     moving.wait_running("shop", "move")
@@ -169,7 +183,8 @@ def test_a_sequence_that_only_functions_draw_from_comes_along_and_is_raised_at_e
     moving.service.reverse_traffic(switch_request())
     assert all(drawn("commerce", name) > last("shop", sequence) for name, sequence in both)
     moving.service.cancel(CancelRequest(keyspace="shop", workflow="move"))
-    assert moving.query("shop", "0", "SELECT to_regnamespace('numbers')") == [(None,)]
+    left = [("numbers",)] if there else [(None,)]
+    assert moving.query("shop", "0", "SELECT to_regnamespace('numbers')::text") == left
     assert moving.query("commerce", "0", "SELECT to_regclass('numbers.invoice_no')::text") == [
         ("numbers.invoice_no",)
     ]

@@ -9,6 +9,7 @@ would be nothing to check.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -155,19 +156,31 @@ def _reached(
     wanted: tuple[TableName, ...],
     targets: tuple[DatabaseFacts, ...],
 ) -> Reach:
-    """What the tables that will be made reach for, at the source their schema is copied from."""
-    if request.skip_schema_copy:
-        return Reach()
+    """What the tables that will be made reach for, at the source their schema is copied from.
+
+    Of what tables reach for that are at the targets already, it holds only the sequences that
+    functions draw from: a switch raises them, too.
+    """
     shard = request.source_shards[0]
     there = {name for target in targets for name in target.tables}
-    chosen = [tables[shard][n] for n in wanted if n in tables[shard] and n not in there]
-    return reach(
-        sessions.get(request.source_keyspace, shard),
-        {table.name: table.oid for table in chosen},
-        {each.name: each.oid for table in chosen for each in table.sequences},
-        there=frozenset.intersection(*(target.survey.relations for target in targets)),
-        without=request.leave_out_triggers,
-    )
+    relations = frozenset.intersection(*(target.survey.relations for target in targets))
+    known = [tables[shard][name] for name in wanted if name in tables[shard]]
+
+    def of(chosen: Iterable[Table], without: tuple[str, ...] = ()) -> Reach:
+        return reach(
+            sessions.get(request.source_keyspace, shard),
+            {table.name: table.oid for table in chosen},
+            {each.name: each.oid for table in chosen for each in table.sequences},
+            there=relations,
+            without=without,
+        )
+
+    kept = known if request.skip_schema_copy else [each for each in known if each.name in there]
+    drawn = {name: oid for name, oid in of(kept).sequences.items() if name in relations}
+    if request.skip_schema_copy:
+        return Reach(sequences=drawn)
+    found = of([each for each in known if each.name not in there], request.leave_out_triggers)
+    return replace(found, sequences={**drawn, **found.sequences})
 
 
 def gather_again(
