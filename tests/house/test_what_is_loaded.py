@@ -35,3 +35,13 @@ def test_a_worker_loads_neither_the_server_nor_a_cipher() -> None:
     """Situation 25: what starting a worker costs."""
     unneeded = (*SERVER, "structlog", "rich", "cryptography", "tidegate.workflow", "tidegate.cli")
     assert loaded("import tidegate.dataplane.worker", unneeded) == []
+
+
+def test_the_parser_of_bodies_is_not_loaded_by_the_process_that_asks() -> None:
+    """It aborts on some valid bodies, and takes the process with it."""
+    asked = (
+        "from tidegate.engines.postgres.bodies import child, names\n"
+        "body = names.Body('plpgsql', 'BEGIN RETURN NEW; END', returns='trigger')\n"
+        "assert not child.read_all([body])[body].error"
+    )
+    assert loaded(asked, ("pgparse",)) == []
