@@ -17,6 +17,7 @@ import os
 import selectors
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,8 +42,9 @@ def serve(control: socket.socket) -> dict[str, Any]:
                 pid, status = key.data
                 selector.unregister(key.fd)
                 os.close(key.fd)
-                status.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
-                status.close()
+                ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with status, suppress(OSError):  # nobody may wait for it any more
+                    status.send(str(ended).encode())
                 continue
             message, fds, _, _ = socket.recv_fds(control, REQUEST_BYTES, 4)
             if not message:
