@@ -10,6 +10,7 @@ from fix_members import WHO_LEADS, MemberCluster, answer, members
 from fix_node import until
 from tidegate.cluster.identity import next_port
 from tidegate.errors import TidegateError
+from tidegate.server.roster import KNOWN_S
 
 if TYPE_CHECKING:
     from fix_members import Member
@@ -43,8 +44,12 @@ def test_an_evicted_certificate_is_refused_after_its_name_was_used_again(
     first, gone, other = replaced(members)
     for member in (first, other):
         for certificate, status in ((gone, b"403"), (other, b"200")):
-            said = answer(member.address, certificate.node.state_dir / "cluster", READ)
-            assert said.startswith(b"HTTP/1.1 " + status), said
+            folder = certificate.node.state_dir / "cluster"
+            wanted = b"HTTP/1.1 " + status
+            until(
+                lambda m=member, f=folder, w=wanted: answer(m.address, f, READ).startswith(w),  # type: ignore[misc]
+                KNOWN_S + 1.0,
+            )
     if members.engine == "dqlite":
         for member in (first, other):
             port = next_port(member.address)

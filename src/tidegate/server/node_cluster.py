@@ -212,6 +212,11 @@ class NodeCluster:
             except OSError as error:  # it is for the next start, and this member lives
                 log.warning("addresses of members not kept", error=str(error))
 
+    @property
+    def has_change(self) -> bool:
+        """Whether a change waits."""
+        return self._change is not None
+
     def take_change(self) -> Change | None:
         """The change that waits, for whoever has closed everything; at most once."""
         change, self._change = self._change, None

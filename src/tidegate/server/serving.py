@@ -30,7 +30,7 @@ from tidegate.cluster.cluster import Cluster, NewSchema
 from tidegate.cluster.extensions import Extensions
 from tidegate.cluster.identity import IdentityFolder
 from tidegate.cluster.members import PLACEHOLDER
-from tidegate.errors import InvalidArgumentError, NodeRunningError, TidegateError
+from tidegate.errors import InvalidArgumentError, NodeRunningError, NotAMemberError, TidegateError
 from tidegate.server.api_extensions import API_EXTENSIONS
 from tidegate.server.app import create_app
 from tidegate.server.links import Links
@@ -59,6 +59,8 @@ ARRIVES_AGAIN_S: Final = 0.1
 ENDS_S: Final = 120.0
 LOOKS_AGAIN_S: Final = 5.0
 """Between two looks of a node that waits for others to be upgraded."""
+TOLD_S: Final = 2.0
+"""A member that was let go may read so in the rows before it is told; then it is told so soon."""
 
 log = structlog.get_logger("tidegate.node")
 
@@ -108,11 +110,12 @@ class Below:
                 self._open()
                 failures = 0
             except TidegateError as error:
-                if not self._is_passing(error):
+                if self._is_passing(error):
+                    self._pause(error, failures)
+                    failures += 1
+                elif not self._runtime.cluster.has_change:  # who is told to leave was let go before
                     self._runtime.failure = error
                     break
-                self._pause(error, failures)
-                failures += 1
             except Exception as error:
                 log.exception("node failed")
                 self._runtime.failure = TidegateError(
@@ -168,6 +171,8 @@ class Below:
                         self._serve(links, identity, above)
                 except TidegateError as error:
                     if not self._is_passing(error):
+                        if isinstance(error, NotAMemberError):
+                            runtime.reopen.wait(TOLD_S)
                         raise
                     self._pause(error, failures)
                     failures += 1
