@@ -43,11 +43,7 @@ class View(Protocol):
 def watch(verbs: WorkflowVerbs, workflow: str, target: str) -> None:
     """Show a workflow's status until the user has seen enough."""
     again = f"workflow status -w {workflow} -t {target} --watch"
-    with (
-        view(sys.stdout, whole=True) as show,
-        _detachable(again),
-        interruptible() as heed_ctrl_c,
-    ):
+    with view(sys.stdout, whole=True) as show, detachable(again) as heed_ctrl_c:
         while True:
             heed_ctrl_c()
             show(verbs.status(workflow, target))
@@ -174,7 +170,7 @@ def _follow(
     pause_s: float = POLL_S,
 ) -> dict[str, Any]:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with view(sys.stderr) as show, _detachable(again), interruptible() as heed_ctrl_c:
+    with view(sys.stderr) as show, detachable(again) as heed_ctrl_c:
         while True:
             heed_ctrl_c()
             found, over = look()
@@ -190,13 +186,19 @@ def _follow(
 
 
 @contextmanager
-def _detachable(again: str) -> Iterator[None]:
+def detachable(
+    again: str, what: str = "the work goes on in the node"
+) -> Iterator[Callable[[], None]]:
+    """A loop that Ctrl-C ends, saying how to come back; yields what it calls at each turn.
+
+    Raises:
+        DetachedError: Ctrl-C.
+    """
     try:
-        yield
+        with interruptible() as heed_ctrl_c:
+            yield heed_ctrl_c
     except KeyboardInterrupt:
-        raise DetachedError(
-            "stopped following; the work goes on in the node", next_step=f"tidegate {again}"
-        ) from None
+        raise DetachedError(f"stopped following; {what}", next_step=f"tidegate {again}") from None
 
 
 @contextmanager

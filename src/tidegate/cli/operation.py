@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from tidegate.cli.common import DEFAULTS, Common, DryRun, Wait, names, pairs, seconds
+from tidegate.cli.follow import detachable
 from tidegate.cli.output import Column, Json, note, out, table_text
-from tidegate.errors import DetachedError, ExitStatus, WaitTimeoutError
+from tidegate.errors import ExitStatus, WaitTimeoutError
 
 if TYPE_CHECKING:
     from tidegate.client.operations import Operations
@@ -216,13 +217,7 @@ def _shown(common: Common, answer: Json) -> None:
 
 def _followed(common: Common, verbs: Operations, operation: str, timeout: str | None) -> int:
     """Print the log as it grows, then the operation; its exit status."""
-    try:
-        found = _until_ended(common, verbs, operation, timeout)
-    except KeyboardInterrupt:
-        raise DetachedError(
-            f"stopped following; operation {operation} goes on",
-            next_step=f"tidegate operation watch {operation}",
-        ) from None
+    found = _until_ended(common, verbs, operation, timeout)
     _shown(common, found)
     return STATUSES.get(found["state"], ExitStatus.ERROR)
 
@@ -233,19 +228,22 @@ def _until_ended(common: Common, verbs: Operations, operation: str, timeout: str
     limit_s = None if timeout is None else seconds(timeout)
     deadline = None if limit_s is None else time.monotonic() + limit_s
     seen = 0
-    while True:
-        for line in verbs.log(operation, after=seen, wait_s=1.0)["items"]:
-            seen = line["seq"]
-            if common.output in {"table", "wide"}:
-                _print_line(common, line)
-        found = verbs.show(operation)
-        if found["state"] in ENDED and seen >= found["last_seq"]:
-            return found
-        if deadline is not None and time.monotonic() >= deadline:
-            raise WaitTimeoutError(
-                f"operation {operation} is {found['state']} after {limit_s:g} s and goes on",
-                next_step=f"tidegate operation watch {operation}",
-            )
+    again = f"operation watch {operation}"
+    with detachable(again, f"operation {operation} goes on") as heed_ctrl_c:
+        while True:
+            heed_ctrl_c()
+            for line in verbs.log(operation, after=seen, wait_s=1.0)["items"]:
+                seen = line["seq"]
+                if common.output in {"table", "wide"}:
+                    _print_line(common, line)
+            found = verbs.show(operation)
+            if found["state"] in ENDED and seen >= found["last_seq"]:
+                return found
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeoutError(
+                    f"operation {operation} is {found['state']} after {limit_s:g} s and goes on",
+                    next_step=f"tidegate {again}",
+                )
 
 
 def _has_ended(verbs: Operations, operation: str) -> bool:
