@@ -195,11 +195,11 @@ def _attempt(
 
 _TURN = "hashtextextended('tidegate vdiff ' || %s, 0)"
 
-_WHO_HAS_THE_TURN = """
+_WHO_HAS_THE_TURN = f"""
 SELECT pid FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
  WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-   AND (l.classid::int8 << 32 | l.objid::int8) = hashtextextended('tidegate vdiff ' || %s, 0)
-"""
+   AND (l.classid::int8 << 32 | l.objid::int8) = {_TURN}
+"""  # noqa: S608 - made of constants
 
 
 def _take_turn(part: _Held, workflow_uuid: str, wait_s: float) -> None:
