@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,6 +18,7 @@ import pytest
 from psycopg import sql
 
 from fix_databases import APPLICATION, Database
+from fix_forked import NOTHING, Forked
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.schema import Schema
 from tidegate.engines.postgres.connection import connect
@@ -28,6 +27,7 @@ from tidegate.router.psycopg import run
 from tidegate.server.node import UPDATES
 from tidegate.server.supervisor import DesiredSpan, Supervisor
 from tidegate.server.takeover import take_over
+from tidegate.steps import CRASH_VARIABLE, FREEZE_VARIABLE
 from tidegate.topology.records import Cell, Keyspace, Shard, Tablet, TabletType
 from tidegate.topology.store import TopologyStore
 from tidegate.topology.vschema import VSchema
@@ -36,12 +36,11 @@ from tidegate.workflow.service import WorkflowService
 from tidegate.workflow.store import WorkflowStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tidegate.engines.postgres.local import LocalServer
     from tidegate.topology.model import Snapshot
 
-HERE = Path(__file__).parent
 CUSTOMERS = 40
 TABLES = ("customers", "orders")
 PASSWORD = "of a throw-away role"
@@ -51,6 +50,8 @@ SHOPPER = f"""
 DO $$ BEGIN CREATE ROLE shopper LOGIN PASSWORD '{PASSWORD}' IN ROLE {APPLICATION};
 EXCEPTION WHEN duplicate_object THEN NULL; END $$
 """
+VERB_S = 120.0
+"""How long a verb may take to come to a step."""
 ALL = frozenset({TabletType.PRIMARY, TabletType.REPLICA, TabletType.RDONLY})
 
 SCHEMA = f"""
@@ -98,8 +99,7 @@ class Fleet:
     supervisor: Supervisor | None = None
     observers: dict[tuple[str, str], Any] = field(default_factory=dict)
     applications: list[Application] = field(default_factory=list)
-    runner: subprocess.Popen[str] | None = None
-    frozen: list[int] = field(default_factory=list)
+    frozen: dict[int, Forked] = field(default_factory=dict)
 
     @classmethod
     def make(cls, folder: Path) -> Fleet:
@@ -159,14 +159,9 @@ class Fleet:
     def close(self) -> None:
         for application in self.applications:
             application.finish()
-        for child in self.frozen:
-            os.kill(child, signal.SIGKILL)
-        if self.runner is not None:
-            assert self.runner.stdin is not None
-            assert self.runner.stdout is not None
-            self.runner.stdin.close()
-            self.runner.wait(10)
-            self.runner.stdout.close()
+        for verb in self.frozen.values():
+            verb.kill()
+            verb.wait(10)
         if self.supervisor is not None:
             self.supervisor.stop()
         for session in self.observers.values():
@@ -270,48 +265,34 @@ class Fleet:
 
     def kill_at(self, step: str, verb: str, request: Any) -> str:
         """Run a verb in a process that kills itself at a step; returns its name as a holder."""
-        child, status = self._run_verb(step, verb, request, frozen=False)
+        dying = self._start_verb(verb, request, {CRASH_VARIABLE: step})
+        status = dying.wait(VERB_S)
         log = (self.folder / "verbs.log").read_text()
         assert status == -signal.SIGKILL, f"{verb} at {step}: status {status}\n{log[-4000:]}"
-        return f"dying-{child}"
+        return f"dying-{dying.pid}"
 
     def freeze_at(self, step: str, verb: str, request: Any) -> int:
         """Run a verb in a process that stops itself at a step, holding all it has; its number."""
-        child, status = self._run_verb(step, verb, request, frozen=True)
+        freezing = self._start_verb(verb, request, {FREEZE_VARIABLE: step})
+        self.frozen[freezing.pid] = freezing
+        deadline = time.monotonic() + VERB_S
+        while (status := freezing.poll()) is None and state_of(freezing.pid) != "T":
+            assert time.monotonic() < deadline, f"{verb} does not come to {step}"
+            time.sleep(0.005)
         log = (self.folder / "verbs.log").read_text()
         assert status is None, f"{verb} at {step}: status {status}\n{log[-4000:]}"
-        self.frozen.append(child)
-        return child
+        return freezing.pid
 
     def thaw(self, child: int) -> None:
         """Let a frozen verb go on, and wait until it has ended by itself."""
         os.kill(child, signal.SIGCONT)
-        deadline = time.monotonic() + 60.0
-        while (Path("/proc") / str(child) / "stat").exists() and state_of(child) != "Z":
-            assert time.monotonic() < deadline, "the verb goes on and on"
-            time.sleep(0.02)
-        self.frozen.remove(child)
+        self.frozen.pop(child).wait(60)
 
-    def _run_verb(
-        self, step: str, verb: str, request: Any, *, frozen: bool
-    ) -> tuple[int, int | None]:
-        if self.runner is None:
-            errors = (self.folder / "verbs.log").open("w")
-            with errors:
-                self.runner = subprocess.Popen(
-                    [sys.executable, str(HERE / "run_verb.py")],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                    env={**os.environ, "PYTHONPATH": str(HERE.parent / "src")},
-                )
-        assert self.runner.stdin is not None
-        assert self.runner.stdout is not None
-        self.runner.stdin.write(json.dumps([self.url, verb, asdict(request), step, frozen]) + "\n")
-        self.runner.stdin.flush()
-        child, status = json.loads(self.runner.stdout.readline())
-        return child, status
+    def _start_verb(self, verb: str, request: Any, marks: Mapping[str, str]) -> Forked:
+        given = [self.url, verb, json.dumps(asdict(request))]
+        with (self.folder / "verbs.log").open("a") as log:
+            streams = (NOTHING, log.fileno(), log.fileno())
+            return Forked("run_verb", given, {**os.environ, **marks}, streams)
 
 
 class Application(threading.Thread):
