@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow.test_api_map import resolve
+from api_map_pages import resolve
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "api-map-bootstrap.md"
 EXPORTED = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow.test_api_map import IN_NOTES, NOTHING, resolve
+from api_map_pages import IN_NOTES, NOTHING, resolve, rows_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "api-map-operations.md"
 
@@ -61,34 +61,28 @@ EXPORTED = [
 ]
 
 
-def rows() -> list[tuple[str, str, str]]:
-    found = []
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if line.startswith("| `"):
-            go, python, note = (cell.strip() for cell in line.strip("|").split("|"))
-            found.append((go.strip("`"), python.strip("`"), note))
-    return found
+ROWS = rows_of(PAGE)
 
 
 def test_every_exported_name_has_its_row() -> None:
-    assert [go for go, _, _ in rows()] == EXPORTED
+    assert [go for go, _, _ in ROWS] == EXPORTED
 
 
 @pytest.mark.parametrize(
-    ("go", "python"), [(go, python) for go, python, _ in rows() if python != NOTHING]
+    ("go", "python"), [(go, python) for go, python, _ in ROWS if python != NOTHING]
 )
 def test_every_python_name_can_be_imported(go: str, python: str) -> None:
     assert resolve(python) is not None, go
 
 
 @pytest.mark.parametrize(
-    "python", sorted({name for _, _, note in rows() for name in IN_NOTES.findall(note)})
+    "python", sorted({name for _, _, note in ROWS for name in IN_NOTES.findall(note)})
 )
 def test_every_python_name_in_a_note_can_be_imported(python: str) -> None:
     assert resolve(python) is not None
 
 
 def test_a_name_without_a_place_says_why() -> None:
-    for go, python, note in rows():
+    for go, python, note in ROWS:
         if python == NOTHING:
             assert note.startswith("only serves Go"), go

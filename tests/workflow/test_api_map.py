@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from api_map_pages import IN_NOTES, NOTHING, resolve, rows_of
 from tidegate import errors
 from tidegate.workflow import api
 
@@ -164,57 +161,30 @@ EXPORTED = [
     "VReplicationStreams.Workflows",
 ]
 
-NOTHING = "—"
-IN_NOTES = re.compile(r"`(tidegate\.[\w.]+)`")
-
-
-def rows() -> list[tuple[str, str, str]]:
-    found = []
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if line.startswith("| `"):
-            go, python, note = (cell.strip() for cell in line.strip("|").split("|"))
-            found.append((go.strip("`"), python.strip("`"), note))
-    return found
-
-
-def resolve(path: str) -> Any:
-    """Import the longest module of a dotted path and walk down its attributes and fields."""
-    parts = path.split(".")
-    for cut in range(len(parts), 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:cut]))
-        except ModuleNotFoundError:
-            continue
-        for name in parts[cut:]:
-            if dataclasses.is_dataclass(found) and name in found.__dataclass_fields__:
-                found = found.__dataclass_fields__[name]
-            else:
-                found = getattr(found, name)
-        return found
-    raise AssertionError(path)
+ROWS = rows_of(PAGE)
 
 
 def test_every_exported_name_has_its_row() -> None:
-    assert [go for go, _, _ in rows()] == EXPORTED
+    assert [go for go, _, _ in ROWS] == EXPORTED
     assert len(set(EXPORTED)) == len(EXPORTED)
 
 
 @pytest.mark.parametrize(
-    ("go", "python"), [(go, python) for go, python, _ in rows() if python != NOTHING]
+    ("go", "python"), [(go, python) for go, python, _ in ROWS if python != NOTHING]
 )
 def test_every_python_name_can_be_imported(go: str, python: str) -> None:
     assert resolve(python) is not None, go
 
 
 @pytest.mark.parametrize(
-    "python", sorted({name for _, _, note in rows() for name in IN_NOTES.findall(note)})
+    "python", sorted({name for _, _, note in ROWS for name in IN_NOTES.findall(note)})
 )
 def test_every_python_name_in_a_note_can_be_imported(python: str) -> None:
     assert resolve(python) is not None
 
 
 def test_a_name_without_a_place_says_why() -> None:
-    for go, python, note in rows():
+    for go, python, note in ROWS:
         if python == NOTHING:
             assert note.startswith(("to come", "only serves Go", "none: ")), go
 
