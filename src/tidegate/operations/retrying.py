@@ -1,4 +1,4 @@
-"""When a task that failed is tried again: the one place that knows about back-off.
+"""When a task of an operation that failed is tried again.
 
 Decides from the error and the number of failures. An error counts as passing when it says so itself
 (``retryable``). One whose outcome is unknown is never retried blindly: a person looks first.
@@ -29,7 +29,7 @@ class RetryPolicy:
 
     def pause_ms(self, failures: int, chance: float) -> int:
         """How long to wait after so many failures; ``chance`` is drawn from [0, 1)."""
-        pause_s = min(self.first_s * 2.0 ** (failures - 1), self.longest_s)
+        pause_s = min(self.first_s * 2.0 ** min(failures - 1, 32), self.longest_s)
         return round(1000 * pause_s * (1 + self.jitter * (2 * chance - 1)))
 
     def delay_ms(self, error: BaseException, failures: int, chance: float) -> int | None:
