@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 LOOK_AFTER_S: Final = 0.3
-"""A wait that has lasted so long looks who is in the way, and again so often."""
+"""A wait that has lasted so long is shown, looks who is in the way, and looks again so often."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Wait:
         in_the_way: the transactions or processes waited for, in words; empty while unknown.
         next_step: what ends them.
         holders: the same for programs.
+        subjects: whose it is.
+        began: on the monotonic clock of this process.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Wait:
     next_step: str = ""
     holders: tuple[Mapping[str, Any], ...] = ()
     subjects: tuple[str, ...] = field(default=(), compare=False)
+    began: float = field(default_factory=time.monotonic, compare=False)
 
     def __str__(self) -> str:
         where = f" at {self.where}" if self.where else ""
@@ -150,10 +153,20 @@ def waiting(name: str, what: str, where: str = "") -> Iterator[Waiting]:
 
 
 def current(subject: str | None = None) -> list[Wait]:
-    """The waits that last now, oldest first; of one subject, or of the whole process."""
+    """The waits that last, oldest first; of one subject, or of the whole process.
+
+    Most waits are over at once: one that nobody is known to be in the way of, and that has only
+    just begun, is left out.
+    """
     with _lock:
         found = [_board[number] for number in sorted(_board)]
-    return [wait for wait in found if subject is None or subject in wait.subjects]
+    lasting = time.monotonic() - LOOK_AFTER_S
+    return [
+        wait
+        for wait in found
+        if (wait.in_the_way or wait.began <= lasting)
+        and (subject is None or subject in wait.subjects)
+    ]
 
 
 @contextmanager

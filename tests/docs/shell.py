@@ -56,6 +56,8 @@ def blocks_of(path: Path) -> Iterator[Block]:
 
 _VARIABLE = (
     (r"\x1b\[[0-9;]*m", ""),
+    # A verb that lasts for long on a busy machine says on standard error what it waits for.
+    (r"(?m)^waits for .* since \d\d:\d\d:\d\d.*\n", ""),
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "UUID"),
     (r"\b(tidegate|fence)_[0-9a-f]{12}", r"\1_ID"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.+:Z]*", "TIME"),

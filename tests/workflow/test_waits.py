@@ -23,6 +23,7 @@ from tidegate.engines.postgres.replication import LogStream
 from tidegate.errors import TidegateError, WaitTimeoutError
 from tidegate.topology.names import TableName
 from tidegate.workflow.executor import UnfinishedError
+from tidegate.workflow.open_writers import WRITERS
 from tidegate.workflow.overview import overviews
 from tidegate.workflow.requests import CompleteRequest
 from tidegate.workflow.vdiff.service import SUBJECT, VDiffService
@@ -122,6 +123,16 @@ def test_a_table_that_is_to_go_names_who_reads_it(shop: Database, work: str) -> 
         assert f"pg_terminate_backend({pid})" in wait_text(wait.to_json())
     doing.ended()
     assert waits.current("test") == []
+
+
+def test_a_wait_that_is_over_at_once_is_not_shown() -> None:
+    with waits.on_behalf_of("test"), waits.waiting(WRITERS, "long transactions") as wait:
+        assert waits.current("test") == []
+        wait.held_by("session 7")
+        assert [str(w) for w in waits.current("test")] == ["waits for long transactions: session 7"]
+        wait.held_by("")
+        time.sleep(waits.LOOK_AFTER_S)
+        assert [str(w) for w in waits.current("test")] == ["waits for long transactions"]
 
 
 def test_a_slot_and_a_first_snapshot_name_the_open_transactions(shop: Database) -> None:
