@@ -1,6 +1,6 @@
 """A program of some version that opens a cluster database, for tests that run it as a process.
 
-``python ensure_program.py URL ADDRESS SCHEMA EXTENSIONS [FOLDER]`` writes one JSON line: the gate's
+``python -m ensure_program URL ADDRESS SCHEMA EXTENSIONS [FOLDER]`` writes one JSON line: the gate's
 verdict and who it is because of, or the code of the error. It says ``ready`` first and starts when
 a line comes on its standard input. ``FULL_DISK=always|once`` in the environment gives it no room to
 write, for good or until it tries again.
@@ -23,8 +23,9 @@ from tidegate.errors import TidegateError
 NO_ROOM_BYTES = 4096
 
 
-def main(url: str, address: str, schema: str, extensions: str, folder: str = "") -> None:
+def main() -> None:
     """Open the database once."""
+    url, address, schema, extensions, *folder = sys.argv[1:]
     tries = 0
 
     def sleep(_seconds: float) -> None:
@@ -44,7 +45,7 @@ def main(url: str, address: str, schema: str, extensions: str, folder: str = "")
             resource.setrlimit(resource.RLIMIT_FSIZE, (NO_ROOM_BYTES, resource.RLIM_INFINITY))
         cluster = program(database, (int(schema), int(extensions)), sleep=sleep)
         try:
-            answer = cluster.ensure_schema(address, Path(folder) if folder else None)
+            answer = cluster.ensure_schema(address, Path(*folder) if folder else None)
         except TidegateError as error:
             found = {"error": error.code, "message": error.message, "tries": tries}
         else:
@@ -53,4 +54,4 @@ def main(url: str, address: str, schema: str, extensions: str, folder: str = "")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

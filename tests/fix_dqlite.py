@@ -7,10 +7,7 @@ import datetime as dt
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -20,8 +17,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from fix_forked import Spoken
 from fix_node import until
 from fix_processes import current_owner
+from free_ports import free_address
 from left_running import OWNER
 from tidegate.cluster.dqlite.client import DqliteClient
 from tidegate.cluster.dqlite.dialling import Dialler
@@ -29,12 +28,12 @@ from tidegate.cluster.dqlite.member import FIRST_ID, DqliteMember, new_member_id
 from tidegate.cluster.dqlite.node import NodeOptions
 from tidegate.cluster.dqlite.tls import MemberTls
 from tidegate.cluster.members import Role
-from tidegate.engines.postgres.local import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-PROGRAM = Path(__file__).with_name("run_dqlite_member.py")
+PROGRAM = "run_dqlite_member"
 FAST = NodeOptions(latency_ms=60)
 """A leader that is silent for 0.9 s is replaced: soon, and not because the machine is busy."""
 
@@ -118,7 +117,7 @@ class MemberProcess:
     options: NodeOptions = FAST
     listen: str | None = None
     client_idle_s: float = 20.0
-    process: subprocess.Popen[str] | None = None
+    process: Spoken | None = None
     owner: str = field(default_factory=current_owner)
 
     def start(self) -> MemberProcess:
@@ -134,22 +133,14 @@ class MemberProcess:
             "trailing_entries": self.options.trailing_entries,
             "failure_domain": self.options.failure_domain,
         }
-        self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), json.dumps(wanted)],
-            env={**os.environ, OWNER: self.owner},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
+        environment = {**os.environ, OWNER: self.owner}
+        self.process = Spoken(PROGRAM, [json.dumps(wanted)], environment)
         assert self.process.stdout.readline() == "started\n"
         return self
 
     def fault(self, line: str) -> None:
         """Have something go wrong; see ``run_dqlite_member``."""
         assert self.process is not None
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "done\n"
@@ -180,9 +171,7 @@ class Members:
         """One more member, not started and not added."""
         member_id = FIRST_ID if not self.processes else new_member_id()
         folder = self.folder / f"member-{member_id}"
-        made = MemberProcess(
-            folder, member_id, f"127.0.0.1:{free_port()}", self.authority, self.options
-        )
+        made = MemberProcess(folder, member_id, free_address(), self.authority, self.options)
         self.processes[member_id] = made
         return made
 
@@ -236,7 +225,7 @@ def member(tmp_path: Path, authority: Authority) -> Iterator[DqliteMember]:
     with DqliteMember.open(
         tmp_path / "first",
         FIRST_ID,
-        f"127.0.0.1:{free_port()}",
+        free_address(),
         authority.tls,
         first=True,
         options=FAST,

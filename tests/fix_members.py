@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import socket
 import ssl
 import struct
@@ -13,6 +12,7 @@ import pytest
 
 from fix_node import NodeProcess, Shop, until
 from fix_processes import end_workers
+from free_ports import free_address
 from tidegate.errors import TidegateError
 
 if TYPE_CHECKING:
@@ -23,23 +23,8 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.local import LocalServer
 
 AGREE_S = 60.0
-PORTS = range(21000, 29000, 2)
 WHO_LEADS = struct.pack("<QIBBHQ", 1, 1, 0, 0, 0, 0)
 """A connection to dqlite as a client, and its first question."""
-
-
-def free_address() -> str:
-    """A loopback address whose port and the next one are free now."""
-    for port in random.sample(PORTS, len(PORTS)):
-        try:
-            with (
-                socket.create_server(("127.0.0.1", port)),
-                socket.create_server(("127.0.0.1", port + 1)),
-            ):
-                return f"127.0.0.1:{port}"
-        except OSError:
-            continue
-    raise AssertionError("no two ports in a row are free")
 
 
 def answer(address: str, folder: Path, question: bytes) -> bytes:

@@ -68,7 +68,11 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._to))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._to))
+                except OSError:  # it is down now; later connections may be luckier
+                    client.close()
+                    continue
                 with self._lock:
                     self._open |= {client, server}
                 threading.Thread(target=self._serve, args=(client, server), daemon=True).start()

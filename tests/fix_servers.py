@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from free_ports import free_port
 from tidegate.engines.postgres.local import (
     THROW_AWAY_SETTINGS,
     LocalServer,
@@ -51,7 +52,9 @@ def create_server(name: str, major: int, settings: Mapping[str, str] | None = No
     if major > OWN_MAJOR:  # its schema needs its own pg_dump, which nodes look for on their PATH
         os.environ["PATH"] = f"{Path(programs.path('pg_dump')).parent}:{os.environ['PATH']}"
     settings = THROW_AWAY_SETTINGS | dict(settings or {})
-    return LocalServer.create(name, programs=programs, settings=settings)
+    server = LocalServer.create(name, programs=programs, settings=settings)
+    server.port = free_port()
+    return server
 
 
 def _server(name: str, major: int = 18) -> Iterator[LocalServer]:

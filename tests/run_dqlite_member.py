@@ -156,6 +156,3 @@ def main() -> None:
         print("started", flush=True)  # noqa: T201 - the parent waits for it
         asked.wait()
         member.handover()
-
-
-main()

@@ -12,7 +12,8 @@ from make_operations import Bench, FileTask, RootTask, database_in
 from tidegate.operations.model import OperationState
 
 
-def main(folder: Path, holder: str) -> None:
+def main() -> None:
+    folder, holder = Path(sys.argv[1]), sys.argv[2]
     with database_in(folder) as database:
         tasks = {"RootTask": RootTask(), "FileTask": FileTask(folder / "effects")}
         bench = Bench(database, tasks, holder=holder)
@@ -25,4 +26,4 @@ def main(folder: Path, holder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main()

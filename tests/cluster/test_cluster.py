@@ -6,17 +6,15 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fix_forked import Spoken
 from make_cluster import add, extensions, program, rows, updates
 from tidegate import steps
 from tidegate.cluster import cluster as cluster_module
@@ -41,10 +39,10 @@ from tidegate.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from sqlalchemy import Connection
 
-TESTS = Path(__file__).resolve().parents[1]
 RECORDED = "cluster.schema.own_row_recorded"
 STEPS = [
     *(step.name for step in steps.declared() if step.plan == "schema" and step.name != RECORDED),
@@ -64,29 +62,22 @@ def database(url: str) -> Iterator[ClusterDatabase]:
         yield opened
 
 
-def start(url: str, address: str, pair: tuple[int, int], **options: Any) -> subprocess.Popen[str]:
-    folder = options.pop("folder", "")
-    return subprocess.Popen(
-        [sys.executable, TESTS / "ensure_program.py", url, address, *map(str, pair), str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(TESTS), **options},
-    )
+def start(url: str, address: str, pair: tuple[int, int], **options: Any) -> Spoken:
+    folder = [str(options.pop("folder"))] if "folder" in options else []
+    arguments = [url, address, *map(str, pair), *folder]
+    return Spoken("ensure_program", arguments, {**os.environ, **options})
 
 
-def go(*programs: subprocess.Popen[str]) -> list[Any]:
+def go(*programs: Spoken) -> list[Any]:
     """Let programs that have opened the database go on together; what each of them says."""
     for each in programs:
-        assert each.stdout is not None
         assert each.stdout.readline() == "ready\n"
     answers = []
     for each in programs:
-        assert each.stdin is not None
         each.stdin.write("go\n")
         each.stdin.flush()
     for each in programs:
-        said, _ = each.communicate(timeout=60)
+        said = each.communicate()
         answers.append(json.loads(said) if each.returncode == 0 else each.returncode)
     return answers
 

@@ -95,6 +95,7 @@ class Writer(threading.Thread):
                 self.acknowledged.append((number, time.monotonic()))
 
 
+@pytest.mark.alone
 def test_a_killed_primary_loses_nothing_that_was_acknowledged_and_writes_go_on(
     pair: tuple[LocalServer, LocalServer],
 ) -> None:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from tidegate.cluster.ledger import Applied
     from tidegate.cluster.members import Member
 
-TESTS = Path(__file__).resolve().parents[1]
 
 DECISIONS: dict[str, Verdict] = {
     "apply": Verdict.READY,

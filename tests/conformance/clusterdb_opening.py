@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from conformance.clusterdb_gate import CHECKS
 from conformance.clusterdb_lab import (
-    TESTS,
     Lab,
     Outcome,
     attempt,
@@ -23,6 +20,7 @@ from conformance.clusterdb_lab import (
     text_of,
 )
 from conformance.scenarios import Facts
+from fix_forked import finished
 from make_cluster import add, extensions, updates
 from tidegate.cluster.cluster import Cluster, NewSchema
 from tidegate.cluster.database import ClusterDatabase
@@ -142,18 +140,11 @@ def update_fails(made: Lab, binary: list[int], address: str) -> Outcome:
 
 def killed(made: Lab, binary: list[int], address: str) -> None:
     """The program dies (SIGKILL) once everything is written and nothing is committed."""
-    done = subprocess.run(
-        [sys.executable, TESTS / "ensure_program.py", made.url, address, *map(str, binary)],
-        input="go\n",
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=60,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(TESTS),
-            "TIDEGATE_CRASH_AT": "cluster.schema.before_commit",
-        },
+    done = finished(
+        "ensure_program",
+        [made.url, address, *map(str, binary)],
+        {**os.environ, "TIDEGATE_CRASH_AT": "cluster.schema.before_commit"},
+        said="go\n",
     )
     assert done.returncode < 0, done.stderr
 

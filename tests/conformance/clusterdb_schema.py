@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect
 
-from conformance.clusterdb_lab import TESTS, Lab, Outcome, check_error, lab
+from conformance.clusterdb_lab import Lab, Outcome, check_error, lab
 from conformance.scenarios import Facts
+from fix_forked import finished
 from tidegate.cluster.ledger import TABLE, Update
 from tidegate.cluster.schema import BEFORE_PATCH, Schema
 from tidegate.errors import ClusterDatabaseError, GracefulAbortError
@@ -441,15 +440,13 @@ def rename_first(made: Lab) -> None:
 
 def copied_into_nothing(made: Lab, pair: tuple[int, int]) -> Outcome:
     """Open it in a process that has no room on its disk."""
-    done = subprocess.run(
-        [sys.executable, TESTS / "ensure_program.py", made.url, "a:1", *map(str, pair)],
-        input="go\n",
-        text=True,
-        capture_output=True,
-        check=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(TESTS), "FULL_DISK": "always"},
+    done = finished(
+        "ensure_program",
+        [made.url, "a:1", *map(str, pair)],
+        {**os.environ, "FULL_DISK": "always"},
+        said="go\n",
     )
+    assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.removeprefix("ready\n"))
     assert "could not be copied" in said["message"]
     return Outcome(error=ClusterDatabaseError(said["message"], next_step="make room"))

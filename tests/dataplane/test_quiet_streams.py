@@ -123,6 +123,7 @@ def test_a_table_that_is_altered_stops_a_quiet_stream(case: SpanCase, running: R
     assert case.rows()[0].message.startswith("Stopped at DDL")
 
 
+@pytest.mark.alone
 def test_a_dead_worker_is_not_waited_for(case: SpanCase, running: Running) -> None:
     silent_since(case)
     running.worker.stop.set()

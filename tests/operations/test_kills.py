@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from fix_forked import finished
 from make_operations import Bench, FileTask, RootTask, database_in
 from tidegate import steps
 from tidegate.operations.model import OperationState
 
-PROGRAM = Path(__file__).resolve().parents[1] / "run_operations.py"
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
 TASKS = 4  # the root, and what it emits
 TIMES = {
     "operations.enqueued": 1,
@@ -33,14 +35,8 @@ def test_every_step_of_an_operation_is_killed() -> None:
 
 
 def run(folder: Path, holder: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder), holder],
-        env={**os.environ, "TIDEGATE_CRASH_AT": crash_at},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {**os.environ, "TIDEGATE_CRASH_AT": crash_at}
+    return finished("run_operations", [str(folder), holder], environment)
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -87,6 +87,7 @@ def test_what_cannot_be_routed_is_said(store: TopologyStore) -> None:
             router.resolve("orders", 1)
 
 
+@pytest.mark.alone
 def test_a_change_is_followed_over_http_within_100_ms(
     node: HttpNode, store: TopologyStore, token: str
 ) -> None:

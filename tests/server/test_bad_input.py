@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fix_node import NodeProcess, Shop
+from free_ports import free_port
 from tidegate.cli.main import run
-from tidegate.engines.postgres.local import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

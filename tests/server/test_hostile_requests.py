@@ -220,8 +220,8 @@ def test_a_request_sent_by_the_byte_is_ended(bounded: NodeProcess) -> None:
 def test_an_idle_connection_is_closed(bounded: NodeProcess) -> None:
     """Situation 29: after an answer, too."""
     with closing(dial(bounded)) as line:
-        line.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         began = time.monotonic()
+        line.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"alive" in rest_of(line)
         assert 0.5 < time.monotonic() - began < 10
 

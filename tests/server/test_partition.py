@@ -11,8 +11,9 @@ import httpx2
 import pytest
 
 from fix_gateways import Gateway, dialled_by
-from fix_members import MemberCluster, free_address, members
+from fix_members import MemberCluster, members
 from fix_node import until
+from free_ports import free_address
 from tidegate.cluster.ownership import TTL_S
 from tidegate.errors import TidegateError
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fix_node import NodeProcess
-from tidegate.engines.postgres.local import free_port
+from free_ports import free_port
 from tidegate.errors import InvalidArgumentError, SecretError, TidegateError
 from tidegate.secret import SECRET_MAX_BYTES, Places, resolve_secret
 

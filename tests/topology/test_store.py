@@ -194,6 +194,7 @@ def test_a_wait_ends_without_a_change(store: TopologyStore) -> None:
     assert store.wait_for_change(-1, 10) == 0
 
 
+@pytest.mark.alone
 def test_a_change_of_another_process_is_seen_within_100_ms(
     store: TopologyStore, cluster_url: str
 ) -> None:
@@ -222,7 +223,6 @@ def test_a_change_of_another_process_is_seen_within_100_ms(
                 thread.join()
             assert {found for found, _ in seen} == {revision + 1}
             delays.append(max(at for _, at in seen) - committed_at)
-    # Looked for every 20 ms; the rest is for a machine that is busy with other tests.
     assert sorted(delays)[len(delays) // 2] < 0.1, delays
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from fix_databases import Database, wait_until
 from fix_fleet import move_tables, switch_request
-from tidegate.engines.postgres.local import THROW_AWAY_SETTINGS, LocalServer, free_port
+from free_ports import free_port
+from tidegate.engines.postgres.local import THROW_AWAY_SETTINGS, LocalServer
 from tidegate.errors import AuthenticationError, ConflictError, FailedPreconditionError
 from tidegate.workflow.relocation import Known, Place, judge
 from tidegate.workflow.work import Locks, workflow_lease

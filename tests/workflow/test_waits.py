@@ -99,6 +99,7 @@ def shop(database: Database) -> Database:
     return database
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("work", ["drop", "tries"])
 def test_a_table_that_is_to_go_names_who_reads_it(shop: Database, work: str) -> None:
     """Situation 14: a reader idle in transaction, by pid, application, role, state and age."""
@@ -125,16 +126,22 @@ def test_a_table_that_is_to_go_names_who_reads_it(shop: Database, work: str) -> 
     assert waits.current("test") == []
 
 
-def test_a_wait_that_is_over_at_once_is_not_shown() -> None:
+def test_a_wait_that_is_over_at_once_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown() -> list[str]:
+        return [str(wait) for wait in waits.current("test")]
+
     with waits.on_behalf_of("test"), waits.waiting(WRITERS, "long transactions") as wait:
-        assert waits.current("test") == []
+        monkeypatch.setattr(waits, "LOOK_AFTER_S", 3600.0)
+        assert shown() == []
         wait.held_by("session 7")
-        assert [str(w) for w in waits.current("test")] == ["waits for long transactions: session 7"]
+        assert shown() == ["waits for long transactions: session 7"]
         wait.held_by("")
-        time.sleep(waits.LOOK_AFTER_S)
-        assert [str(w) for w in waits.current("test")] == ["waits for long transactions"]
+        assert shown() == []
+        monkeypatch.setattr(waits, "LOOK_AFTER_S", 0.0)
+        assert shown() == ["waits for long transactions"]
 
 
+@pytest.mark.alone
 def test_a_slot_and_a_first_snapshot_name_the_open_transactions(shop: Database) -> None:
     name = "tidegate_waits_test"
     with holding(shop, "INSERT INTO public.customers VALUES (1)") as pid:
@@ -153,6 +160,7 @@ def test_a_slot_and_a_first_snapshot_name_the_open_transactions(shop: Database) 
         slots.drop(session, name)
 
 
+@pytest.mark.alone
 def test_a_drain_names_the_writers_behind_the_fence(shop: Database) -> None:
     uuid = "00000000-0000-0000-0000-000000000001"
     with shop.admin() as session:
@@ -166,6 +174,7 @@ def test_a_drain_names_the_writers_behind_the_fence(shop: Database) -> None:
         draining.ended()
 
 
+@pytest.mark.alone
 def test_status_show_and_reports_say_who_is_waited_for(moving: Fleet) -> None:
     """Situation 14: a worker, a VDiff, a switch and a completion, each held up by one session."""
     moving.start_workers()
@@ -258,6 +267,7 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.alone
 def test_a_snapshot_names_the_transaction_that_it_shows_as_ended(shop: Database) -> None:
     with shop.admin() as exporter, shop.admin() as later:
         with holding(shop, "INSERT INTO public.customers VALUES (1)") as pid:
@@ -272,6 +282,7 @@ def test_a_snapshot_names_the_transaction_that_it_shows_as_ended(shop: Database)
         exporter.execute("ROLLBACK")
 
 
+@pytest.mark.alone
 def test_a_slot_that_is_to_go_names_the_reader_that_does_not_end(shop: Database) -> None:
     name = "tidegate_waits_test"
     slots.create(shop.endpoint, name)
@@ -287,6 +298,7 @@ def test_a_slot_that_is_to_go_names_the_reader_that_does_not_end(shop: Database)
     stream.close()
 
 
+@pytest.mark.alone
 def test_a_successor_names_the_sessions_of_its_predecessor_that_do_not_end(shop: Database) -> None:
     """Situation 31, relative: the server's process hangs, so that ending it takes no effect."""
     before, now = Mark.of("waits test", 1), Mark.of("waits test", 2)
@@ -303,6 +315,7 @@ def test_a_successor_names_the_sessions_of_its_predecessor_that_do_not_end(shop:
     left.close()
 
 
+@pytest.mark.alone
 def test_a_vdiff_names_the_one_before_it_and_the_stream_that_is_behind(
     make_world: Callable[..., World], compared: Callable[..., Comparison]
 ) -> None:

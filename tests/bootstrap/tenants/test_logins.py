@@ -68,6 +68,7 @@ def test_a_change_in_a_folder_below_is_a_change(tmp_path: Path) -> None:
 @pytest.mark.servers
 @pytest.mark.slow
 class TestOfTenants:
+    @pytest.mark.alone
     def test_the_login_of_a_tenant_at_its_version_costs_next_to_nothing(
         self, estate: Estate, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -174,6 +174,7 @@ def test_a_frozen_follower_stops_nobody_and_catches_up(
     holds(three, follower, made)
 
 
+@pytest.mark.alone
 def test_a_leader_cut_off_from_the_others_acknowledges_nothing_that_gets_lost(
     three: Members, database: ClusterDatabase
 ) -> None:
@@ -191,6 +192,7 @@ def test_a_leader_cut_off_from_the_others_acknowledges_nothing_that_gets_lost(
     holds(three, leader, made)
 
 
+@pytest.mark.alone
 def test_what_a_cut_off_leader_still_answers_is_old_for_a_bounded_time(
     three: Members, database: ClusterDatabase
 ) -> None:

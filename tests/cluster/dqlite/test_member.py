@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cluster_engines.numbers import create, insert
 from fix_dqlite import FAST, Members
 from fix_node import until
+from free_ports import free_address
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.dqlite.client import Handover, RaftMember, plan_handover
 from tidegate.cluster.dqlite.disk import CRITICAL_BYTES, LOW_BYTES, DiskAction, disk_action
@@ -27,7 +28,6 @@ from tidegate.cluster.dqlite.member import (
 )
 from tidegate.cluster.dqlite.node import FolderLock, NodeOptions
 from tidegate.cluster.members import Role
-from tidegate.engines.postgres.local import free_port
 from tidegate.errors import (
     ConflictError,
     DqliteError,
@@ -68,7 +68,7 @@ def test_only_the_first_member_begins_a_cluster(tmp_path: Path, authority: Autho
     assert not (tmp_path / "x").exists()
     with pytest.raises(NotFoundError):
         DqliteMember.reopen(tmp_path / "x", authority.tls)
-    address = f"127.0.0.1:{free_port()}"
+    address = free_address()
     with DqliteMember.open(tmp_path / "x", new_member_id(), address, authority.tls) as lonely:
         lonely.start()
         assert lonely.client.leader() is None
@@ -80,7 +80,7 @@ def test_a_member_that_never_had_a_log_starts_again_and_waits(
     """Situation 49: a spare, and one that nobody has added yet; later each becomes a voter."""
     assert until(member.client.leader)
     for name in ("spare", "stranger"):
-        folder, address = tmp_path / name, f"127.0.0.1:{free_port()}"
+        folder, address = tmp_path / name, free_address()
         made = DqliteMember.open(folder, new_member_id(), address, authority.tls, options=FAST)
         made.start()
         if name == "spare":
@@ -146,7 +146,7 @@ def test_members_join_change_roles_and_leave(members: Members) -> None:
     with pytest.raises(ConflictError, match="has the address"):
         client.add(new_member_id(), third.address)
     with pytest.raises(ConflictError):
-        client.add(third.member_id, f"127.0.0.1:{free_port()}")
+        client.add(third.member_id, free_address())
     with pytest.raises(NotFoundError):
         client.promote(12345, Role.VOTER)
     client.set_weight(third.address, 3)

@@ -17,11 +17,11 @@ from sqlalchemy import text
 
 from cluster_engines.numbers import create, insert, parents
 from fix_node import until
+from free_ports import free_address
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.dqlite.tls import parsed_address
 from tidegate.cluster.members import Role
 from tidegate.cluster.schema import Schema
-from tidegate.engines.postgres.local import free_port
 from tidegate.errors import (
     ClusterDatabaseError,
     ClusterDatabaseUnreachableError,
@@ -104,7 +104,7 @@ def test_a_url_that_leads_to_no_member_is_refused(url: str) -> None:
 
 @pytest.mark.alone
 def test_members_that_are_not_there_are_named_within_the_bound(authority: Authority) -> None:
-    address = f"127.0.0.1:{free_port()}"
+    address = free_address()
     url = f"dqlite://{address}/numbers?{urlencode(authority.query)}"
     started = time.monotonic()
     with (
@@ -239,7 +239,7 @@ class Recorder:
 def test_nothing_of_a_row_can_be_read_between_members(members: Members) -> None:
     first = members.grow(voters=1).leader()
     second = members.process()
-    second.listen = f"127.0.0.1:{free_port()}"
+    second.listen = free_address()
     recorder = Recorder(second.address, second.listen)
     second.start()
     members.client.add(second.member_id, second.address, role=Role.VOTER)

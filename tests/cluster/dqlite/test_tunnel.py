@@ -13,12 +13,12 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 
 from fix_node import until
+from free_ports import free_address
 from tidegate.cluster.dqlite import tunnel as module
 from tidegate.cluster.dqlite.client import DqliteClient
 from tidegate.cluster.dqlite.dialling import Dialler
 from tidegate.cluster.dqlite.tls import MemberTls, dial, parsed_address
 from tidegate.cluster.dqlite.tunnel import Tunnel, is_raft
-from tidegate.engines.postgres.local import free_port
 from tidegate.errors import DqliteError, InvalidArgumentError, NoLeaderError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Echo:
         self.local.bind("")  # the kernel picks an abstract name
         self.local.listen(32)
         self.local.settimeout(10)
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = free_address()
         self.tunnel = Tunnel(
             self.address,
             authority.tls,
@@ -129,7 +129,7 @@ def test_a_peer_of_another_cluster_is_not_dialled(
     other = Echo(foreign_authority, client_idle_s=10)
     with pytest.raises(ssl.SSLCertVerificationError):
         door.tunnel.dial(other.address)
-    nobody = f"127.0.0.1:{free_port()}"
+    nobody = free_address()
     with pytest.raises(ConnectionRefusedError):
         door.tunnel.dial(nobody)
     other.close()
