@@ -13,12 +13,13 @@ from tidegate.engines.postgres.catalog import (
     Table,
 )
 from tidegate.engines.postgres.connection import ServerFacts
+from tidegate.engines.postgres.facts import DatabaseFacts
 from tidegate.engines.postgres.survey import SequenceFacts, Survey
 from tidegate.topology.model import Snapshot
 from tidegate.topology.names import TableName
 from tidegate.topology.records import Keyspace, Shard
 from tidegate.topology.vschema import ColumnVindex, TableSpec, VindexSpec, VSchema
-from tidegate.workflow.preflight.facts import ActiveWorkflow, DatabaseFacts, Facts, PreflightRequest
+from tidegate.workflow.preflight.facts import ActiveWorkflow, Facts, PreflightRequest
 from tidegate.workflow.preflight.registry import run_preflight
 from tidegate.workflow.state import WorkflowType
 

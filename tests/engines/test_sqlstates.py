@@ -157,7 +157,7 @@ ANSWERS = {
     "engines/postgres/split.py",
     "engines/postgres/tenant_alone.py",
     "engines/postgres/tenants.py",
-    "workflow/preflight/checks/cannot_be_made.py",
+    "engines/postgres/checks/cannot_be_made.py",
 }
 
 #: Those have databases of their own, the cluster's and the application's.

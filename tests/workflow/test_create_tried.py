@@ -12,10 +12,11 @@ from psycopg import sql
 from fix_databases import APPLICATION
 from fix_fleet import move_tables
 from tidegate.dataplane.model import Direction
+from tidegate.engines.checks import Severity
 from tidegate.engines.postgres import rehearsal
 from tidegate.errors import FailedPreconditionError, PreflightError
 from tidegate.workflow import trial
-from tidegate.workflow.preflight.check import Severity, Verb
+from tidegate.workflow.preflight.check import Verb
 from tidegate.workflow.recheck import look
 from tidegate.workflow.sessions import Sessions
 

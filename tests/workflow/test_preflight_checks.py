@@ -32,11 +32,11 @@ from make_facts import (
     typed,
 )
 from preflight_cases import CASES, MOOD, STAY
+from tidegate.engines.checks import Severity
 from tidegate.engines.postgres.bodies.graph import Reach
 from tidegate.engines.postgres.capacity import Capacity
 from tidegate.engines.postgres.survey import Need, OtherSession
 from tidegate.topology.vschema import TableKind, TableSpec, VSchema
-from tidegate.workflow.preflight.check import Severity
 from tidegate.workflow.preflight.facts import (
     ActiveWorkflow,
     Facts,

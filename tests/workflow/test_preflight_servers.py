@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from tidegate.engines.checks import Severity
 from tidegate.engines.postgres.local import THROW_AWAY_SETTINGS, LocalServer
 from tidegate.errors import ConnectError, NotFoundError
 from tidegate.topology.model import Snapshot
 from tidegate.topology.names import TableName
 from tidegate.topology.records import Keyspace, Shard, Tablet, TabletType
 from tidegate.topology.vschema import ColumnVindex, TableSpec, VindexSpec, VSchema
-from tidegate.workflow.preflight.check import Severity
 from tidegate.workflow.preflight.facts import PreflightRequest
 from tidegate.workflow.preflight.gather import gather
 from tidegate.workflow.preflight.registry import run_preflight

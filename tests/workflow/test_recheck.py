@@ -12,9 +12,10 @@ from psycopg import sql
 from fix_fleet import PLAIN, move_tables, reshard, switch_request
 from make_workflow import workflow
 from tidegate.dataplane.model import Direction
+from tidegate.engines.checks import Severity
 from tidegate.errors import PreflightError
 from tidegate.workflow.catalogue import Catalogue
-from tidegate.workflow.preflight.check import Severity, Verb, errors
+from tidegate.workflow.preflight.check import Verb, errors
 from tidegate.workflow.recheck import look
 from tidegate.workflow.requests import CancelRequest, CompleteRequest
 from tidegate.workflow.sessions import Sessions

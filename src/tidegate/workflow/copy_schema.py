@@ -18,24 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from tidegate.errors import MismatchError, SchemaDiffersError
 from tidegate.workflow import trial
 from tidegate.workflow.preflight.check import refuse_errors, run_checks
-from tidegate.workflow.preflight.checks import (
-    body_stays,
-    body_unread,
-    cannot_be_made,
-    collations,
-    encoding,
-    extension_versions,
-    extensions,
-    foreign_owner,
-    roles,
-    same_database,
-    surroundings,
-    uncarried_objects,
-    untried,
-    version,
-)
 from tidegate.workflow.preflight.gather import look_at_schemas, schema_facts
-from tidegate.workflow.preflight.registry import refuse_unknown
+from tidegate.workflow.preflight.registry import ALL, refuse_unknown
 from tidegate.workflow.sessions import schema_pair
 from tidegate.workflow.work import Locks, keyspace_lease
 
@@ -48,23 +32,11 @@ if TYPE_CHECKING:
     from tidegate.workflow.requests import SchemaRequest
     from tidegate.workflow.work import Cluster
 
-CHECKS: Final = (
-    body_stays.CHECK,
-    body_unread.CHECK,
-    version.CHECK,
-    same_database.CHECK,
-    roles.CHECK,
-    extensions.CHECK,
-    extension_versions.CHECK,
-    encoding.CHECK,
-    collations.CHECK,
-    uncarried_objects.CHECK,
-    cannot_be_made.CHECK,
-    foreign_owner.CHECK,
-    untried.CHECK,
-    surroundings.CHECK,
-)
+CHECKS: Final = tuple(check for check in ALL if check.schema)
 """What of the preflight concerns a schema without rows."""
+
+BODY_STAYS: Final = "TG-PF-241"
+"""A trigger or function reaches for what is not copied; here the advice is another."""
 
 WAIVABLE: Final = frozenset(check.id for check in CHECKS if check.waivable)
 
@@ -214,9 +186,9 @@ def _findings(wanted: PreflightRequest, facts: Facts) -> list[Finding]:
     """What the checks say; of what to do only what a copy of a schema offers."""
     step = (
         "copy it too, create it at the target first, or accept that it fails there"
-        f" (--allow {body_stays.CHECK.id})"
+        f" (--allow {BODY_STAYS})"
     )
     return [
-        replace(finding, next_step=step) if finding.id == body_stays.CHECK.id else finding
+        replace(finding, next_step=step) if finding.id == BODY_STAYS else finding
         for finding in run_checks(CHECKS, wanted, facts)
     ]

@@ -15,8 +15,9 @@ from tidegate.workflow import objects
 
 if TYPE_CHECKING:
     from tidegate.engines.postgres.catalog import Table
+    from tidegate.engines.postgres.facts import DatabaseFacts
     from tidegate.engines.postgres.identities import Choice
-    from tidegate.workflow.preflight.facts import DatabaseFacts, Facts
+    from tidegate.workflow.preflight.facts import Facts
     from tidegate.workflow.work import Work
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from tidegate.dataplane.model import Direction, OnDDL
 from tidegate.dataplane.post_copy import is_unfinished
+from tidegate.engines.checks import Severity
 from tidegate.errors import ConnectError
 from tidegate.topology.names import TableName
 from tidegate.workflow import traffic
@@ -27,7 +28,7 @@ from tidegate.workflow.catalogue import (
     tables_features,
     with_later,
 )
-from tidegate.workflow.preflight.check import Severity, Verb, in_order, refuse_errors
+from tidegate.workflow.preflight.check import Verb, in_order, refuse_errors
 from tidegate.workflow.preflight.checks import (
     foreign_keys_cross,
     rules_apart,
@@ -35,19 +36,19 @@ from tidegate.workflow.preflight.checks import (
     table_gone,
     target_shape,
 )
-from tidegate.workflow.preflight.checks.extensions import needed_extensions
-from tidegate.workflow.preflight.facts import PreflightRequest, Since, needs
+from tidegate.workflow.preflight.facts import PreflightRequest, Since
 from tidegate.workflow.preflight.gather import gather_again
 from tidegate.workflow.preflight.registry import WAIVABLE, run_again
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tidegate.engines.postgres.facts import DatabaseFacts
     from tidegate.engines.postgres.survey import Need
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.preflight.check import Finding
-    from tidegate.workflow.preflight.facts import DatabaseFacts, Facts
+    from tidegate.workflow.preflight.facts import Facts
     from tidegate.workflow.sessions import Sessions
     from tidegate.workflow.target_tables import TargetPlan
     from tidegate.workflow.work import Work
@@ -217,7 +218,7 @@ def at_create(work: Work, facts: Facts, target_plan: TargetPlan) -> Catalogue:
         shards[label] = with_later(found, model, actions, alike=len(versions) == 1)
         if request.reshards:
             others[label] = tuple(sorted(map(str, set(database.tables) - set(request.tables))))
-    support = {database.label: _support(database, needs(facts)) for database in facts.sources}
+    support = {database.label: _support(database, facts.needs()) for database in facts.sources}
     made_from = support[facts.sources[0].label]
-    support |= {t.label: made_from | _support(t, needs(facts)) for t in facts.targets}
-    return Catalogue(shards, others, support, _around(again, needed_extensions(facts)))
+    support |= {t.label: made_from | _support(t, facts.needs()) for t in facts.targets}
+    return Catalogue(shards, others, support, _around(again, facts.needed_extensions()))

@@ -10,9 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tidegate.engines.postgres import rehearsal, schema_owners
-from tidegate.workflow.preflight.checks import foreign_owner
-from tidegate.workflow.preflight.checks.cannot_be_made import is_foreign_owner
-from tidegate.workflow.preflight.facts import HandedOver
+from tidegate.engines.postgres.checks import foreign_owner
+from tidegate.engines.postgres.facts import HandedOver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -86,5 +85,5 @@ def _to_hand_over(facts: Facts) -> tuple[HandedOver, ...]:
         for target in facts.targets
         if target.rehearsal is not None
         for refused in target.rehearsal.refused
-        if refused.owner is not None and is_foreign_owner(refused, facts)
+        if refused.owner is not None and facts.is_foreign_owner(refused)
     )

@@ -1,9 +1,8 @@
-"""What a check and a finding are, and how a preflight runs all checks and reports all findings.
+"""What a finding is, and how a preflight runs all checks and reports all findings.
 
 Decides the form of findings, their order, and when they refuse. It must not stop at the first
-finding: whoever mends a database wants the whole list. Checks are pure functions of a request and
-the gathered facts; each has a stable id that is never given another meaning, so that scripts can
-tell findings apart and accept the few that are theirs to judge.
+finding: whoever fixes a database wants the whole list. What a check is, neutral or an engine's, is
+said in :mod:`tidegate.engines.checks`.
 """
 
 from __future__ import annotations
@@ -12,23 +11,19 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from tidegate.engines.checks import Severity
 from tidegate.errors import PreflightError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
+    from tidegate.engines.checks import Check
     from tidegate.workflow.preflight.facts import Facts, PreflightRequest
+
+    type PreflightCheck = Check[PreflightRequest, Facts]
 
 #: Where the reference of all checks is published; a finding's id is an anchor in it.
 REFERENCE = "docs/reference/preflight.md"
-
-
-class Severity(StrEnum):
-    """What a finding means: an error refuses, a warning should be read, an info may be."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    INFO = "info"
 
 
 class Verb(StrEnum):
@@ -46,46 +41,6 @@ class Verb(StrEnum):
 STREAMING = frozenset({Verb.SWITCH, Verb.REVERSE, Verb.JOIN, Verb.START})
 
 _RANK = {severity: rank for rank, severity in enumerate(Severity)}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What a check found: where, and one sentence; ``next_step`` when it knows more than the check.
-
-    ``object`` begins with ``keyspace/shard``, or is a keyspace, workflow, vindex or table name.
-    """
-
-    object: str
-    message: str
-    next_step: str = ""
-    details: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check.
-
-    Attributes:
-        id: ``TG-PF-nnn``; 1xx request and topology, 2xx tables, 3xx servers, 4xx targets, 5xx what
-            has changed since create.
-        title: what is wrong, in a few words.
-        severity: of all its findings.
-        cause: why it matters.
-        remedy: what to do, where a finding does not say it more exactly.
-        waivable: the user may take its errors as warnings, by id.
-        again: verbs of a running workflow that look at it again.
-        each_side: then the tables of the target are looked at as well, as of a source.
-    """
-
-    id: str
-    title: str
-    severity: Severity
-    cause: str
-    remedy: str
-    find: Callable[[PreflightRequest, Facts], Iterable[Problem]]
-    waivable: bool = False
-    again: frozenset[Verb] = frozenset()
-    each_side: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +63,14 @@ class Finding:
         return f"{self.id} {self.severity} {self.object}: {self.message}"
 
 
-def run_checks(checks: Iterable[Check], request: PreflightRequest, facts: Facts) -> list[Finding]:
+def verbs_again(check: PreflightCheck) -> frozenset[str]:
+    """The verbs of a running workflow that look at a check again."""
+    return check.again | STREAMING if check.streaming else check.again
+
+
+def run_checks(
+    checks: Iterable[PreflightCheck], request: PreflightRequest, facts: Facts
+) -> list[Finding]:
     """All findings of all checks: errors first, then by id and object."""
     findings = [
         Finding(
@@ -131,7 +93,7 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda f: (_RANK[f.severity], f.id, f.object, f.message))
 
 
-def _severity(check: Check, request: PreflightRequest) -> Severity:
+def _severity(check: PreflightCheck, request: PreflightRequest) -> Severity:
     waived = check.waivable and check.id in request.accepted
     return Severity.WARNING if waived and check.severity is Severity.ERROR else check.severity
 

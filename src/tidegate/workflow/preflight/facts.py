@@ -1,39 +1,27 @@
 """Everything a preflight looks at, as frozen values, and what is asked for.
 
-Decides what a request means for the tables there are (:func:`selected_tables`) and how checks walk
-over the facts. It must not read anything: :mod:`tidegate.workflow.preflight.gather` fills these
-values, so that every check is a pure function of them and one preflight sees one moment.
+Decides what a request means for the tables there are (:func:`selected_tables`), and adds what is
+the workflow's to what the engine's own checks look at. It must not read anything:
+:mod:`tidegate.workflow.preflight.gather` fills these values, so that every check is a pure function
+of them and one preflight sees one moment.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, override
 
 from tidegate.dataplane.model import Direction
-from tidegate.engines.postgres.abilities import Abilities
-from tidegate.engines.postgres.bodies.graph import Reach
-from tidegate.engines.postgres.capacity import Capacity
-from tidegate.engines.postgres.survey import Survey
-from tidegate.topology.vschema import TableKind
+from tidegate.engines.postgres.facts import Sides
 from tidegate.workflow.catalogue import drift
 from tidegate.workflow.preflight.overlaps import Overlaps
 from tidegate.workflow.state import WorkflowType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
-    from tidegate.engines.postgres.catalog import Table
-    from tidegate.engines.postgres.connection import ServerFacts
-    from tidegate.engines.postgres.evaluated import Evaluated
-    from tidegate.engines.postgres.rehearsal import Rehearsal
-    from tidegate.engines.postgres.surroundings import Change
-    from tidegate.engines.postgres.survey import Need
     from tidegate.topology.keyrange import KeyRange
-    from tidegate.topology.model import Snapshot
     from tidegate.topology.names import TableName
-    from tidegate.topology.vschema import TableSpec, VSchema
     from tidegate.workflow.catalogue import Catalogue, Drift
     from tidegate.workflow.preflight.check import Verb
 
@@ -71,40 +59,6 @@ class PreflightRequest:
     def reshards(self) -> bool:
         """Source and target are shards of one keyspace."""
         return self.workflow_type is WorkflowType.RESHARD
-
-
-@dataclass(frozen=True)
-class DatabaseFacts:
-    """One shard's database as one connection saw it.
-
-    Attributes:
-        tables: of a source all that were named or found, of a target those of the same names.
-        abilities: what our role may do there, and what it lacks.
-        capacity: the room there; of a source also how much log may be kept before the alarm.
-        evaluated: of a source, expressions of the tables on a sample of their rows.
-        rehearsal: of a target, how making everything there went; None when it was not tried.
-    """
-
-    keyspace: str
-    shard: str
-    tablet: str
-    server: ServerFacts
-    tables: Mapping[TableName, Table] = field(default_factory=dict)
-    survey: Survey = field(default_factory=Survey)
-    abilities: Abilities = field(default_factory=Abilities)
-    capacity: Capacity = field(default_factory=Capacity)
-    rehearsal: Rehearsal | None = None
-    evaluated: tuple[Evaluated, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """How findings name it: ``keyspace/shard``."""
-        return f"{self.keyspace}/{self.shard}"
-
-    @property
-    def identity(self) -> tuple[str, str]:
-        """What makes it the same database as another: the server's identifier and the name."""
-        return (self.server.system_identifier, self.server.database)
 
 
 @dataclass(frozen=True)
@@ -159,109 +113,33 @@ class Since:
 
 
 @dataclass(frozen=True)
-class HandedOver:
-    """Something beside the tables that gets another owner at a target; ``place`` names that."""
-
-    place: str
-    what: str
-    owner: str
-    new_owner: str
-
-
-@dataclass(frozen=True)
-class Facts:
+class Facts(Sides):
     """The whole picture of one preflight.
 
     Attributes:
-        wanted: the tables the request means; those that do not exist are in ``unknown``.
         unknown: tables that were named, to be moved or left out, and do not exist at the source.
         workflows: those that exist and touch either keyspace.
         overlaps: rows of several source shards that would meet, or lie on the wrong one.
-        handed_over: what will have another owner at the targets than at the source, and which.
         since: of a workflow that runs, what was when it was created; None when one is created.
-        reached: what the tables to be made reach for through functions, views and types.
-        changes: what each target, by shard, lacks of the settings and grants around the tables.
     """
 
-    snapshot: Snapshot
-    sources: tuple[DatabaseFacts, ...]
-    targets: tuple[DatabaseFacts, ...]
-    wanted: tuple[TableName, ...] = ()
     unknown: tuple[TableName, ...] = ()
     workflows: tuple[ActiveWorkflow, ...] = ()
     overlaps: Overlaps = field(default_factory=Overlaps)
-    handed_over: tuple[HandedOver, ...] = ()
     since: Since | None = None
-    reached: Reach = field(default_factory=Reach)
-    changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
+
+    @property
+    @override
+    def is_running(self) -> bool:
+        return self.since is not None
 
     def exchanged(self) -> Facts:
         """The same facts with the sides exchanged: the tables of the target as of a source."""
         return replace(self, sources=self.targets, targets=self.sources)
 
-    def source_tables(self) -> Iterator[tuple[DatabaseFacts, Table]]:
-        """Each wanted table at each source where it exists."""
-        return self._tables(self.sources)
-
-    def target_tables(self) -> Iterator[tuple[DatabaseFacts, Table]]:
-        """Each wanted table at each target where it exists already."""
-        return self._tables(self.targets)
-
-    def all_tables(self) -> Iterator[tuple[DatabaseFacts, Table]]:
-        """Each wanted table wherever it exists."""
-        return self._tables(self.databases)
-
-    @property
-    def tables_owner(self) -> str:
-        """The role that owns most of the wanted tables."""
-        owners = Counter(table.owner for table in self.model_tables())
-        return min(owners, key=lambda role: (-owners[role], role), default="")
-
-    def model_tables(self) -> Iterator[Table]:
-        """Each wanted table once, as the first source that has it describes it."""
-        for name in self.wanted:
-            found = next((d.tables[name] for d in self.sources if name in d.tables), None)
-            if found is not None:
-                yield found
-
-    @property
-    def databases(self) -> tuple[DatabaseFacts, ...]:
-        """Sources, then targets."""
-        return (*self.sources, *self.targets)
-
-    @property
-    def servers(self) -> tuple[DatabaseFacts, ...]:
-        """One database of each server; what concerns a whole server is reported once."""
-        seen: dict[str, DatabaseFacts] = {}
-        for database in self.databases:
-            seen.setdefault(database.server.system_identifier, database)
-        return tuple(seen.values())
-
-    def vschema(self, request: PreflightRequest) -> VSchema:
-        """The vschema of the target keyspace."""
-        return self.snapshot.vschema(request.target_keyspace)
-
-    def sharded(
-        self, request: PreflightRequest
-    ) -> Iterator[tuple[DatabaseFacts, Table, TableSpec]]:
-        """Each wanted table at each source whose rows a vindex of the target will spread."""
-        vschema = self.vschema(request)
-        if not vschema.sharded:
-            return
-        for database, table in self.source_tables():
-            spec = vschema.tables.get(str(table.name))
-            if spec is not None and spec.kind is TableKind.PLAIN and spec.primary_vindex:
-                yield database, table, spec
-
     def ranges(self, keyspace: str, shards: Iterable[str]) -> dict[str, KeyRange]:
         """The key range of each shard, by name."""
         return {name: self.snapshot.shard(keyspace, name).key_range for name in shards}
-
-    def _tables(self, databases: Iterable[DatabaseFacts]) -> Iterator[tuple[DatabaseFacts, Table]]:
-        for database in databases:
-            for name in self.wanted:
-                if name in database.tables:
-                    yield database, database.tables[name]
 
 
 def selected_tables(
@@ -272,8 +150,3 @@ def selected_tables(
     named = set(request.tables) | set(request.exclude_tables)
     meant = (set(request.tables) or there) - set(request.exclude_tables)
     return tuple(sorted(meant & there)), tuple(sorted(named - there))
-
-
-def needs(facts: Facts) -> tuple[Need, ...]:
-    """What the wanted tables lean on, as the source says from which their schema is copied."""
-    return facts.sources[0].survey.needs if facts.sources else ()

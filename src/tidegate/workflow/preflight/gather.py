@@ -21,6 +21,7 @@ from tidegate.engines.postgres.capacity import read_capacity
 from tidegate.engines.postgres.catalog import read_tables
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.evaluated import evaluate
+from tidegate.engines.postgres.facts import DatabaseFacts
 from tidegate.engines.postgres.features import roles_of
 from tidegate.engines.postgres.schema_pair import Choice
 from tidegate.engines.postgres.survey import Survey, functions, publications, survey, types
@@ -29,7 +30,6 @@ from tidegate.workflow.preflight import overlaps
 from tidegate.workflow.preflight.facts import (
     LONG_TRANSACTION_S,
     ActiveWorkflow,
-    DatabaseFacts,
     Facts,
     PreflightRequest,
     selected_tables,
@@ -234,7 +234,7 @@ def gather_again(
     wanted, unknown = selected_tables(
         request, {name for database in sides[0] for name in database.tables}
     )
-    return Facts(snapshot, sides[0], sides[1], wanted, unknown)
+    return Facts(snapshot, sides[0], sides[1], wanted, unknown=unknown)
 
 
 def _databases(

@@ -10,13 +10,13 @@ import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
-from tidegate.workflow.preflight.check import Verb
+from tidegate.workflow.preflight.check import Verb, verbs_again
 from tidegate.workflow.preflight.registry import CHECKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tidegate.workflow.preflight.check import Check
+    from tidegate.workflow.preflight.check import PreflightCheck
 
 _INTRODUCTION: Final = """\
 # Preflight findings
@@ -36,7 +36,8 @@ catalogue as it is then: what changed since create is refused or named before an
 With `--on-ddl IGNORE` a difference of columns (TG-PF-404) warns instead of refusing; `start`
 refuses a foreign key (TG-PF-210) only on the side that rows are applied to.
 
-This page is written from the checks: see `src/tidegate/workflow/preflight/checks/`.
+This page is written from the checks: see `src/tidegate/workflow/preflight/checks/` and, for what
+only PostgreSQL can fail, `src/tidegate/engines/postgres/checks/`.
 """
 
 _CHAPTERS: Final = {
@@ -75,7 +76,7 @@ def _lines() -> Iterator[str]:
             yield from _entry(check)
 
 
-def _entry(check: Check) -> Iterator[str]:
+def _entry(check: PreflightCheck) -> Iterator[str]:
     accepted = ", can be accepted" if check.waivable else ""
     yield f"### {check.id}"
     yield ""
@@ -85,8 +86,8 @@ def _entry(check: Check) -> Iterator[str]:
     yield ""
     yield f"What to do: {check.remedy}."
     yield ""
-    if check.again:
-        verbs = ", ".join(f"`{_VERBS[verb]}`" for verb in _VERBS if verb in check.again)
+    if again := verbs_again(check):
+        verbs = ", ".join(f"`{_VERBS[verb]}`" for verb in _VERBS if verb in again)
         yield f"Looked at again by {verbs}."
         yield ""
 

@@ -1,20 +1,31 @@
 """Runs the whole preflight: every registered check over one set of facts.
 
-Decides which checks there are and which errors a user may accept. Pure: facts in, findings out.
+Decides which checks there are, the neutral ones and those that the engines bring along, and which
+errors a user may accept. Pure: facts in, findings out.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tidegate.engines.known import ENGINES
 from tidegate.errors import InvalidArgumentError
-from tidegate.workflow.preflight.check import STREAMING, Check, Finding, Verb, in_order, run_checks
-from tidegate.workflow.preflight.checks import ALL
+from tidegate.workflow.preflight.check import STREAMING, Verb, in_order, run_checks, verbs_again
+from tidegate.workflow.preflight.checks import NEUTRAL
 
 if TYPE_CHECKING:
+    from tidegate.workflow.preflight.check import Finding, PreflightCheck
     from tidegate.workflow.preflight.facts import Facts, PreflightRequest
 
-CHECKS: Final[dict[str, Check]] = {check.id: check for check in ALL}
+ALL: Final[tuple[PreflightCheck, ...]] = tuple(
+    sorted(
+        (*NEUTRAL, *(check for engine in ENGINES for check in engine.checks)),
+        key=lambda check: check.id,
+    )
+)
+"""Every check, in the order of ids."""
+
+CHECKS: Final[dict[str, PreflightCheck]] = {check.id: check for check in ALL}
 """Every check by its id, in the order of ids."""
 
 WAIVABLE: Final = frozenset(check.id for check in ALL if check.waivable)
@@ -52,7 +63,7 @@ def run_again(request: PreflightRequest, facts: Facts, verb: Verb) -> list[Findi
     Where rows go on in either direction, the tables of the target are looked at as those of a
     source: rows may come back from there.
     """
-    chosen = [check for check in ALL if verb in check.again]
+    chosen = [check for check in ALL if verb in verbs_again(check)]
     found = run_checks(chosen, request, facts)
     if verb in STREAMING:
         both = [check for check in chosen if check.each_side]

@@ -1,4 +1,4 @@
-"""What checks share: how two definitions of one table differ, and how SQL names things.
+"""What checks share: how two definitions of one table differ.
 
 Decides what must be equal for rows to pass from one to the other: columns by name, type, NOT NULL
 and generation, and the key. The order of columns, indexes, owners and comments may differ.
@@ -6,9 +6,7 @@ and generation, and the key. The order of columns, indexes, owners and comments 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-from psycopg import sql
+from typing import TYPE_CHECKING
 
 from tidegate.engines.postgres.catalog import key_columns
 
@@ -16,10 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tidegate.engines.postgres.catalog import Column, Table
-    from tidegate.topology.names import TableName
-
-#: One mebibyte; findings give sizes in it.
-MIB: Final = 1024 * 1024
 
 
 def shape_differences(one: Table, other: Table) -> list[str]:
@@ -51,16 +45,6 @@ def _column_differences(one: Column, other: Column) -> list[str]:
     if bool(one.generated) != bool(other.generated):
         found.append(f"{one.name} is generated on one side only")
     return found
-
-
-def quoted(*names: str) -> str:
-    """A name as SQL takes it, schema first; always in quotes, so that it can be pasted."""
-    return sql.Identifier(*names).as_string()
-
-
-def quoted_table(name: TableName) -> str:
-    """A table as SQL takes it."""
-    return quoted(name.schema, name.name)
 
 
 def rows_text(rows: Iterable[tuple[str, ...]]) -> str:

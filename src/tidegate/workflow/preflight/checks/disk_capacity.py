@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
-from tidegate.workflow.preflight.shape import MIB
+from tidegate.engines.checks import MIB, Check, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

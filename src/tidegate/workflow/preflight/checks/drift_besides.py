@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidegate.engines.checks import Check, Problem, Severity
 from tidegate.workflow.catalogue import How
-from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,5 +30,5 @@ CHECK = Check(
     ),
     remedy="nothing, if that is meant",
     find=find,
-    again=STREAMING,
+    streaming=True,
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidegate.engines.checks import Check, Problem, Severity
 from tidegate.workflow.catalogue import How
-from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity, Verb
+from tidegate.workflow.preflight.check import STREAMING, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

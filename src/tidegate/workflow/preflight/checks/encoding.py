@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.engines.checks import Check, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,4 +34,5 @@ CHECK = Check(
     ),
     remedy="create the target database with the source's encoding; UTF8 where there is a choice",
     find=find,
+    schema=True,
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity, Verb
-from tidegate.workflow.preflight.shape import quoted, quoted_table
+from tidegate.engines.checks import Check, Problem, Severity
+from tidegate.workflow.preflight.check import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tidegate.engines.postgres.catalog import ForeignKey
+    from tidegate.engines.postgres.facts import DatabaseFacts
     from tidegate.topology.names import TableName
     from tidegate.workflow.preflight.facts import Facts, PreflightRequest
 
@@ -26,19 +27,20 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
     for database, table in facts.source_tables() if completes else facts.all_tables():
         for key in table.foreign_keys:
             if key.referenced not in wanted:
-                yield _problem(database.label, table.name, key, key.referenced)
+                yield _problem(database, table.name, key, key.referenced)
         for key in table.referenced_by:
             if key.table not in wanted:
-                yield _problem(database.label, table.name, key, key.table)
+                yield _problem(database, table.name, key, key.table)
 
 
-def _problem(label: str, table: TableName, key: ForeignKey, other: TableName) -> Problem:
+def _problem(
+    database: DatabaseFacts, table: TableName, key: ForeignKey, other: TableName
+) -> Problem:
     return Problem(
-        f"{label} {table}",
+        f"{database.label} {table}",
         f"foreign key {key.name} of {key.table} references {key.referenced}, and {other} stays"
         " behind",
-        f"move {other} too, or ALTER TABLE {quoted_table(key.table)}"
-        f" DROP CONSTRAINT {quoted(key.name)}",
+        f"move {other} too, or {database.to_drop_constraint(key.table, key.name)}",
         details={
             "constraint": key.name,
             "table": str(key.table),
@@ -58,5 +60,6 @@ CHECK = Check(
     ),
     remedy="move the other table too, or drop the foreign key",
     find=find,
-    again=STREAMING | {Verb.COMPLETE},
+    streaming=True,
+    again=frozenset({Verb.COMPLETE}),
 )

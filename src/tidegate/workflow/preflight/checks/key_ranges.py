@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from tidegate.engines.checks import Check, Problem, Severity
 from tidegate.topology.keyrange import KeyRange, compare_ids
 from tidegate.topology.shardspec import tiling_findings
-from tidegate.workflow.preflight.check import Check, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidegate.engines.checks import Check, Problem, Severity
 from tidegate.topology.rules import TableName, TabletType
-from tidegate.workflow.preflight.check import Check, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.engines.checks import Check, Problem, Severity
 from tidegate.workflow.preflight.shape import rows_text
 
 if TYPE_CHECKING:

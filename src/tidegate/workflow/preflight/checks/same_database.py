@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity
+from tidegate.engines.checks import Check, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tidegate.workflow.preflight.facts import DatabaseFacts, Facts, PreflightRequest
+    from tidegate.workflow.preflight.facts import Facts, PreflightRequest
 
 
 def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
@@ -19,12 +19,9 @@ def find(_request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
             if source.identity == target.identity:
                 yield Problem(
                     target.label,
-                    f"{target.label} is the same database as {source.label}: {_where(target)}",
+                    f"{target.label} is the same database as {source.label}:"
+                    f" {target.server.database} on server {target.server.system_identifier}",
                 )
-
-
-def _where(database: DatabaseFacts) -> str:
-    return f"{database.server.database} on server {database.server.system_identifier}"
 
 
 CHECK = Check(
@@ -34,4 +31,5 @@ CHECK = Check(
     cause="The tables would be copied onto themselves, and dropped at the end as the old copy.",
     remedy="point the target's tablet at another database",
     find=find,
+    schema=True,
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import Check, Problem, Severity, Verb
-from tidegate.workflow.preflight.shape import quoted, quoted_table
+from tidegate.engines.checks import Check, Problem, Severity
+from tidegate.workflow.preflight.check import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +23,8 @@ def find(request: PreflightRequest, facts: Facts) -> Iterator[Problem]:
                 yield Problem(
                     f"{database.label} {table.name}",
                     f"sharding column {column.name} of {table.name} may be NULL",
-                    f"ALTER TABLE {quoted_table(table.name)} ALTER COLUMN"
-                    f" {quoted(column.name)} SET NOT NULL, after giving every row a value",
+                    f"{database.to_forbid_null(table.name, column.name)}, after giving every row a"
+                    " value",
                 )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidegate.engines.checks import Check, Problem, Severity
 from tidegate.topology.vindexes.pg_binary import DECODERS
 from tidegate.topology.vindexes.pg_types import INTEGERS, TEXTS, pg_type_name
 from tidegate.topology.vschema import VindexSpec
-from tidegate.workflow.preflight.check import Check, Problem, Severity, Verb
+from tidegate.workflow.preflight.check import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

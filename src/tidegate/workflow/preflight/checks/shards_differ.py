@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
+from tidegate.engines.checks import Check, Problem, Severity
 from tidegate.workflow.preflight.shape import shape_differences
 
 if TYPE_CHECKING:
@@ -37,5 +37,5 @@ CHECK = Check(
     ),
     remedy="bring the definitions of the source shards together first",
     find=find,
-    again=STREAMING,
+    streaming=True,
 )

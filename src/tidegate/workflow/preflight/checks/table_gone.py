@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.dataplane.model import Direction
-from tidegate.workflow.preflight.check import Check, Problem, Severity, Verb
+from tidegate.engines.checks import Check, Problem, Severity
+from tidegate.workflow.preflight.check import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.workflow.preflight.check import STREAMING, Check, Problem, Severity
+from tidegate.engines.checks import Check, Problem, Severity
 from tidegate.workflow.preflight.shape import shape_differences
 
 if TYPE_CHECKING:
@@ -61,5 +61,5 @@ CHECK = Check(
         "drop the target table to have it made from the source, or bring the definitions together"
     ),
     find=find,
-    again=STREAMING,
+    streaming=True,
 )

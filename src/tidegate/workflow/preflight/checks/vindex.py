@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidegate.engines.checks import Check, Problem, Severity
 from tidegate.errors import TidegateError
 from tidegate.topology import vindexes
-from tidegate.workflow.preflight.check import Check, Problem, Severity, Verb
+from tidegate.workflow.preflight.check import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
