@@ -15,7 +15,7 @@ from tidegate.dataplane.model import SpanOptions, StreamState, TableRule
 from tidegate.dataplane.reader import BATCH_CHANGES
 from tidegate.engines.postgres import catalog, slots
 from tidegate.engines.postgres.connection import connect
-from tidegate.engines.postgres.position import format_lsn
+from tidegate.engines.postgres.position import format_lsn, parse_lsn
 from tidegate.topology.connections import Endpoint
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def test_an_idle_source_is_known_to_be_idle(case: SpanCase) -> None:
         other.execute("CREATE TABLE public.elsewhere AS SELECT generate_series(1, 1000)")
         row = other.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
     assert row is not None
-    case.wait(lambda: format_lsn(case.rows()[0].lsn or 0) >= row[0])
+    case.wait(lambda: (case.rows()[0].lsn or 0) >= parse_lsn(row[0]))
 
     def lag() -> timedelta | None:
         return streams.lag(case.rows()[0], datetime.now(UTC))
