@@ -17,6 +17,7 @@ from fix_forked import NOTHING, Forked, finished
 from fix_processes import current_owner
 from left_running import OWNER
 from tidegate.client import Client
+from tidegate.errors import TidegateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,12 +30,17 @@ START_S = 60.0
 
 
 def until[T](check: Callable[[], T | None], timeout_s: float = 60.0) -> T:
-    """Wait for a condition."""
+    """Wait for a condition; an error that is worth another try says that it is not yet known."""
     deadline = time.monotonic() + timeout_s
-    while not (found := check()):
+    while True:
+        try:
+            if found := check():
+                return found
+        except TidegateError as error:
+            if not error.retryable or time.monotonic() > deadline:
+                raise
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.02)
-    return found
 
 
 @dataclass

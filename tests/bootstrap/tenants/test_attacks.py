@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fix_databases import wait_until
 from fix_tenants import ORDERS
 from tidegate.bootstrap.tenants.faults import TenantBusyError
 from tidegate.bootstrap.tenants.model import ItemState, RunOptions, RunState
@@ -68,20 +69,29 @@ def test_a_tenant_that_is_dropped_in_the_middle_is_missing_and_not_failed(estate
     """Situation tenants 02, a relative: the schema goes between two files."""
     estate.add_schemas(2)
     estate.write("001_orders.sql", ORDERS)
-    estate.write("002_gone.sql", "CREATE TABLE gone (); SELECT pg_sleep(1);")
+    estate.write("002_gone.sql", "CREATE TABLE gone (); SELECT pg_advisory_xact_lock(2);")
     estate.write("003_last.sql", "CREATE TABLE last ();")
     run = estate.service.upgrade(estate.request(tenants=("t001",), jobs=1))
     worker = threading.Thread(target=estate.work, args=[run])
-    worker.start()
+
+    def drop() -> None:
+        with estate.connect() as connection:
+            connection.execute("DROP SCHEMA t001 CASCADE")
+
+    waits = (
+        "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+        " WHERE datname = current_database() AND NOT granted AND locktype = %s"
+    )
+    dropping = threading.Thread(target=drop)
     with estate.connect() as connection:
-        deadline = time.monotonic() + 20
-        while not connection.execute(
-            "SELECT 1 FROM pg_tables WHERE tablename = 'orders'"
-        ).fetchone():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        connection.execute("DROP SCHEMA t001 CASCADE")
-    worker.join(30)
+        connection.execute("SELECT pg_advisory_lock(2)")
+        worker.start()
+        wait_until(lambda: connection.execute(waits, ["advisory"]).fetchone() is not None)
+        dropping.start()
+        wait_until(lambda: connection.execute(waits, ["object"]).fetchone() is not None)
+        connection.execute("SELECT pg_advisory_unlock(2)")
+    for each in (dropping, worker):
+        each.join(30)
     assert estate.states(run) == {"t001": ItemState.SKIPPED}
     with pytest.raises(NotFoundError):
         estate.service.ensure("t001", estate.source)

@@ -287,7 +287,9 @@ def test_a_backup_is_private_and_needs_a_folder(database: ClusterDatabase, tmp_p
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)

@@ -80,7 +80,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 @settings(
     max_examples=40,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     name=texts,
