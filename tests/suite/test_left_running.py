@@ -18,7 +18,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 #: ``start`` begins a program that begins another one, in a session and group of its own.
 HEAD = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
 import pytest
 
 DETACHED = "import subprocess; subprocess.Popen(['sleep', '1000'], start_new_session=True).wait()"
@@ -40,9 +40,10 @@ def test_a():
 def test_b(left): left()
 """
 LATE = """
-@pytest.mark.timeout(1)
+@pytest.mark.timeout(100)
 def test_a():
     start()
+    signal.setitimer(signal.ITIMER_REAL, 0.1)  # what is left of its time
     time.sleep(1000)
 
 def test_b(left): left()
