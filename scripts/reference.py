@@ -1,7 +1,8 @@
 """Writes the reference pages that are generated from the code; a test holds them current.
 
 docs/reference/: cli.md from the command tree, openapi.json from the API, errors.md and
-exit-status.md from the error tree, database-errors.md from the tables of failures, the tables in
+exit-status.md from the error tree, database-errors.md from the tables of failures,
+span-transitions.md from the scheduler's table of transitions, the tables in
 stream-states.md from those of states, and those in ../explanation/upgrades.md from the docstrings
 of the decisions. Run it after a change of any of these.
 """
@@ -27,6 +28,8 @@ from tidegate.engines.failures import FailureKind, FailurePhase
 from tidegate.engines.postgres import sqlstates
 from tidegate.errors import ExitStatus, TidegateError
 from tidegate.operations.model import OPERATION_MOVES, TASK_MOVES
+from tidegate.scheduling.model import Role, SetState
+from tidegate.scheduling.transitions import TRANSITIONS, When
 from tidegate.server.app import create_app
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from cyclopts import App
+
+    from tidegate.scheduling.transitions import Reporter, Rules
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 REFERENCE, EXPLANATION = DOCS / "reference", DOCS / "explanation"
@@ -259,6 +264,36 @@ def operation_states_page() -> str:
     return GENERATED + "\n".join(lines) + "\n"
 
 
+def span_transitions_page() -> str:
+    """span-transitions.md."""
+    lines = [
+        "# Transitions of a table span",
+        "",
+        "What a report of a capture does to a span at the owner. The reporter is its primary (the",
+        "writer), its secondary (prepares to become the writer), undetermined (may still write and",
+        "is to stop), or has no role. *As the roles say*: Absent when nobody has a role any more,",
+        "Removing when only undetermined ones are left, Replicating when Prepare has no secondary",
+        "any more; otherwise the state stays.",
+    ]
+    for state in SetState:
+        lines += ["", f"## {state}", "", "| reporter | reports | if | then | state |"]
+        lines.append("|---|---|---|---|---|")
+        for role in (*Role, None):
+            for reported, rules in TRANSITIONS[state][role].items():
+                lines += _transition_rows(role, reported, rules)
+    return GENERATED + "\n".join(lines) + "\n"
+
+
+def _transition_rows(role: Reporter, reported: str, rules: Rules) -> list[str]:
+    found = []
+    for rule in rules:
+        when = rule.when if rule.when is not When.ALWAYS or len(rules) == 1 else "otherwise"
+        acts = "; ".join(rule.acts) or "wait"
+        after = f"`{rule.after}`" if rule.after else "as the roles say"
+        found.append(f"| {role or 'no role'} | `{reported}` | {when} | {acts} | {after} |")
+    return found
+
+
 def _codes_of(kind: FailureKind) -> str:
     """The codes and classes of a kind; a class stands for what is not listed by itself."""
     found = [f"`{code}`" for code, each in sqlstates.CODES.items() if each is kind]
@@ -320,6 +355,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "exit-status.md": exit_status_page(),
         REFERENCE / "operation-states.md": operation_states_page(),
         REFERENCE / "openapi.json": openapi_page(),
+        REFERENCE / "span-transitions.md": span_transitions_page(),
         REFERENCE / "stream-states.md": stream_states_page(),
         EXPLANATION / "upgrades.md": upgrades_page(),
     }

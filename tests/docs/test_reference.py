@@ -34,6 +34,7 @@ PAGES = (
     "exit-status.md",
     "openapi.json",
     "operation-states.md",
+    "span-transitions.md",
     "stream-states.md",
     "upgrades.md",
 )

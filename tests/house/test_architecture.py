@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conninfo": {"errors"},
     "cluster": {"errors", "steps", "secret", "conninfo"},
     "operations": {"errors", "steps", "cluster"},
+    "scheduling": {"errors", "cluster"},
     "topology": {"errors", "steps", "secret", "cluster"},
     "engines": {"errors", "steps", "waits", "conninfo", "cluster", "topology"},
     "dataplane": {"errors", "steps", "steady_lines", "waits", "cluster", "topology", "engines"},
