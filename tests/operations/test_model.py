@@ -59,7 +59,8 @@ def test_every_state_is_in_the_tables_and_what_ends_is_left_by_a_person_only() -
     assert set(TASK_MOVES) == set(TaskState)
     assert {s: OPERATION_MOVES[s] for s in ENDED} == {
         OperationState.SUCCEEDED: frozenset(),
-        OperationState.CANCELLED: frozenset(),
+        OperationState.CANCELLED: {OperationState.QUEUED},  # to take back what it did
+        OperationState.COMPENSATED: frozenset(),
         OperationState.FAILED: {OperationState.QUEUED},
     }
     assert {s: TASK_MOVES[s] for s in SETTLED} == {

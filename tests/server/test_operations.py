@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -293,3 +294,56 @@ def test_an_operation_that_is_not_there_is_named(quiet: Client) -> None:
     for ask in (quiet.operation.show, quiet.operation.log, quiet.operation.pause):
         with pytest.raises(NotFoundError, match="no operation nothing"):
             ask("nothing")
+
+
+@pytest.mark.alone
+def test_a_change_is_seen_at_once_and_a_follower_that_comes_back_misses_no_line(
+    quiet: Client,
+) -> None:
+    """automation 15 and 17: lines and changes as events, from any line on, to the end."""
+    gate = ["prepare"]
+    id_ = quiet.operation.enqueue("HorizontalReshardingTask", SPLIT, pause_before=gate)["id"]
+    until(lambda: quiet.operation.show(id_)["state"] == "WAITING" or None, ENDS_S)
+    seen = [news["seq"] for news in quiet.operation.log(id_, limit=2)["items"]]
+    lines, states = list(seen), list[str]()
+    for news in quiet.operation.follow(id_, after=seen[-1]):
+        if "seq" in news:
+            lines.append(news["seq"])
+        elif not states:
+            states.append(news["state"])
+            asked_at = time.monotonic()
+            quiet.operation.cancel(id_)
+        else:
+            states.append(news["state"])
+            took_s = time.monotonic() - asked_at
+    assert states == ["WAITING", "CANCELLED"]
+    assert took_s < 1.0
+    assert lines == list(range(1, lines[-1] + 1))
+    # from the start again, and from the last line: what has ended is told, and the stream ends
+    again = [news["seq"] for news in quiet.operation.follow(id_) if "seq" in news]
+    assert again == lines
+    (last,) = quiet.operation.follow(id_, after=lines[-1])
+    assert last["state"] == "CANCELLED"
+    with pytest.raises(NotFoundError, match="no operation nothing"):
+        next(quiet.operation.follow("nothing"))
+
+
+def test_pages_of_the_list_join_up_and_are_filtered_by_the_token(
+    described: World, quiet: Client
+) -> None:
+    """automation 18: the cursor of a page begins the next one, whatever it is filtered by."""
+    token = quiet.token.create("pager", "operate")["token"]
+    with Client(described.node.url, token) as pager:
+        enqueue = pager.operation.enqueue
+        ids = []
+        for _ in range(3):
+            ids.append(enqueue("HorizontalReshardingTask", SPLIT, pause_before=["plan"])["id"])
+            pager.operation.cancel(ids[-1])
+        found: list[str] = []
+        page = pager.operation.list(caller="pager", limit=2)
+        while True:
+            found += [each["id"] for each in page["items"]]
+            if page["next_before"] is None:
+                break
+            page = pager.operation.list(caller="pager", limit=2, before=page["next_before"])
+    assert found == ids[::-1]

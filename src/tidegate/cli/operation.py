@@ -39,7 +39,6 @@ TASK_COLUMNS = (
     Column("PARAMETERS", "parameters", wide=True),
 )
 STATUSES = {"SUCCEEDED": ExitStatus.DONE, "CANCELLED": ExitStatus.CANCELLED}
-FOLLOW_S = 5.0
 
 Operation = Annotated[str, Parameter(help="Id of the operation.")]
 
@@ -54,6 +53,8 @@ def enqueue(
     *parameters: Annotated[str, Parameter(allow_leading_hyphen=True)],
     key: str | None = None,
     pause_before: str | None = None,
+    priority: int = 0,
+    undo: bool = False,
     wait: Wait = False,
     timeout: str | None = None,
     dry_run: DryRun = False,
@@ -66,11 +67,21 @@ def enqueue(
         parameters: of the task, each as NAME=VALUE; a mistake names those there are.
         key: the same request with the same key is one operation, however often it is sent.
         pause_before: tasks, or stages such as switch, that wait for `tidegate operation approve`.
+        priority: from -100 to 100; of those that wait, the highest begins first.
+        undo: when it fails, take back what it has done, as `tidegate operation undo` does.
         timeout: how long --wait follows, such as 10m; it follows without end when not given.
     """
     verbs = common.client().operation
     given = dict(pair for word in parameters for pair in pairs([word]).items())
-    answer = verbs.enqueue(task, given, key=key, pause_before=names(pause_before), dry_run=dry_run)
+    answer = verbs.enqueue(
+        task,
+        given,
+        key=key,
+        pause_before=names(pause_before),
+        priority=priority,
+        undo=undo,
+        dry_run=dry_run,
+    )
     if dry_run:
         common.one(answer, [], task, more="\n".join(["would do:", *answer["lines"]]))
         return ExitStatus.DONE
@@ -88,6 +99,7 @@ def list_(
     *,
     state: str | None = None,
     name: str | None = None,
+    caller: str | None = None,
     before: str | None = None,
     limit: int = 50,
     common: Common = DEFAULTS,
@@ -97,13 +109,16 @@ def list_(
     Args:
         state: only those in these states, with commas.
         name: only those of this task.
-        before: only older ones than this one, by its id.
+        caller: only those that the token of this name enqueued.
+        before: only older ones than this one, by its id; goes on where a page ended.
         limit: how many.
     """
     states = [each.upper() for each in names(state)]
     verbs = common.client().operation
-    answer = verbs.list(states=states, name=name, before=before, limit=limit)
+    answer = verbs.list(states=states, name=name, caller=caller, before=before, limit=limit)
     common.items(answer, COLUMNS, "id")
+    if answer["next_before"] and common.output in {"table", "wide"}:
+        note(f"there are older ones: tidegate operation list --before {answer['next_before']}")
 
 
 @app.command(help_epilogue="Example:  tidegate operation show 019a2f6e-… -o json")
@@ -140,13 +155,15 @@ def logs(
         follow: go on until the operation has ended.
     """
     verbs = common.client().operation
-    while True:
-        answer = verbs.log(operation, after=after, wait_s=FOLLOW_S if follow else 0.0)
-        for line in answer["items"]:
+    if follow:
+        for news in verbs.follow(operation, after=after):
+            if "seq" in news:
+                _print_line(common, news)
+        return
+    while found := verbs.log(operation, after=after)["items"]:
+        for line in found:
             _print_line(common, line)
-            after = line["seq"]
-        if not answer["items"] and (not follow or _has_ended(verbs, operation)):
-            return
+        after = found[-1]["seq"]
 
 
 @app.command(help_epilogue="Example:  tidegate operation pause 019a2f6e-…")
@@ -165,6 +182,12 @@ def resume(operation: Operation, /, *, common: Common = DEFAULTS) -> None:
 def cancel(operation: Operation, /, *, common: Common = DEFAULTS) -> None:
     """Stop an operation; refused once writes are at the new shards. What was done stays."""
     _shown(common, common.client().operation.cancel(operation))
+
+
+@app.command(help_epilogue="Example:  tidegate operation undo 019a2f6e-…")
+def undo(operation: Operation, /, *, common: Common = DEFAULTS) -> None:
+    """Take back what an operation did that failed or was cancelled, the last task first."""
+    _shown(common, common.client().operation.undo(operation))
 
 
 @app.command(help_epilogue="Example:  tidegate operation retry 019a2f6e-…")
@@ -244,12 +267,6 @@ def _until_ended(common: Common, verbs: Operations, operation: str, timeout: str
                     f"operation {operation} is {found['state']} after {limit_s:g} s and goes on",
                     next_step=f"tidegate {again}",
                 )
-
-
-def _has_ended(verbs: Operations, operation: str) -> bool:
-    from tidegate.client.operations import ENDED  # noqa: PLC0415 - only when it is used
-
-    return verbs.show(operation)["state"] in ENDED
 
 
 def _print_line(common: Common, line: Json) -> None:

@@ -9,14 +9,17 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tidegate.client.transport import Noun, path_of
-from tidegate.errors import WaitTimeoutError
+from tidegate.errors import UnreachableNodeError, WaitTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tidegate.client.transport import Json
 
-ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "COMPENSATED"})
+AGAIN_S: Final = 30.0
+"""How long a follower tries to come back to a node that is away."""
+AGAIN_FIRST_S: Final = 0.2
 WATCH_S: Final = 5.0
 """How long one request waits for news."""
 
@@ -31,6 +34,8 @@ class Operations(Noun):
         *,
         key: str | None = None,
         pause_before: Sequence[str] = (),
+        priority: int = 0,
+        undo: bool = False,
         dry_run: bool = False,
     ) -> Json:
         """Store an operation; it begins by itself.
@@ -40,6 +45,8 @@ class Operations(Noun):
             parameters: of the task, as text.
             key: the same request with the same key is one operation.
             pause_before: names or stages of tasks that wait for an approval, such as ``switch``.
+            priority: from -100 to 100; the highest one begins first.
+            undo: when it fails, take back what it has done.
             dry_run: check everything, answer with the plan, store nothing.
         """
         body = {
@@ -47,6 +54,8 @@ class Operations(Noun):
             "parameters": dict(parameters),
             "key": key,
             "pause_before": list(pause_before),
+            "priority": priority,
+            "undo": undo,
         }
         query = {"dry_run": dry_run}
         return self._call("POST", path_of("operations"), body, query=query, once=not dry_run)
@@ -56,11 +65,18 @@ class Operations(Noun):
         *,
         states: Sequence[str] = (),
         name: str | None = None,
+        caller: str | None = None,
         before: str | None = None,
         limit: int | None = None,
     ) -> Json:
-        """The newest operations, or those before one."""
-        query = {"state": list(states) or None, "name": name, "before": before, "limit": limit}
+        """The newest operations, or those before one; ``next_before`` begins the next page."""
+        query = {
+            "state": list(states) or None,
+            "name": name,
+            "caller": caller,
+            "before": before,
+            "limit": limit,
+        }
         return self._call("GET", path_of("operations"), query=query)
 
     def show(self, operation: str, *, after_version: int = 0, wait_s: float = 0.0) -> Json:
@@ -74,6 +90,30 @@ class Operations(Noun):
         """Lines of its log after a number; with ``wait_s``, once there are some."""
         query = {"after": after or None, "limit": limit, "wait_s": wait_s or None}
         return self._call("GET", path_of("operations", operation, "log"), query=query)
+
+    def follow(self, operation: str, *, after: int = 0) -> Iterator[Json]:
+        """Lines of its log as they come, and itself after each change, until it has ended.
+
+        A connection that breaks is made again, and no line is missed or repeated.
+
+        Raises:
+            UnreachableNodeError: no node answered for :data:`AGAIN_S`.
+        """
+        path = path_of("operations", operation, "log")
+        given_up_at = time.monotonic() + AGAIN_S
+        while True:
+            try:
+                with self._transport.events(path, str(after) if after else "") as events:
+                    for _, news in events:
+                        given_up_at = time.monotonic() + AGAIN_S
+                        after = news.get("seq", after)
+                        yield news
+                        if news.get("state") in ENDED and after >= news["last_seq"]:
+                            return
+            except UnreachableNodeError:
+                if time.monotonic() >= given_up_at:
+                    raise
+            time.sleep(AGAIN_FIRST_S)
 
     def wait(self, operation: str, *, timeout_s: float) -> Json:
         """An operation once it has ended.
@@ -106,6 +146,10 @@ class Operations(Noun):
     def cancel(self, operation: str) -> Json:
         """Stop an operation; refused after its point of no return."""
         return self._ask(operation, "cancel")
+
+    def undo(self, operation: str) -> Json:
+        """Take back what one did that failed or was cancelled."""
+        return self._ask(operation, "undo")
 
     def retry(self, operation: str) -> Json:
         """Begin a failed operation again, with what failed."""

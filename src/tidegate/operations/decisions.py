@@ -9,6 +9,8 @@ alone.
   failure no later container starts, and every failure is kept.
 * What a task emits is placed in the same step that records its success; if it cannot be placed, the
   task fails and nothing is placed.
+* What failed is taken back when that was asked for at the enqueue, or is asked for afterwards: what
+  takes it back are containers of their own, and the operation ends as COMPENSATED.
 * Nothing starts while somebody wants the operation to pause; it is paused once nothing runs.
 * An operation that was left by its runner without any progress :data:`RECOVERIES_MAX` times is
   parked: paused, with the reason, for a person to look at.
@@ -29,7 +31,7 @@ from tidegate.operations.model import (
     mark_task_succeeded,
     path_text,
 )
-from tidegate.operations.placing import emitted
+from tidegate.operations.placing import emitted, taken_back
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +88,9 @@ def advanced(operation: ClusterOperation, now_ms: int, at_once_max: int) -> Clus
 def _gone_on(operation: ClusterOperation, now_ms: int, at_once_max: int) -> ClusterOperation:
     container = _current(operation)
     if container is None:
+        undoing = taken_back(operation) if operation.undo and operation.failures() else operation
+        if undoing is not operation:
+            return _gone_on(undoing, now_ms, at_once_max)
         return _finished(operation, now_ms)
     if operation.wish is Wish.PAUSE:
         return operation.moved(OperationState.PAUSED, wish=Wish.RUN, why="paused by request")
@@ -120,7 +125,7 @@ def parked(operation: ClusterOperation, why: str) -> ClusterOperation:
 
 def _current(operation: ClusterOperation) -> TaskContainer | None:
     """The container that is worked on; None: nothing is left to do."""
-    for container in operation.serial_tasks:
+    for container in operation.to_work_on():
         if not container.is_settled:
             return container
         if any(task.state is TaskState.FAILED for task in container.tasks):
@@ -134,7 +139,8 @@ def _gate(operation: ClusterOperation, container: TaskContainer) -> list[str]:
         return []
     if path_text(container.path) in operation.approved:
         return []
-    words = {word for task in container.tasks for word in (task.name, task.stage)}
+    tasks = container.tasks
+    words = {task.stage for task in tasks} | {task.name for task in tasks if not task.undoes}
     return sorted(words & set(operation.pause_before))
 
 
@@ -167,8 +173,11 @@ def _started(
 
 
 def _finished(operation: ClusterOperation, now_ms: int) -> ClusterOperation:
-    failed = operation.failures()
-    state = OperationState.FAILED if failed else OperationState.SUCCEEDED
+    worked_on = [task for container in operation.to_work_on() for task in container.tasks]
+    if any(task.state is TaskState.FAILED for task in worked_on):
+        state = OperationState.FAILED
+    else:
+        state = OperationState.COMPENSATED if operation.is_undoing else OperationState.SUCCEEDED
     return operation.moved(state, why="", is_under_way=False, ended_at_ms=now_ms)
 
 
@@ -283,7 +292,8 @@ def told(before: ClusterOperation | None, after: ClusterOperation) -> list[tuple
     for key, task in after.tasks():
         old = known.get(key)
         if old is None:
-            lines.append((key, f"{task.name} planned"))
+            undone = f", to take back {task.undoes}" if task.undoes else ""
+            lines.append((key, f"{task.name} planned{undone}"))
         elif (old.state, old.attempts) != (task.state, task.attempts):
             lines.append((key, _task_line(task)))
     if (before.state, before.why) != (after.state, after.why):

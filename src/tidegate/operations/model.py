@@ -38,6 +38,8 @@ class OperationState(StrEnum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    COMPENSATED = "COMPENSATED"
+    """It did not succeed, and what it had done was taken back."""
 
 
 class TaskState(StrEnum):
@@ -63,23 +65,20 @@ class Wish(StrEnum):
 
 
 _O = OperationState
+ENDED: Final = frozenset({_O.SUCCEEDED, _O.FAILED, _O.CANCELLED, _O.COMPENSATED})
 OPERATION_MOVES: Final[Mapping[OperationState, frozenset[OperationState]]] = {
-    _O.QUEUED: frozenset(
-        {_O.RUNNING, _O.WAITING, _O.PAUSED, _O.CANCELLED, _O.SUCCEEDED, _O.FAILED}
-    ),
-    _O.RUNNING: frozenset(
-        {_O.WAITING, _O.PAUSED, _O.CANCELLING, _O.CANCELLED, _O.SUCCEEDED, _O.FAILED}
-    ),
-    _O.WAITING: frozenset(
-        {_O.QUEUED, _O.RUNNING, _O.PAUSED, _O.CANCELLED, _O.FAILED, _O.SUCCEEDED}
-    ),
+    _O.QUEUED: frozenset({_O.RUNNING, _O.WAITING, _O.PAUSED}) | ENDED,
+    _O.RUNNING: frozenset({_O.WAITING, _O.PAUSED, _O.CANCELLING}) | ENDED,
+    _O.WAITING: frozenset({_O.QUEUED, _O.RUNNING, _O.PAUSED}) | ENDED,
     _O.PAUSED: frozenset({_O.QUEUED, _O.CANCELLED}),
     _O.CANCELLING: frozenset({_O.CANCELLED, _O.SUCCEEDED}),
     _O.FAILED: frozenset({_O.QUEUED}),
     _O.SUCCEEDED: frozenset(),
-    _O.CANCELLED: frozenset(),
+    _O.CANCELLED: frozenset({_O.QUEUED}),
+    _O.COMPENSATED: frozenset(),
 }
-"""By state, the states that may follow it. FAILED may be retried; the others that end are final."""
+"""By state, the states that may follow it. FAILED may be retried; FAILED and CANCELLED may be taken
+back; the others that end are final."""
 
 _T = TaskState
 TASK_MOVES: Final[Mapping[TaskState, frozenset[TaskState]]] = {
@@ -94,7 +93,6 @@ TASK_MOVES: Final[Mapping[TaskState, frozenset[TaskState]]] = {
 """By state, the states that may follow it. A person may retry or skip what FAILED. What has not
 started when the operation ends stays NOT_STARTED, however it ends."""
 
-ENDED: Final = frozenset({_O.SUCCEEDED, _O.FAILED, _O.CANCELLED})
 SETTLED: Final = frozenset({_T.SUCCEEDED, _T.FAILED, _T.CANCELLED, _T.SKIPPED})
 
 type Path = tuple[int, ...]
@@ -110,6 +108,8 @@ class TaskRecord:
         id: a UUID; tasks name what they make after it, so that a second attempt finds it.
         stage: a word for what it is about, such as ``switch``; approvals may name it.
         is_point_of_no_return: once it is done the operation cannot be cancelled.
+        is_undoable: its code can take back what it did.
+        undoes: the key of the task whose work this one takes back; empty: it does work of its own.
         version: of the task's code; an operation goes on only with code of the same version.
         attempts: how often it was started.
         failures: how many of its attempts failed, since a person last asked for a retry.
@@ -124,6 +124,8 @@ class TaskRecord:
     error: str = ""
     stage: str = ""
     is_point_of_no_return: bool = False
+    is_undoable: bool = False
+    undoes: str = ""
     version: int = 1
     attempts: int = 0
     failures: int = 0
@@ -190,6 +192,9 @@ class ClusterOperation:
         pause_before: names or stages of tasks that need an approval before they start.
         approved: paths of the containers that were approved.
         is_under_way: it has begun and not ended, so it holds its locks.
+        priority: of those that could begin, the highest one does; then the oldest.
+        servers: names of the database servers it works at, each of which takes a number at once.
+        undo: when it fails, what it has done is taken back by itself.
         recoveries: how often it was taken over from a runner that left it, without progress since.
         caller: who enqueued it.
         version: of the record; every write raises it.
@@ -206,6 +211,9 @@ class ClusterOperation:
     pause_before: tuple[str, ...] = ()
     approved: tuple[str, ...] = ()
     is_under_way: bool = False
+    priority: int = 0
+    servers: tuple[str, ...] = ()
+    undo: bool = False
     recoveries: int = 0
     caller: str = ""
     created_at_ms: int = 0
@@ -228,6 +236,17 @@ class ClusterOperation:
     def task(self, key: str) -> TaskRecord:
         """The task of that key."""
         return next(task for each, task in self.tasks() if each == key)
+
+    @property
+    def is_undoing(self) -> bool:
+        """Whether what it did is being taken back, or was."""
+        return any(task.undoes for each in self.serial_tasks[-1:] for task in each.tasks)
+
+    def to_work_on(self) -> tuple[TaskContainer, ...]:
+        """The containers that count now: those that take back, once there are any."""
+        if not self.is_undoing:
+            return self.serial_tasks
+        return tuple(c for c in self.serial_tasks if any(task.undoes for task in c.tasks))
 
     def running(self) -> list[str]:
         """Keys of the tasks that run."""

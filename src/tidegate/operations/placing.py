@@ -11,19 +11,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from tidegate.errors import InvalidArgumentError
-from tidegate.operations.model import TaskContainer, add_missing_task_ids
+from tidegate.operations.model import (
+    TaskContainer,
+    TaskRecord,
+    TaskState,
+    add_missing_task_ids,
+)
 from tidegate.operations.tasks import check_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tidegate.operations.ids import IDGenerator
-    from tidegate.operations.model import ClusterOperation, Path, TaskRecord
+    from tidegate.operations.model import ClusterOperation, Path
     from tidegate.operations.tasks import TaskCatalogue
 
 TASKS_MAX: Final = 5000
 """Of one operation, emitted ones included."""
 CONTAINERS_MAX: Final = 1000
+UNDO: Final = "undo"
+"""The stage of tasks that take back what others did."""
 DEPTH_MAX: Final = 8
 """How deep emitters may be nested; a task that emits itself ends here."""
 
@@ -51,6 +58,7 @@ def _declared(task: TaskRecord, catalogue: TaskCatalogue) -> TaskRecord:
         task,
         stage=code.stage,
         version=code.version,
+        is_undoable=code.is_undoable(task.parameters),
         is_point_of_no_return=code.is_point_of_no_return(task.parameters),
     )
 
@@ -90,6 +98,44 @@ def emitted(
     _check_size((*operation.serial_tasks, *placed))
     paths = [container.path for container in operation.serial_tasks]
     return operation.insert_task_containers(placed, bisect_left(paths, placed[0].path))
+
+
+def passed_no_return(operation: ClusterOperation) -> str:
+    """The task of no return that runs or is done, in words; empty: none does."""
+    passed = (
+        f"{key} {task.name} is {task.state}"
+        for key, task in operation.tasks()
+        if task.is_point_of_no_return and task.state in {TaskState.RUNNING, TaskState.SUCCEEDED}
+    )
+    return next(passed, "")
+
+
+def taken_back(operation: ClusterOperation) -> ClusterOperation:
+    """The operation with containers that take back what its tasks did, the last one first.
+
+    A task that failed may have done a part, so it is taken back like one that succeeded. Where
+    there is nothing to take back, or no way to, the operation is as it was.
+    """
+    begun = [(key, each) for key, each in operation.tasks() if each.is_undoable and each.attempts]
+    if not begun or operation.is_undoing or passed_no_return(operation):
+        return operation
+    last = operation.serial_tasks[-1].path[0]
+    containers = [
+        TaskContainer(path=(last + number,), concurrency=1, tasks=(_undoing(key, task),))
+        for number, (key, task) in enumerate(reversed(begun), start=1)
+    ]
+    return operation.insert_task_containers(containers, len(operation.serial_tasks))
+
+
+def _undoing(key: str, task: TaskRecord) -> TaskRecord:
+    return TaskRecord(
+        name=task.name,
+        parameters=task.parameters,
+        id=task.id,
+        stage=UNDO,
+        undoes=key,
+        version=task.version,
+    )
 
 
 def path_of(key: str) -> Path:

@@ -1,4 +1,4 @@
-"""What people may ask of an operation: pause, resume, cancel, retry, skip, approve.
+"""What people may ask of an operation: pause, resume, cancel, undo, retry, skip, approve.
 
 Decides, as pure functions of the record, what each comes to and when it is refused. Asking twice is
 as good as asking once. What runs cannot stop at once: then only the wish is recorded, and the
@@ -24,9 +24,10 @@ from tidegate.operations.model import (
     ended_already,
     path_text,
 )
+from tidegate.operations.placing import passed_no_return, taken_back
 
 if TYPE_CHECKING:
-    from tidegate.operations.model import ClusterOperation
+    from tidegate.operations.model import ClusterOperation, TaskRecord
 
 
 class PastNoReturnError(FailedPreconditionError):
@@ -70,26 +71,67 @@ def cancelled(operation: ClusterOperation, now_ms: int) -> ClusterOperation:
     """Stop what runs, and start nothing more; what was done stays.
 
     Raises:
-        ConflictError: it has ended otherwise.
+        ConflictError: it has ended otherwise, or what it did is being taken back.
         PastNoReturnError: a task of no return runs, or is done.
     """
     if operation.state is OperationState.CANCELLED or operation.wish is Wish.CANCEL:
         return operation
     if operation.has_ended:
         raise ended_already(operation, "cancelled")
-    passed = [
-        f"{key} {task.name} is {task.state}"
-        for key, task in operation.tasks()
-        if task.is_point_of_no_return and task.state in {TaskState.RUNNING, TaskState.SUCCEEDED}
-    ]
-    if passed:
-        raise PastNoReturnError(
-            f"operation {operation.id} cannot be cancelled: {passed[0]}, which is its point of no"
-            " return",
-            next_step=f"let it finish: tidegate operation watch {operation.id}",
+    if operation.is_undoing:
+        raise ConflictError(
+            f"operation {operation.id} cannot be cancelled: what it did is being taken back",
+            next_step=f"tidegate operation pause {operation.id}, if it must stop",
             operation=operation.id,
         )
+    _refuse_past_no_return(
+        operation, "cancelled", f"let it finish: tidegate operation watch {operation.id}"
+    )
     return advanced(replace(operation, wish=Wish.CANCEL), now_ms, 0)
+
+
+def _refuse_past_no_return(operation: ClusterOperation, verb: str, next_step: str) -> None:
+    if passed := passed_no_return(operation):
+        raise PastNoReturnError(
+            f"operation {operation.id} cannot be {verb}: {passed}, which is its point of no return",
+            next_step=next_step,
+            operation=operation.id,
+        )
+
+
+def undone(operation: ClusterOperation) -> ClusterOperation:
+    """Take back what an operation did that failed or was cancelled, the last task first.
+
+    Raises:
+        ConflictError: it has not ended so, or no task of it can take back what it did.
+        PastNoReturnError: a task of no return is done.
+    """
+    show = f"tidegate operation show {operation.id}"
+    if operation.state not in {OperationState.FAILED, OperationState.CANCELLED}:
+        raise ConflictError(
+            f"operation {operation.id} is {operation.state}; only what failed or was cancelled is"
+            " taken back",
+            next_step=show,
+            operation=operation.id,
+            state=operation.state.value,
+        )
+    if operation.is_undoing:
+        raise ConflictError(
+            f"operation {operation.id} has begun to take back what it did, and failed",
+            next_step=f"remove the cause, then: tidegate operation retry {operation.id}",
+            operation=operation.id,
+        )
+    _refuse_past_no_return(
+        operation, "taken back", "tidegate workflow reversetraffic is the way back"
+    )
+    after = taken_back(operation)
+    if after is operation:
+        raise ConflictError(
+            f"operation {operation.id} has done nothing that its tasks can take back",
+            next_step=show,
+            operation=operation.id,
+        )
+    return after.moved(OperationState.QUEUED, wish=Wish.RUN, why="", recoveries=0, ended_at_ms=None)
 
 
 def retried(operation: ClusterOperation) -> ClusterOperation:
@@ -107,11 +149,18 @@ def retried(operation: ClusterOperation) -> ClusterOperation:
         )
     again = {
         key: task.moved(TaskState.NOT_STARTED, failures=0, error="", ended_at_ms=None)
-        for key, task in operation.failures()
+        for key, task in _to_retry(operation)
     }
     return operation.with_tasks(again).moved(
         OperationState.QUEUED, wish=Wish.RUN, recoveries=0, ended_at_ms=None
     )
+
+
+def _to_retry(operation: ClusterOperation) -> list[tuple[str, TaskRecord]]:
+    """What failed of that which counts now: what takes back, or what was to be done."""
+    return [
+        (k, task) for k, task in operation.failures() if bool(task.undoes) is operation.is_undoing
+    ]
 
 
 def skipped(operation: ClusterOperation, key: str, reason: str) -> ClusterOperation:
@@ -127,7 +176,7 @@ def skipped(operation: ClusterOperation, key: str, reason: str) -> ClusterOperat
             f"task {key} is skipped for a reason, and none was given",
             next_step="say why it may be left out; the log keeps it",
         )
-    failed = dict(operation.failures())
+    failed = dict(_to_retry(operation))
     if operation.state is OperationState.FAILED and key not in failed:
         raise NotFoundError(
             f"operation {operation.id} has no task {key} that failed",

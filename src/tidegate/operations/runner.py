@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from tidegate.operations.model import ClusterOperation
     from tidegate.operations.running import Change
     from tidegate.operations.service import OperationService
+    from tidegate.operations.store import Entry
 
 POLL_S: Final = 2.0
 """Between two looks; who enqueues, asks something, or becomes owner ends the wait."""
 OPERATIONS_MAX: Final = 8
 """Worked on at the same time."""
-QUEUE_LOOK_MAX: Final = 1000
+QUEUE_PAGE: Final = 1000
+"""Operations of the queue that are looked at together."""
 SHUTDOWN_S: Final = 30.0
 
 log = structlog.get_logger("tidegate.operations")
@@ -134,6 +136,7 @@ class OperationRunner:
     def _look(self) -> None:
         forgets_at = 0.0
         while not self._closing.is_set():
+            began_at = time.monotonic()
             try:
                 if self._is_owner():
                     self._take()
@@ -143,6 +146,8 @@ class OperationRunner:
             except Exception:
                 # A database that is away must not end this thread.
                 log.exception("operations not seen")
+            # However long the queue and however often somebody enqueues: half the time is theirs.
+            self._closing.wait(min(time.monotonic() - began_at, POLL_S))
             self._woken.wait(POLL_S)
             self._woken.clear()
 
@@ -152,10 +157,7 @@ class OperationRunner:
         room = self._operations_max - len(mine)
         if room <= 0:
             return
-        store = self._service.store
-        queue = store.to_do(QUEUE_LOOK_MAX)
-        wanted = claiming.to_claim(queue, store.under_way(), mine, self._service.locks_of, room)
-        for entry in wanted:
+        for entry in self._wanted(mine, room):
             work = OperationWork(
                 self._service,
                 self._leases,
@@ -171,6 +173,21 @@ class OperationRunner:
             with self._lock:
                 self._working[entry.id] = work, thread
             thread.start()
+
+    def _wanted(self, mine: set[str], room: int) -> list[Entry]:
+        """What to take now; looks as far into the queue as it must to fill the room."""
+        service, store = self._service, self._service.store
+        held = store.under_way()
+        limits = service.limits
+        found: list[Entry] = []
+        page = store.to_do(QUEUE_PAGE)
+        while page and len(found) < room and not self._closing.is_set():
+            left = room - len(found)
+            more = claiming.to_claim(page, held, mine, service.locks_of, left, limits=limits)
+            found += more
+            held += more
+            page = store.to_do(QUEUE_PAGE, page[-1]) if len(page) == QUEUE_PAGE else []
+        return found
 
     def _work(self, id_: str, work: OperationWork) -> None:
         try:

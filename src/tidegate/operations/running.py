@@ -160,7 +160,8 @@ class OperationWork:
 
         def change(before: ClusterOperation, others: Sequence[Entry]) -> ClusterOperation:
             entry = claiming.entry_of(before)
-            if claiming.blocked_by(entry, others, self._service.locks_of) is not None:
+            service = self._service
+            if claiming.blocked_by(entry, others, service.locks_of, service.limits) is not None:
                 raise BlockedError
             if why := self._unknown(before):
                 return decisions.parked(before, why)
@@ -339,7 +340,10 @@ class OperationWork:
             result: TaskResult | None = None
             error: BaseException | None = None
             try:
-                result = code.run(task.parameters, handle)
+                if task.undoes:
+                    result = TaskResult(code.undo(task.parameters, handle))
+                else:
+                    result = code.run(task.parameters, handle)
                 steps.reached(ACTED)
             except InterruptedTaskError as caught:
                 error = caught

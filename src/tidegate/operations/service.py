@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Final
 from tidegate import steps
 from tidegate.errors import FailedPreconditionError, InvalidArgumentError, TidegateError
 from tidegate.operations import claiming, requests
+from tidegate.operations.claiming import Limits
 from tidegate.operations.ids import IDGenerator
 from tidegate.operations.model import ClusterOperation, new_task_container_with_single_task
 from tidegate.operations.placing import first_placed, prepared
-from tidegate.operations.tasks import check_parameters
+from tidegate.operations.tasks import Task, check_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 KEY_MAX_CHARS: Final = 200
 PREVIEW_MAX: Final = 1000
+PRIORITY_MAX: Final = 100
+PER_SERVER_MAX: Final = 4
+"""Operations that are worked on at one database server at once."""
 WATCH_POLL_S: Final = 0.2
 
 ENQUEUED: Final = steps.declare(
@@ -59,8 +63,15 @@ class Preview:
 class OperationService:
     """All verbs; any thread may call them."""
 
-    def __init__(self, store: OperationStore, catalogue: TaskCatalogue) -> None:
+    def __init__(
+        self,
+        store: OperationStore,
+        catalogue: TaskCatalogue,
+        *,
+        per_server: int = PER_SERVER_MAX,
+    ) -> None:
         self.store = store
+        self._per_server = per_server
         self.catalogue = catalogue
         self.is_closed = False
         """Set by the runner when it is shut down: nothing more is enqueued here."""
@@ -77,6 +88,8 @@ class OperationService:
         *,
         key: str | None = None,
         pause_before: Sequence[str] = (),
+        priority: int = 0,
+        undo: bool = False,
         caller: str = "",
     ) -> ClusterOperation:
         """Store an operation; it begins as soon as a runner has room and its locks are free.
@@ -86,6 +99,8 @@ class OperationService:
             parameters: as its task declares.
             key: the same request with the same key is the same operation.
             pause_before: names or stages of tasks that wait for an approval.
+            priority: from -100 to 100; the highest one begins first.
+            undo: when it fails, take back what it has done.
             caller: who asks.
 
         Raises:
@@ -102,7 +117,14 @@ class OperationService:
         self.check(name, parameters)
         self._check_gates(root, pause_before)
         return self.enqueue(
-            name, parameters, [root], key=key, pause_before=pause_before, caller=caller
+            name,
+            parameters,
+            [root],
+            key=key,
+            pause_before=pause_before,
+            priority=priority,
+            undo=undo,
+            caller=caller,
         )
 
     def check(self, name: str, parameters: Mapping[str, str]) -> None:
@@ -130,6 +152,8 @@ class OperationService:
         *,
         key: str | None = None,
         pause_before: Sequence[str] = (),
+        priority: int = 0,
+        undo: bool = False,
         caller: str = "",
     ) -> ClusterOperation:
         """Store an operation of these containers; as :meth:`enqueue_cluster_operation`."""
@@ -143,12 +167,20 @@ class OperationService:
                 f"an idempotency key has 1 to {KEY_MAX_CHARS} characters",
                 next_step="use a UUID, a new one for each operation",
             )
+        if not -PRIORITY_MAX <= priority <= PRIORITY_MAX:
+            raise InvalidArgumentError(
+                f"the priority {priority} is not between -{PRIORITY_MAX} and {PRIORITY_MAX}",
+                next_step="leave it out, or give one in between; the highest begins first",
+            )
         operation = ClusterOperation(
             id=self._ids.next_id(),
             name=name,
             parameters=dict(parameters),
             serial_tasks=first_placed(prepared(containers, self.catalogue, self._ids)),
             pause_before=tuple(pause_before),
+            priority=priority,
+            servers=self._servers_of(name, parameters),
+            undo=undo,
             caller=caller,
         )
         request = _request(name, parameters, containers, pause_before)
@@ -220,7 +252,7 @@ class OperationService:
         if operation.is_under_way or operation.has_ended:
             return ""
         entry = claiming.entry_of(operation)
-        found = claiming.blocked_by(entry, self.store.under_way(), self.locks_of)
+        found = claiming.blocked_by(entry, self.store.under_way(), self.locks_of, self.limits)
         if found is None:
             return ""
         other, resource = found
@@ -233,16 +265,35 @@ class OperationService:
         except TidegateError:
             return ()
 
+    def _servers_of(self, name: str, parameters: Mapping[str, str]) -> tuple[str, ...]:
+        if name not in self.catalogue.operations:
+            return ()
+        return tuple(sorted(set(self.catalogue.find(name).servers(parameters))))
+
+    def role_of(self, name: str) -> str:
+        """The role that operations of this name need; one that nobody knows needs the usual one."""
+        try:
+            return self.catalogue.find(name).role
+        except TidegateError:
+            return Task.role
+
+    @property
+    def limits(self) -> Limits:
+        """How many operations are worked on at once."""
+        of_kind = {n: self.catalogue.find(n).at_once_max for n in self.catalogue.operations}
+        return Limits(of_kind, self._per_server)
+
     def list(
         self,
         *,
         states: Sequence[str] = (),
         name: str | None = None,
+        caller: str | None = None,
         before: str | None = None,
         limit: int = 100,
     ) -> Sequence[ClusterOperation]:
         """The newest operations, or the newest before one."""
-        return self.store.page(states=states, name=name, before=before, limit=limit)
+        return self.store.page(states=states, name=name, caller=caller, before=before, limit=limit)
 
     # -- ask
 
@@ -259,6 +310,10 @@ class OperationService:
         """See :func:`tidegate.operations.requests.cancelled`."""
         now_ms = self.store.now_ms()
         return self._ask(id_, partial(requests.cancelled, now_ms=now_ms))
+
+    def undo(self, id_: str) -> ClusterOperation:
+        """See :func:`tidegate.operations.requests.undone`."""
+        return self._ask(id_, requests.undone)
 
     def retry(self, id_: str) -> ClusterOperation:
         """See :func:`tidegate.operations.requests.retried`."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from tidegate.operations.model import TaskState, path_text
+from tidegate.operations.model import ENDED, TaskState, path_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tidegate.operations.model import ClusterOperation, TaskRecord
     from tidegate.operations.store import LogLine
 
@@ -29,11 +31,22 @@ def brief(operation: ClusterOperation) -> dict[str, Any]:
         "tasks_done": sum(task.state in _DONE for task in tasks),
         "tasks": len(tasks),
         "caller": operation.caller,
+        "priority": operation.priority,
         "created_at": shown_time(operation.created_at_ms),
         "started_at": shown_time(operation.started_at_ms),
         "ended_at": shown_time(operation.ended_at_ms),
         "version": operation.version,
     }
+
+
+def followed(operation: ClusterOperation) -> dict[str, Any]:
+    """An operation as those see it who follow it."""
+    return {**brief(operation), "last_seq": operation.last_seq}
+
+
+def has_ended(followed_one: Mapping[str, Any]) -> bool:
+    """Whether an operation as it is shown has ended."""
+    return followed_one["state"] in ENDED
 
 
 def details(operation: ClusterOperation) -> dict[str, Any]:
@@ -51,6 +64,8 @@ def details(operation: ClusterOperation) -> dict[str, Any]:
     ]
     return {
         **brief(operation),
+        "servers": list(operation.servers),
+        "undo": operation.undo,
         "pause_before": list(operation.pause_before),
         "approved": list(operation.approved),
         "recoveries": operation.recoveries,

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from tidegate.cluster.leases import Leases
@@ -54,6 +54,10 @@ class Entry:
     name: str
     parameters: Mapping[str, str]
     is_under_way: bool
+    is_working: bool = True
+    """It is not paused and waits for nobody."""
+    priority: int = 0
+    servers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +146,15 @@ class OperationStore:
         with self._database.read() as connection:
             return connection.execute(query).scalar() or 0
 
-    def to_do(self, limit: int) -> list[Entry]:
-        """Operations that a runner can go on with, oldest first."""
+    def to_do(self, limit: int, after: Entry | None = None) -> list[Entry]:
+        """Operations that a runner can go on with: the highest priority first, then the oldest."""
+        where = OPERATION.c.to_do == 1
+        if after is not None:
+            lower = OPERATION.c.priority < after.priority
+            same = and_(OPERATION.c.priority == after.priority, OPERATION.c.id > after.id)
+            where = and_(where, or_(lower, same))
         with self._database.read() as connection:
-            return _entries(connection, OPERATION.c.to_do == 1, limit)
+            return _entries(connection, where, limit)
 
     def under_way(self) -> list[Entry]:
         """Operations that have begun and not ended, and so hold their locks."""
@@ -153,7 +162,13 @@ class OperationStore:
             return _entries(connection, OPERATION.c.is_under_way == 1, None)
 
     def page(
-        self, *, states: Sequence[str], name: str | None, before: str | None, limit: int
+        self,
+        *,
+        states: Sequence[str],
+        name: str | None,
+        before: str | None,
+        limit: int,
+        caller: str | None = None,
     ) -> list[ClusterOperation]:
         """The newest operations, or the newest before one; without their tasks' details."""
         query = select(OPERATION).order_by(OPERATION.c.id.desc()).limit(limit)
@@ -161,6 +176,8 @@ class OperationStore:
             query = query.where(OPERATION.c.state.in_(list(states)))
         if name is not None:
             query = query.where(OPERATION.c.name == name)
+        if caller is not None:
+            query = query.where(OPERATION.c.caller == caller)
         if before is not None:
             query = query.where(OPERATION.c.id < before)
         with self._database.read() as connection:
@@ -299,15 +316,32 @@ def _get(connection: Connection, id_: str) -> ClusterOperation:
 
 def _entries(connection: Connection, where: ColumnElement[bool], limit: int | None) -> list[Entry]:
     query = (
-        select(OPERATION.c.id, OPERATION.c.name, OPERATION.c.body, OPERATION.c.is_under_way)
+        select(
+            OPERATION.c.id,
+            OPERATION.c.name,
+            OPERATION.c.body,
+            OPERATION.c.is_under_way,
+            OPERATION.c.to_do,
+            OPERATION.c.priority,
+        )
         .where(where)
-        .order_by(OPERATION.c.id)
+        .order_by(OPERATION.c.priority.desc(), OPERATION.c.id)
         .limit(limit)
     )
-    return [
-        Entry(row.id, row.name, json.loads(row.body)["parameters"], bool(row.is_under_way))
-        for row in connection.execute(query)
-    ]
+    return [_entry(row) for row in connection.execute(query)]
+
+
+def _entry(row: Any) -> Entry:
+    body = json.loads(row.body)
+    return Entry(
+        row.id,
+        row.name,
+        body["parameters"],
+        bool(row.is_under_way),
+        bool(row.to_do),
+        row.priority,
+        tuple(body.get("servers", ())),
+    )
 
 
 class _OvertakenError(Exception):

@@ -68,6 +68,16 @@ UPDATES: Final = (
         ),
         older_works=True,
     ),
+    Update(
+        "operations.queue",
+        (
+            "ALTER TABLE cluster_operation ADD COLUMN priority integer NOT NULL DEFAULT 0",
+            "ALTER TABLE cluster_operation ADD COLUMN caller text NOT NULL DEFAULT ''",
+            "CREATE INDEX cluster_operation_queue ON cluster_operation (to_do, priority, id)",
+            "CREATE INDEX cluster_operation_state ON cluster_operation (state)",
+        ),
+        older_works=True,
+    ),
 )
 """What this domain adds to the ledger of the cluster database."""
 
@@ -83,6 +93,8 @@ OPERATION: Final = Table(
     Column("is_under_way", Integer),
     Column("idempotency_key", Text),
     Column("request", Text),
+    Column("priority", Integer),
+    Column("caller", Text),
     Column("body", Text),
 )
 TASK: Final = Table(
@@ -101,7 +113,9 @@ LOG: Final = Table(
     Column("task", Text),
     Column("line", Text),
 )
-_KEPT_APART: Final = frozenset({"id", "name", "state", "version", "serial_tasks"})
+_KEPT_APART: Final = frozenset(
+    {"id", "name", "state", "version", "serial_tasks", "priority", "caller"}
+)
 
 
 def read_all(connection: Connection, rows: Sequence[Any]) -> list[ClusterOperation]:
@@ -126,12 +140,15 @@ def _operation(row: Any, tasks: dict[str, TaskRecord]) -> ClusterOperation:
         "wish": Wish(body["wish"]),
         "pause_before": tuple(body["pause_before"]),
         "approved": tuple(body["approved"]),
+        "servers": tuple(body.get("servers", ())),
+        "caller": row.caller or body.get("caller", ""),
     }
     return ClusterOperation(
         id=row.id,
         name=row.name,
         state=OperationState(row.state),
         version=row.version,
+        priority=row.priority,
         serial_tasks=containers,
         **body,
     )
@@ -160,6 +177,8 @@ def columns(operation: ClusterOperation) -> dict[str, Any]:
         "version": operation.version,
         "to_do": int(can_be_claimed(operation)),
         "is_under_way": int(operation.is_under_way),
+        "priority": operation.priority,
+        "caller": operation.caller,
         "body": json.dumps(body, sort_keys=True),
     }
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tidegate.operations.model import TaskContainer
 
 TASK_TIMEOUT_S: Final = 24 * 3600.0
+SILENCE_S: Final = 600.0
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -124,6 +125,9 @@ class Task(ABC):
         is_operation: it can be enqueued by name. Only read of tasks that were added to ours.
         version: raise it when what a stored task means changes.
         timeout_s: after this long the task is told to stop, and counts as failed.
+        silence_s: a task that neither says anything nor waits for longer is shown as stuck.
+        at_once_max: operations of this name that are worked on at the same time; 0: no limit.
+        role: of those who may enqueue it, and ask something of it: ``operate`` or ``admin``.
         retry: when it is tried again.
     """
 
@@ -131,6 +135,9 @@ class Task(ABC):
     is_operation: ClassVar[bool] = False
     version: ClassVar[int] = 1
     timeout_s: ClassVar[float] = TASK_TIMEOUT_S
+    silence_s: ClassVar[float] = SILENCE_S
+    at_once_max: ClassVar[int] = 0
+    role: ClassVar[str] = "operate"
     retry: ClassVar[RetryPolicy] = RetryPolicy()
 
     @abstractmethod
@@ -162,6 +169,23 @@ class Task(ABC):
         """What an operation that begins with this task keeps others from."""
         del parameters
         return ()
+
+    def servers(self, parameters: Mapping[str, str]) -> Sequence[str]:
+        """Names of the database servers that an operation that begins with this task works at."""
+        del parameters
+        return ()
+
+    def is_undoable(self, parameters: Mapping[str, str]) -> bool:
+        """Whether :meth:`undo` takes back what it does."""
+        del parameters
+        return False
+
+    def undo(self, parameters: Mapping[str, str], handle: TaskHandle) -> str:
+        """Take back what :meth:`run` did, wholly or in part; called like it, at least once.
+
+        ``handle.task_id`` is that of the task whose work is taken back.
+        """
+        raise NotImplementedError
 
     def is_point_of_no_return(self, parameters: Mapping[str, str]) -> bool:
         """Whether the operation cannot be cancelled any more once it is done."""

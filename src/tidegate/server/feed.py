@@ -64,6 +64,11 @@ class RouteFeed:
         self._closed.set()
         self._wake()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether streams are to end."""
+        return self._closed.is_set()
+
     def current(self) -> Published:
         """The routes now, read anew if they changed."""
         if self._store.revision() != self._latest.revision:

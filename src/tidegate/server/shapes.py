@@ -137,6 +137,7 @@ _OPERATION = _object(
     tasks=INTEGER,
     tasks_done=INTEGER,
     caller=STRING,
+    priority=INTEGER,
     created_at=STRING,
     started_at=MAYBE_STRING,
     ended_at=MAYBE_STRING,
@@ -241,7 +242,9 @@ _ANSWERS: Final[dict[str, Json]] = {
     "WorkflowAnswer": _one(_object(**_LISTED["properties"], workflow=OBJECT, history=OBJECTS)),
     "OutcomeAnswer": _one(_OUTCOME),
     "SchemaAnswer": _one(_SCHEMAS),
-    "Operations": _many(_OPERATION),
+    "Operations": _one(
+        _object(items={"type": "array", "items": _OPERATION}, next_before=MAYBE_STRING)
+    ),
     "OperationAnswer": _one(_object(**_OPERATION["properties"], containers=OBJECTS)),
     "OperationLog": _many(_object(seq=INTEGER, at=STRING, task=STRING, line=STRING)),
     "TenantAnswer": _one(_TENANT),
@@ -339,6 +342,7 @@ SHAPES: Final[dict[str, str]] = {
     "pause_operation": "OperationAnswer",
     "resume_operation": "OperationAnswer",
     "cancel_operation": "OperationAnswer",
+    "undo_operation": "OperationAnswer",
     "retry_operation": "OperationAnswer",
     "skip_operation_task": "OperationAnswer",
     "approve_operation": "OperationAnswer",

@@ -1,22 +1,26 @@
 """Resources of cluster operations: enqueue, look, follow, pause, resume, cancel, retry, approve.
 
 Decides what a request is; an answer comes as soon as it is stored, and the work goes on in the
-node. Whoever follows an operation asks again with the version, or the number of the last line, that
-they have seen, and the answer waits until there is more.
+node. Whoever follows an operation takes its events, or asks again with the version, or the number
+of the last line, that they have seen, and the answer waits until there is more.
 """
 
 from collections.abc import Callable
 from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse
 from pydantic import Field
 
 from tidegate.operations import shown
 from tidegate.operations.model import OperationState
-from tidegate.server.access import OPERATE, READ, caller_of
+from tidegate.operations.service import PRIORITY_MAX
+from tidegate.server import operation_feed
+from tidegate.server.access import OPERATE, READ, AccessRole, caller_of
 from tidegate.server.api.common import Body, DryRun, Json, Node, many, one
-from tidegate.server.headers import LARGEST
+from tidegate.server.headers import LARGEST, whole_number
 
 router = APIRouter(prefix="/v1/operations", tags=["operations"])
 
@@ -33,6 +37,16 @@ WaitS = Annotated[
 ]
 
 
+def _may_ask(node: Node, request: Request, operation_id: str) -> None:
+    """Refuse a caller without the role that operations of this kind need."""
+    name = node.operations.store.get(operation_id).name
+    caller_of(request.scope).check(AccessRole(node.operations.role_of(name)))
+
+
+#: Of what is asked of an operation that is there.
+ASK = [OPERATE, Depends(_may_ask)]
+
+
 class EnqueueBody(Body):
     """An operation to enqueue: its task, the task's parameters as text."""
 
@@ -40,6 +54,10 @@ class EnqueueBody(Body):
     parameters: dict[str, str] = Field(default_factory=dict, max_length=PARAMETERS_MAX)
     key: str | None = Field(None, description="The same request with the same key is one operation")
     pause_before: tuple[str, ...] = Field((), max_length=PARAMETERS_MAX)
+    priority: int = Field(
+        0, ge=-PRIORITY_MAX, le=PRIORITY_MAX, description="The highest one begins first."
+    )
+    undo: bool = Field(default=False, description="When it fails, take back what it has done.")
 
 
 class SkipBody(Body):
@@ -61,6 +79,8 @@ def enqueue_operation(
 ) -> Json:
     """Store an operation, which begins by itself; a dry run answers with its plan."""
     service = node.operations
+    caller = caller_of(request.scope)
+    caller.check(AccessRole(service.catalogue.operation(body.task).role))
     if dry_run:
         plan = service.preview(body.task, body.parameters)
         return one({"name": body.task, "lines": plan.lines()}, dry_run=True)
@@ -69,7 +89,9 @@ def enqueue_operation(
         body.parameters,
         key=body.key,
         pause_before=body.pause_before,
-        caller=caller_of(request.scope).name,
+        priority=body.priority,
+        undo=body.undo,
+        caller=caller.name,
     )
     return one(shown.details(added))
 
@@ -77,15 +99,22 @@ def enqueue_operation(
 @router.get("", dependencies=[READ])
 def list_operations(
     node: Node,
+    *,
     state: Annotated[list[OperationState] | None, Query(max_length=8)] = None,
     name: str | None = None,
+    caller: Annotated[str | None, Query(description="Only those this token enqueued.")] = None,
     before: Annotated[str | None, Query(description="Only older ones than this one.")] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
 ) -> Json:
-    """The newest operations."""
+    """The newest operations; ``next_before`` asks for the page after this one, null: none is."""
     states = [each.value for each in state or ()]
-    found = node.operations.list(states=states, name=name, before=before, limit=limit)
-    return many(map(shown.brief, found))
+    found = node.operations.list(
+        states=states, name=name, caller=caller, before=before, limit=limit + 1
+    )
+    page = found[:limit]
+    return many(map(shown.brief, page)) | {
+        "next_before": page[-1].id if len(found) > limit else None
+    }
 
 
 @router.get("/{operation_id}", dependencies=[READ])
@@ -105,7 +134,11 @@ async def show_operation(
     return one(await _in_thread(look, wait_s))
 
 
-@router.get("/{operation_id}/log", dependencies=[READ])
+@router.get(
+    "/{operation_id}/log",
+    responses={200: {"content": {"text/event-stream": {}}}},
+    dependencies=[READ],
+)
 async def show_operation_log(
     node: Node,
     operation_id: str,
@@ -113,47 +146,68 @@ async def show_operation_log(
     after: Annotated[int, Query(ge=0, le=LARGEST, description="Lines after this number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=LINES)] = LINES,
     wait_s: WaitS = 0.0,
-) -> Json:
-    """Lines of an operation's log, oldest first; numbers have no gaps."""
+    watch: Annotated[bool, Query(description="Stay and send an event for each line.")] = False,
+    last_event_id: Annotated[str | None, Header(description="The number seen last.")] = None,
+) -> Response:
+    """Lines of an operation's log, oldest first; numbers have no gaps.
+
+    With ``watch`` the answer is a stream of server-sent events: ``line``, whose id is the line's
+    number, and ``operation`` after each change, until the operation has ended.
+    """
+    if watch:
+        await anyio.to_thread.run_sync(node.operations.store.get, operation_id)
+        seen = whole_number(last_event_id) if last_event_id else None
+        return EventSourceResponse(
+            operation_feed.follow(
+                node.operations, operation_id, seen or after, lambda: node.feed.is_closed
+            ),
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
 
     def look() -> Json:
         found = node.operations.follow(operation_id, after, limit, wait_s)
         return many(map(shown.line, found))
 
-    return await _in_thread(look, wait_s)
+    return JSONResponse(await _in_thread(look, wait_s))
 
 
-@router.post("/{operation_id}/pause", dependencies=[OPERATE])
+@router.post("/{operation_id}/pause", dependencies=ASK)
 def pause_operation(node: Node, operation_id: str) -> Json:
     """Let the tasks that run end, and start no more."""
     return one(shown.details(node.operations.pause(operation_id)))
 
 
-@router.post("/{operation_id}/resume", dependencies=[OPERATE])
+@router.post("/{operation_id}/resume", dependencies=ASK)
 def resume_operation(node: Node, operation_id: str) -> Json:
     """Go on with a paused operation."""
     return one(shown.details(node.operations.resume(operation_id)))
 
 
-@router.post("/{operation_id}/cancel", dependencies=[OPERATE])
+@router.post("/{operation_id}/cancel", dependencies=ASK)
 def cancel_operation(node: Node, operation_id: str) -> Json:
     """Stop an operation; refused after its point of no return. What was done stays."""
     return one(shown.details(node.operations.cancel(operation_id)))
 
 
-@router.post("/{operation_id}/retry", dependencies=[OPERATE])
+@router.post("/{operation_id}/undo", dependencies=ASK)
+def undo_operation(node: Node, operation_id: str) -> Json:
+    """Take back what an operation did that failed or was cancelled, the last task first."""
+    return one(shown.details(node.operations.undo(operation_id)))
+
+
+@router.post("/{operation_id}/retry", dependencies=ASK)
 def retry_operation(node: Node, operation_id: str) -> Json:
     """Begin a failed operation again, with what failed."""
     return one(shown.details(node.operations.retry(operation_id)))
 
 
-@router.post("/{operation_id}/skip", dependencies=[OPERATE])
+@router.post("/{operation_id}/skip", dependencies=ASK)
 def skip_operation_task(node: Node, operation_id: str, body: SkipBody) -> Json:
     """Go on without a task that failed; the reason is kept."""
     return one(shown.details(node.operations.skip(operation_id, body.task, body.reason)))
 
 
-@router.post("/{operation_id}/approve", dependencies=[OPERATE])
+@router.post("/{operation_id}/approve", dependencies=ASK)
 def approve_operation(node: Node, operation_id: str, body: ApproveBody) -> Json:
     """Let a container start that waits for an approval."""
     return one(shown.details(node.operations.approve(operation_id, body.container)))
