@@ -160,7 +160,6 @@ DRIVER: set[str] = {
     "workflow/preflight/gather.py",
     "workflow/preflight/overlaps.py",
     "workflow/readiness.py",
-    "workflow/reads.py",
     "workflow/relocation.py",
     "workflow/service.py",
     "workflow/sessions.py",
@@ -170,7 +169,6 @@ DRIVER: set[str] = {
     "workflow/vdiff/consistency.py",
     "workflow/vdiff/interruption.py",
     "workflow/vdiff/links.py",
-    "workflow/vdiff/samples.py",
     "workflow/vdiff/service.py",
     "workflow/waiting.py",
 }
@@ -271,21 +269,9 @@ SQL: set[str] = {
     "demo/verdict.py",
     "demo/world.py",
     "demo/writers.py",
-    "server/doctor.py",
-    "server/takeover.py",
     "topology/vindexes/pg_hash.py",
     "topology/vindexes/pg_types.py",
     "workflow/preflight/checks/sharding_nullable.py",
-    "workflow/reads.py",
-    "workflow/relocation.py",
-    "workflow/sessions.py",
-    "workflow/status.py",
-    "workflow/switch_journal.py",
-    "workflow/target_tables.py",
-    "workflow/vdiff/consistency.py",
-    "workflow/vdiff/links.py",
-    "workflow/vdiff/run.py",
-    "workflow/vdiff/samples.py",
 }
 
 LISTED = {Offence.DRIVER: DRIVER, Offence.ENGINE: ENGINE, Offence.SQL: SQL}

@@ -151,9 +151,7 @@ class Span:
                 streams.take_over(conn, row.id, self._spec.epoch)
             else:
                 streams.end_backends(conn, row.id)
-        info = slots.info(self._source, self._spec.slot)
-        if info is not None and info.active_pid is not None:
-            self._source.execute("SELECT pg_terminate_backend(%s)", [info.active_pid])
+        slots.end_reader(self._source, self._spec.slot)
         steps.reached(TAKEN)
 
     # copying

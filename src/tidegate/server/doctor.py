@@ -151,7 +151,7 @@ def _of_slot(slot: dict[str, Any]) -> dict[str, str] | None:
             "warning",
             f"slot {name} at {slot['tablet']} belongs to no workflow of this node and retains"
             f" {retained} bytes of log",
-            "if no other node needs it: SELECT pg_drop_replication_slot(...) there",
+            f"if no other node needs it: {slots.TO_DROP} there",
         )
     if retained > RETAINED_LARGE_BYTES:
         return _finding(

@@ -58,7 +58,5 @@ def take_over(spec: SpanSpec, *, generation: int = 0) -> SpanSpec:
             streams.take_over(session, stream_id, epoch)
     with connect(spec.source, purpose=PURPOSE) as source:
         predecessors.end(source, mark)
-        slot = slots.info(source, spec.slot)
-        if slot is not None and slot.active_pid is not None:
-            source.execute("SELECT pg_terminate_backend(%s)", [slot.active_pid])
+        slots.end_reader(source, spec.slot)
     return replace(spec, epoch=epoch)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
-from tidegate.engines.postgres import fence, publication, slots
+from tidegate.engines.postgres import compared, fence, publication, slots
 from tidegate.engines.postgres.sidecar import installation as sidecar
 from tidegate.topology.names import TableName
 from tidegate.workflow import spans
@@ -35,6 +35,12 @@ def start_streams(work: Work, direction: Direction) -> None:
     for ref in work.workflow.streams_of(direction):
         streams.start(work.sessions.get(keyspace, ref.target_shard), ref.stream_id)
     work.save(lambda w: w.with_wanted(direction, wanted=True))
+
+
+def analyse_targets(work: Work) -> None:
+    """Bring the statistics of the workflow's tables up to date at every target."""
+    tables = list(map(TableName.parse, work.workflow.tables))
+    at_target(work, lambda _s, session: compared.analyze(session, tables))
 
 
 def publish(work: Work, direction: Direction, shard: str, session: Connection[TupleRow]) -> None:

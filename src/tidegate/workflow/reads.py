@@ -9,19 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from psycopg import sql
-
 from tidegate import steps
 from tidegate.dataplane.model import Direction
-from tidegate.topology.names import TableName
 from tidegate.topology.records import TabletType
 from tidegate.workflow import traffic
-from tidegate.workflow.objects import at_target
+from tidegate.workflow.objects import analyse_targets
 
 if TYPE_CHECKING:
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.requests import SwitchRequest
@@ -85,13 +79,6 @@ def lines(
 def move(work: Work, request: SwitchRequest, direction: Direction) -> None:
     """Move the reads."""
     if direction is Direction.FORWARD:
-        at_target(work, lambda _s, session: _analyse(session, work.workflow))
+        analyse_targets(work)
     work.change_topology(lambda found: changed(found, work.workflow, request, direction))
     steps.reached(MOVED)
-
-
-def _analyse(session: Connection[TupleRow], workflow: Workflow) -> None:
-    names = sql.SQL(", ").join(
-        sql.Identifier(name.schema, name.name) for name in map(TableName.parse, workflow.tables)
-    )
-    session.execute(sql.SQL("ANALYZE {}").format(names))

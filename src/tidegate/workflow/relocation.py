@@ -17,7 +17,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
-from tidegate.engines.postgres.connection import check_endpoint, connect, server_facts
+from tidegate.engines.postgres.connection import (
+    check_endpoint,
+    connect,
+    server_facts,
+    started_at,
+)
+from tidegate.engines.postgres.sidecar.installation import has_streams
 from tidegate.errors import (
     ConnectError,
     FailedPreconditionError,
@@ -221,15 +227,13 @@ def users_of(cluster: Cluster, tablet: Tablet) -> list[Workflow]:
 def place_of(session: Connection[TupleRow]) -> Place:
     """What an endpoint says about itself."""
     facts = server_facts(session)
-    row = session.execute("SELECT pg_postmaster_start_time()::text").fetchone()
-    assert row is not None
     return Place(
         facts.system_identifier,
         facts.timeline,
         facts.database,
         facts.role,
         in_recovery=facts.in_recovery,
-        started_at=row[0],
+        started_at=started_at(session),
     )
 
 
@@ -297,7 +301,6 @@ def _rows_of(workflow: Workflow, tablet: Tablet) -> set[int]:
 
 def _rows_at(session: Connection[TupleRow], workflow: Workflow) -> set[int]:
     """The streams of a workflow whose rows an endpoint holds."""
-    row = session.execute("SELECT to_regclass('_tidegate.stream') IS NOT NULL").fetchone()
-    if row is None or not row[0]:
+    if not has_streams(session):
         return set()
     return {each.id for each in streams.read_streams(session, workflow.uuid)}

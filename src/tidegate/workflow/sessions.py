@@ -22,7 +22,7 @@ import psycopg
 from tidegate import waits
 from tidegate.engines.failures import FailurePhase
 from tidegate.engines.postgres import event_triggers, predecessors
-from tidegate.engines.postgres.connection import LOCK_TIMEOUT_S, connect
+from tidegate.engines.postgres.connection import LOCK_TIMEOUT_S, connect, set_lock_timeout
 from tidegate.engines.postgres.schema_pair import SchemaPair
 from tidegate.engines.postgres.sqlstates import translated
 from tidegate.errors import InvalidArgumentError, TidegateError
@@ -222,10 +222,9 @@ class Sessions:
 @contextmanager
 def hurried(session: Connection[TupleRow], left_s: float) -> Iterator[None]:
     """Locks are waited for no longer than ``left_s``, seconds."""
-    query = "SELECT set_config('lock_timeout', %s, false)"
-    session.execute(query, [str(max(1, round(left_s * 1000)))])
+    set_lock_timeout(session, left_s)
     try:
         yield
     finally:
         if not session.broken:
-            session.execute(query, [str(round(LOCK_TIMEOUT_S * 1000))])
+            set_lock_timeout(session, LOCK_TIMEOUT_S)

@@ -16,6 +16,8 @@ from tidegate.dataplane.model import Direction, StreamState
 from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.capacity import Capacity, Disk, read_capacity, retention_alarm
 from tidegate.engines.postgres.position import format_lsn
+from tidegate.engines.postgres.sidecar import copy_state
+from tidegate.engines.postgres.sidecar.installation import has_streams
 from tidegate.errors import FailedPreconditionError, TidegateError
 from tidegate.topology.vschema import TableKind
 from tidegate.workflow import traffic, waiting
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from tidegate.dataplane.streams import StreamRow
     from tidegate.engines.postgres.capacity import LimitSource
+    from tidegate.engines.postgres.sidecar.copy_state import CopyProgress
     from tidegate.topology.model import Snapshot
     from tidegate.waits import Wait
     from tidegate.workflow.condition import Condition
@@ -205,10 +208,10 @@ def stream_statuses(
 
     Workers of quiet streams are asked how far they are, unless the caller has asked all of them.
     """
-    if not _installed(session):
+    if not has_streams(session):
         return []
     rows, now = asking.read_fresh(session, workflow.uuid, asks=asks)
-    pending = _pending(session, workflow)
+    pending = copy_state.waiting(session, workflow.uuid)
     return [_stream_status(row, now, pending.get(row.id, 0)) for row in rows]
 
 
@@ -230,28 +233,6 @@ def _stream_status(row: StreamRow, now: datetime, pending: int) -> StreamStatus:
     )
 
 
-def _installed(session: Connection[TupleRow]) -> bool:
-    row = session.execute("SELECT to_regclass('_tidegate.stream') IS NOT NULL").fetchone()
-    return row == (True,)
-
-
-def _pending(session: Connection[TupleRow], workflow: Workflow) -> dict[int, int]:
-    """What each stream still has to do before its copy is complete, beyond applying the log.
-
-    Rows that wait to be read again count until the first H only: under writers that move rows some
-    always do.
-    """
-    rows = session.execute(
-        "SELECT s.id, (SELECT count(*) FROM _tidegate.refetch AS r WHERE r.stream_id = s.id"
-        "     AND s.accounts IS NULL)"
-        " + (SELECT count(*) FROM _tidegate.post_copy_action AS a"
-        "     WHERE a.workflow_uuid = s.workflow_uuid AND a.done_at IS NULL)"
-        " FROM _tidegate.stream AS s WHERE s.workflow_uuid = %s",
-        [workflow.uuid],
-    ).fetchall()
-    return {row[0]: row[1] for row in rows}
-
-
 def _share(snapshot: Snapshot, workflow: Workflow, table: str, source_shard: str) -> int:
     """Over how many targets the rows of a table at one source are spread."""
     vschema = snapshot.vschema(workflow.target_keyspace)
@@ -265,38 +246,28 @@ def _share(snapshot: Snapshot, workflow: Workflow, table: str, source_shard: str
 def _table_copies(
     session: Connection[TupleRow], workflow: Workflow, share: Callable[[str, str], int]
 ) -> list[TableCopy]:
-    if not _installed(session):
+    if not has_streams(session):
         return []
-    rows = session.execute(
-        "SELECT t.table_name, t.phase, t.est_rows, t.est_bytes, coalesce(c.rows, 0),"
-        " coalesce(c.bytes, 0), t.done_at IS NOT NULL,"
-        " extract(epoch FROM clock_timestamp() - c.first)::float8, s.source_shard"
-        " FROM _tidegate.table_copy AS t JOIN _tidegate.stream AS s ON s.id = t.stream_id"
-        " LEFT JOIN LATERAL (SELECT sum(rows)::bigint AS rows, sum(bytes)::bigint AS bytes,"
-        "   min(done_at) AS first FROM _tidegate.copy_state AS x"
-        "   WHERE x.stream_id = t.stream_id AND x.table_name = t.table_name) AS c ON true"
-        " WHERE s.workflow_uuid = %s ORDER BY t.table_name, s.id",
-        [workflow.uuid],
-    ).fetchall()
-    return [_table_copy(row[:-1], share(row[0], row[-1])) for row in rows]
+    found = copy_state.progress(session, workflow.uuid)
+    return [_table_copy(each, share(each.table, each.source_shard)) for each in found]
 
 
-def _table_copy(row: TupleRow, share: int) -> TableCopy:
+def _table_copy(found: CopyProgress, share: int) -> TableCopy:
     """One table at one target; the source's sizes count by the target's ``share`` of them."""
-    (table, phase, rows_total, bytes_total, rows, size, done, since_s) = row
-    rows_total, bytes_total = rows_total // share, bytes_total // share
-    left, eta = max(0, bytes_total - size), None
-    if not done and since_s and size:
-        eta = min(ETA_MAX_S, left / (size / since_s))
-    known = TableCopyPhase(phase) if phase in set(TableCopyPhase) else TableCopyPhase.UNKNOWN
+    rows_total, bytes_total = found.est_rows // share, found.est_bytes // share
+    left, eta = max(0, bytes_total - found.bytes), None
+    if not found.done and found.since_s and found.bytes:
+        eta = min(ETA_MAX_S, left / (found.bytes / found.since_s))
+    is_known = found.phase in set(TableCopyPhase)
+    known = TableCopyPhase(found.phase) if is_known else TableCopyPhase.UNKNOWN
     return TableCopy(
-        table,
-        TableCopyPhase.COMPLETE if done else known,
-        rows,
+        found.table,
+        TableCopyPhase.COMPLETE if found.done else known,
+        found.rows,
         rows_total,
-        size,
+        found.bytes,
         bytes_total,
-        0.0 if done else eta,
+        0.0 if found.done else eta,
     )
 
 

@@ -77,5 +77,5 @@ def found_body(
                 return entry.body
     raise FailedPreconditionError(
         f"the journal of switch {key.ordinal} is on no source any more",
-        next_step="do not delete rows of _tidegate.journal; restore it, or open an issue",
+        next_step=journal.RESTORE,
     )

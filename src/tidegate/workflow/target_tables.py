@@ -19,6 +19,7 @@ from tidegate.engines.postgres import (
     support_removal,
     table_removal,
 )
+from tidegate.engines.postgres.sidecar import copy_state
 from tidegate.topology.names import TableName
 from tidegate.workflow import cleanup
 from tidegate.workflow.objects import at_target
@@ -145,16 +146,7 @@ def _plan_actions(session: Connection[TupleRow], workflow: Workflow, schema: Sch
     else:
         for _, ddl in schema.after_copy:
             session.execute(sql.SQL(ddl))
-    with session.transaction(), session.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO _tidegate.post_copy_action"
-            " (workflow_uuid, table_name, ordinal, phase, ddl) VALUES (%s, %s, %s, %s, %s)"
-            " ON CONFLICT DO NOTHING",
-            [
-                (workflow.uuid, str(table), ordinal, phase, ddl)
-                for ordinal, (table, phase, ddl) in enumerate(actions, start=1)
-            ],
-        )
+    copy_state.plan_actions(session, workflow.uuid, actions)
 
 
 def remove(work: Work) -> None:

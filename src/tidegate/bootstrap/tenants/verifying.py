@@ -24,6 +24,7 @@ from tidegate.bootstrap.tenants.selection import Selection, select
 from tidegate.bootstrap.tenants.versions import Chain
 from tidegate.engines.postgres import tenant_catalog, tenant_places, tenant_records, tenants
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.quoting import quoted
 from tidegate.engines.postgres.tenant_scratch import scratch_database
 from tidegate.errors import InvalidArgumentError, TidegateError
 
@@ -225,10 +226,10 @@ class _Round:
 
 def _make_room(session: Connection[TupleRow], schema: str, roles: Sequence[str]) -> None:
     """The schema of the tenant, and what its roles need to make things in it."""
-    name = tenants.quoted(schema or tenants.DEFAULT_SCHEMA)
+    name = quoted(schema or tenants.DEFAULT_SCHEMA)
     session.execute(f"CREATE SCHEMA IF NOT EXISTS {name}".encode())
     for role in roles:
-        session.execute(f"GRANT ALL ON SCHEMA {name} TO {tenants.quoted(role)}".encode())
+        session.execute(f"GRANT ALL ON SCHEMA {name} TO {quoted(role)}".encode())
         if not schema:
-            database = tenants.quoted(session.info.dbname)
-            session.execute(f"GRANT ALL ON DATABASE {database} TO {tenants.quoted(role)}".encode())
+            database = quoted(session.info.dbname)
+            session.execute(f"GRANT ALL ON DATABASE {database} TO {quoted(role)}".encode())

@@ -232,6 +232,18 @@ def key_equals(space: KeySpace, key: Key) -> sql.Composable:
     return sql.SQL("{} = {}").format(key_row(space), _values(space, key))
 
 
+def row_query(
+    connection: Connection[TupleRow], space: KeySpace, key: Key, columns: Sequence[str]
+) -> str:
+    """A statement that reads some columns of one row, complete with its values, for people."""
+    query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+        table_identifier(space.table),
+        key_equals(space, key),
+    )
+    return query.as_string(connection)
+
+
 def _values(space: KeySpace, key: Key) -> sql.Composable:
     assert len(key) == len(space.columns), "a key has a value for each of its columns"
     values = [

@@ -17,7 +17,7 @@ from tidegate.engines.postgres.copy import column_forms
 from tidegate.errors import FailedPreconditionError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
@@ -137,7 +137,10 @@ def bytes_of(connection: Connection[TupleRow], tables: Sequence[TableName]) -> d
     return {name: size for name, size in rows}  # noqa: C416 - rows are of any type
 
 
-def analyze(connection: Connection[TupleRow], table: TableName) -> None:
-    """Bring the table's statistics up to date; passed over where somebody has it locked."""
-    query = sql.SQL("ANALYZE (SKIP_LOCKED) {}").format(bounds.table_identifier(table))
-    connection.execute(query)
+def analyze(
+    connection: Connection[TupleRow], tables: Iterable[TableName], *, skip_locked: bool = False
+) -> None:
+    """Bring statistics up to date; a table that somebody has locked is waited for, or left out."""
+    names = sql.SQL(", ").join(map(bounds.table_identifier, tables))
+    options = sql.SQL("(SKIP_LOCKED) " if skip_locked else "")
+    connection.execute(sql.SQL("ANALYZE {}{}").format(options, names))

@@ -379,3 +379,22 @@ def server_facts(connection: Connection[TupleRow]) -> ServerFacts:
     row = connection.execute(_FACTS).fetchone()
     assert row is not None
     return ServerFacts(*row)
+
+
+def started_at(connection: Connection[TupleRow]) -> str:
+    """When the server process was started: another time, another process."""
+    row = connection.execute("SELECT pg_postmaster_start_time()::text").fetchone()
+    assert row is not None
+    started: str = row[0]
+    return started
+
+
+def set_lock_timeout(connection: Connection[TupleRow], timeout_s: float) -> None:
+    """How long the session waits for one lock from now on, in seconds."""
+    timeout_ms = max(1, round(timeout_s * 1000))
+    connection.execute("SELECT set_config('lock_timeout', %s, false)", [str(timeout_ms)])
+
+
+def begin_reading(connection: Connection[TupleRow]) -> None:
+    """Begin a transaction that sees one state of the database, from its first query on."""
+    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")

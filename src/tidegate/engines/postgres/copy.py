@@ -19,6 +19,7 @@ import psycopg
 from psycopg import pq, sql
 
 from tidegate.engines.postgres.bounds import regclass_text, table_identifier
+from tidegate.engines.postgres.connection import begin_reading
 from tidegate.engines.postgres.position import parse_lsn
 from tidegate.errors import CancelledError, CopyError, EpochLostError
 
@@ -185,7 +186,7 @@ def plan_copy(
 
 def begin_snapshot(connection: Connection[TupleRow]) -> int:
     """Open a read-only snapshot; returns a log position at or after everything visible in it."""
-    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    begin_reading(connection)
     row = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
     assert row is not None
     return parse_lsn(row[0])

@@ -32,7 +32,7 @@ from psycopg import pq, sql
 from tidegate import waits
 from tidegate.engines.failures import FailureKind, FailurePhase
 from tidegate.engines.postgres import holders
-from tidegate.engines.postgres.connection import SNAPSHOT_IDLE_S, connect
+from tidegate.engines.postgres.connection import SNAPSHOT_IDLE_S, begin_reading, connect
 from tidegate.engines.postgres.position import format_lsn, parse_lsn
 from tidegate.engines.postgres.sqlstates import failure, kind_of
 from tidegate.errors import (
@@ -84,6 +84,10 @@ class ExactSnapshot(NamedTuple):
 
     lsn: int
     name: str
+
+
+TO_DROP = "SELECT pg_drop_replication_slot(...)"
+"""How a person drops a slot."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,7 @@ def adopt(
 
 
 def _adopt(adopter: Connection[TupleRow], name: str) -> None:
-    adopter.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    begin_reading(adopter)
     adopter.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
 
 
@@ -442,6 +446,13 @@ def advance(connection: Connection[TupleRow], name: str, lsn: int) -> int:
         ) from None
     assert row is not None
     return parse_lsn(row[0])
+
+
+def end_reader(connection: Connection[TupleRow], name: str) -> None:
+    """End the walsender that reads the slot, if one does; it is not waited for."""
+    slot = info(connection, name)
+    if slot is not None and slot.active_pid is not None:
+        connection.execute("SELECT pg_terminate_backend(%s)", [slot.active_pid])
 
 
 def drop(connection: Connection[TupleRow], name: str, *, timeout_s: float = DROP_TIMEOUT_S) -> bool:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import errors, sql
 
 from tidegate.engines.postgres import holders, tenant_records
+from tidegate.engines.postgres.quoting import quoted
 from tidegate.engines.postgres.tenant_places import has_schema
 
 if TYPE_CHECKING:
@@ -237,11 +238,6 @@ def _durable(*, is_local: bool = True) -> str:
 def search_path(settings: TenantSettings) -> str:
     """The search path as a setting's value: the tenant's schema, then the shared ones."""
     return ", ".join(quoted(schema) for schema in (settings.schema, *settings.also_search))
-
-
-def quoted(identifier: str) -> str:
-    """An identifier in double quotes."""
-    return '"' + identifier.replace('"', '""') + '"'
 
 
 def _milliseconds(seconds: float) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from psycopg import sql
+from tidegate.engines.postgres.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,8 +110,3 @@ def use(connection: Connection[TupleRow], tables: Sequence[TableName], path: str
     if paths:
         query = "SELECT pg_catalog.set_config('search_path', %s, false)"
         connection.execute(query, [", ".join(paths)])
-
-
-def quoted(name: str) -> str:
-    """A name as an identifier."""
-    return sql.Identifier(name).as_string()

@@ -40,11 +40,10 @@ import psycopg
 from tidegate import steps, waits
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import StreamState
-from tidegate.engines.postgres import holders, slots
-from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres import holders, slots, vdiff_turns
+from tidegate.engines.postgres.connection import begin_reading, connect
 from tidegate.engines.postgres.position import format_lsn
-from tidegate.engines.postgres.sidecar import refetch
-from tidegate.engines.postgres.sidecar.stream_row import H_UNKNOWN
+from tidegate.engines.postgres.sidecar import refetch, stream_row
 from tidegate.errors import ConflictError, FailedPreconditionError, TidegateError, WaitTimeoutError
 from tidegate.topology.names import TableName
 from tidegate.workflow.vdiff.links import targets_of
@@ -163,7 +162,7 @@ def open_moment(spans: Sequence[SpanSpec], links: Links, name: str, *, wait_s: f
             links.open(spans)
     finally:
         for part in held:
-            _end_turn(part, spans[0].workflow_uuid)
+            vdiff_turns.end(part.control, spans[0].workflow_uuid)
 
 
 def _attempt(
@@ -193,21 +192,13 @@ def _attempt(
     return moment
 
 
-_TURN = "hashtextextended('tidegate vdiff ' || %s, 0)"
-
-_WHO_HAS_THE_TURN = f"""
-SELECT pid FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
- WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-   AND (l.classid::int8 << 32 | l.objid::int8) = {_TURN}
-"""  # noqa: S608 - made of constants
-
-
 def _take_turn(part: _Held, workflow_uuid: str, wait_s: float) -> None:
     """Wait for another VDiff of the workflow to have its snapshots; ends with the session."""
     deadline = time.monotonic() + wait_s
     with waits.waiting(TURN, f"another VDiff of the workflow at shard {part.target.shard}") as wait:
-        while not _is_our_turn(part.control, workflow_uuid, wait_s):
-            found = _having_the_turn(part.control, workflow_uuid)
+        queue_s = min(waits.LOOK_AFTER_S, wait_s)
+        while not vdiff_turns.take(part.control, workflow_uuid, queue_s=queue_s, wait_s=wait_s):
+            found = vdiff_turns.having(part.control, workflow_uuid)
             told = [holder.to_json() for holder in found]
             wait.held_by(holders.describe(found), "tidegate vdiff show all", told)
             if time.monotonic() >= deadline:
@@ -218,35 +209,9 @@ def _take_turn(part: _Held, workflow_uuid: str, wait_s: float) -> None:
                 )
 
 
-def _is_our_turn(control: Session, workflow_uuid: str, wait_s: float) -> bool:
-    """Queue for it for a moment; the lock is the session's until :func:`_end_turn`."""
-    _set_lock_timeout(control, min(waits.LOOK_AFTER_S, wait_s))
-    try:
-        control.execute(f"SELECT pg_advisory_lock({_TURN})", [workflow_uuid])
-    except psycopg.errors.LockNotAvailable:
-        return False
-    _set_lock_timeout(control, wait_s)
-    return True
-
-
-def _set_lock_timeout(session: Session, timeout_s: float) -> None:
-    timeout_ms = max(1, round(timeout_s * 1000))
-    session.execute("SELECT set_config('lock_timeout', %s, false)", [str(timeout_ms)])
-
-
-def _having_the_turn(control: Session, workflow_uuid: str) -> list[holders.Holder]:
-    rows = control.execute(_WHO_HAS_THE_TURN, [workflow_uuid]).fetchall()
-    return holders.of_sessions(control, (pid for (pid,) in rows))
-
-
-def _end_turn(part: _Held, workflow_uuid: str) -> None:
-    with contextlib.suppress(psycopg.Error):
-        part.control.execute(f"SELECT pg_advisory_unlock({_TURN})", [workflow_uuid])
-
-
 def _comparable(row: StreamRow) -> bool:
     """The rows are exact at the position, but for keys that wait to be read again."""
-    return row.exact or row.h_lsn == H_UNKNOWN
+    return row.exact or row.h_lsn == stream_row.H_UNKNOWN
 
 
 def _await_comparable(part: _Held, deadline: float) -> None:
@@ -331,7 +296,7 @@ def _run_to(
 def _open_targets(moment: Moment, held: Sequence[_Held]) -> None:
     for part in held:
         session = moment.links.target(part.target.shard)
-        session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        begin_reading(session)
         for stream_id, index in part.streams:
             row = streams.read_stream(session, stream_id)
             if row.lsn != moment.lsns[index]:
@@ -354,17 +319,13 @@ def _note_target(moment: Moment, part: _Held, session: Session) -> None:
         moment.left_out[str(TableName.parse(table))].update(map(tuple, keys))
     if sum(map(len, moment.left_out.values())) > LEFT_OUT_MAX:
         raise _NotExactError
-    row = session.execute(
-        "SELECT clock_timestamp(), coalesce(min(hold_until) > clock_timestamp(), false)"
-        " FROM _tidegate.stream WHERE id = ANY(%s) HAVING count(hold_until) = %s",
-        [part.ids, len(part.ids)],
-    ).fetchone()
-    if row is None or not row[1]:
+    held_at = stream_row.held_at(session, part.ids)
+    if held_at is None:
         raise ConflictError(
             f"the streams into shard {part.target.shard} were not held long enough for a moment",
             next_step="nothing: the comparison tries again",
         )
-    moment.taken_at[part.target.shard] = row[0]
+    moment.taken_at[part.target.shard] = held_at
 
 
 def release(held: Sequence[_Held]) -> None:

@@ -96,7 +96,7 @@ class Links:
             try:
                 if session.info.transaction_status is pq.TransactionStatus.ACTIVE:
                     session.cancel_safe(timeout=CANCEL_TIMEOUT_S)  # another thread's query
-                session.execute("ROLLBACK")
+                session.rollback()
             except psycopg.Error:
                 session.close()
 

@@ -25,7 +25,7 @@ from tidegate import steps
 from tidegate.dataplane import compare
 from tidegate.dataplane.chunks import Chunk, KeySlice, agreed_plan, tile
 from tidegate.engines.failures import FailurePhase
-from tidegate.engines.postgres import compared
+from tidegate.engines.postgres import compared, vdiff_turns
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.sidecar import vdiff_tables
 from tidegate.engines.postgres.sqlstates import translated
@@ -146,10 +146,7 @@ def _claim(session: Session, uuid: str) -> bool:
     """One process at a time, as long as its session lives; a dead one's ends in a moment."""
     deadline = time.monotonic() + CLAIM_TIMEOUT_S
     while True:
-        row = session.execute(
-            "SELECT pg_try_advisory_lock(hashtextextended('tidegate vdiff run ' || %s, 0))", [uuid]
-        ).fetchone()
-        if row is not None and row[0]:
+        if vdiff_turns.claim(session, uuid):
             return True
         if time.monotonic() > deadline:
             return False
@@ -280,7 +277,7 @@ class _Run:
         if self.options.update_table_stats:
             for shard in targets_of(spans):
                 for table in tables:
-                    compared.analyze(self.shards[shard], TableName.parse(table))
+                    compared.analyze(self.shards[shard], [TableName.parse(table)], skip_locked=True)
         self.done_at = time.monotonic()
         while tables:
             self._active()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from psycopg import sql
-
 from tidegate.dataplane import compare
 from tidegate.engines.postgres import bounds
 from tidegate.workflow.vdiff.model import shown_value
@@ -70,15 +68,5 @@ def _shown(side: compare.Side, key: compare.Key, options: VDiffOptions) -> dict[
         }
     }
     if options.debug_query:
-        shown["Query"] = _query(side, key, names)
+        shown["Query"] = bounds.row_query(side.connection, side.space, key, names)
     return shown
-
-
-def _query(side: compare.Side, key: compare.Key, names: Sequence[str]) -> str:
-    """A statement for psql, complete with its values."""
-    query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
-        sql.SQL(", ").join(map(sql.Identifier, names)),
-        bounds.table_identifier(side.columns.table),
-        bounds.key_equals(side.space, key),
-    )
-    return query.as_string(side.connection)

@@ -17,10 +17,12 @@ from tidegate.engines.postgres.position import format_lsn
 from tidegate.errors import CopyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
+
+    from tidegate.topology.names import TableName
 
 type KeyText = list[str] | None
 type ChunkRow = tuple[int, KeyText, KeyText]
@@ -128,6 +130,73 @@ def finish_table(connection: Connection[TupleRow], stream_id: int, table: str) -
         {"s": stream_id, "t": table},
     )
     return finished.rowcount == 1
+
+
+@dataclass(frozen=True)
+class CopyProgress:
+    """How far one stream's copy of one table is; estimates are of the whole table at the source."""
+
+    table: str
+    phase: str
+    est_rows: int
+    est_bytes: int
+    rows: int
+    bytes: int
+    done: bool
+    since_s: float | None
+    source_shard: str
+
+
+def progress(connection: Connection[TupleRow], workflow_uuid: str) -> list[CopyProgress]:
+    """How far the copies of a workflow's tables are, by table and stream."""
+    rows = connection.execute(
+        "SELECT t.table_name, t.phase, t.est_rows, t.est_bytes, coalesce(c.rows, 0),"
+        " coalesce(c.bytes, 0), t.done_at IS NOT NULL,"
+        " extract(epoch FROM clock_timestamp() - c.first)::float8, s.source_shard"
+        " FROM _tidegate.table_copy AS t JOIN _tidegate.stream AS s ON s.id = t.stream_id"
+        " LEFT JOIN LATERAL (SELECT sum(rows)::bigint AS rows, sum(bytes)::bigint AS bytes,"
+        "   min(done_at) AS first FROM _tidegate.copy_state AS x"
+        "   WHERE x.stream_id = t.stream_id AND x.table_name = t.table_name) AS c ON true"
+        " WHERE s.workflow_uuid = %s ORDER BY t.table_name, s.id",
+        [workflow_uuid],
+    ).fetchall()
+    return [CopyProgress(*row) for row in rows]
+
+
+def waiting(connection: Connection[TupleRow], workflow_uuid: str) -> dict[int, int]:
+    """What each stream still has to do before its copy is complete, beyond applying the log.
+
+    Rows that wait to be read again count until the first H only: under writers that move rows some
+    always do.
+    """
+    rows = connection.execute(
+        "SELECT s.id, (SELECT count(*) FROM _tidegate.refetch AS r WHERE r.stream_id = s.id"
+        "     AND s.accounts IS NULL)"
+        " + (SELECT count(*) FROM _tidegate.post_copy_action AS a"
+        "     WHERE a.workflow_uuid = s.workflow_uuid AND a.done_at IS NULL)"
+        " FROM _tidegate.stream AS s WHERE s.workflow_uuid = %s",
+        [workflow_uuid],
+    ).fetchall()
+    return {row[0]: row[1] for row in rows}
+
+
+def plan_actions(
+    connection: Connection[TupleRow],
+    workflow_uuid: str,
+    actions: Iterable[tuple[TableName, str, str]],
+) -> None:
+    """Record what waits for the rows: table, phase and statement of each, in this order."""
+    rows = [
+        (workflow_uuid, str(table), ordinal, phase, ddl)
+        for ordinal, (table, phase, ddl) in enumerate(actions, start=1)
+    ]
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO _tidegate.post_copy_action"
+            " (workflow_uuid, table_name, ordinal, phase, ddl) VALUES (%s, %s, %s, %s, %s)"
+            " ON CONFLICT DO NOTHING",
+            rows,
+        )
 
 
 def _json(key: KeyText) -> Jsonb | None:

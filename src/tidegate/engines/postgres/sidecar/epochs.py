@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidegate.engines.postgres.sidecar.installation import has_streams
+
 if TYPE_CHECKING:
     import psycopg
 
 
 def read_epochs(conn: psycopg.Connection, workflow_uuid: str) -> list[int]:
     """The epochs of a workflow's streams at a shard; empty where it has none."""
-    found = conn.execute("SELECT to_regclass('_tidegate.stream') IS NOT NULL").fetchone()
-    if not found or not found[0]:
+    if not has_streams(conn):
         return []
     query = "SELECT epoch FROM _tidegate.stream WHERE workflow_uuid = %s"
     return [row[0] for row in conn.execute(query, [workflow_uuid])]

@@ -47,6 +47,8 @@ CREATE TABLE IF NOT EXISTS _tidegate.switch_announced (
 );
 """
 
+RESTORE = "do not delete rows of _tidegate.journal; restore it, or open an issue"
+"""The next step where a journal that was written is gone."""
 
 BEFORE_COMMIT = steps.declare(
     "switch.journaled.before",

@@ -110,6 +110,16 @@ def _json(accounts: dict[str, tuple[int, int]] | None) -> Jsonb | None:
     return None if accounts is None else Jsonb(accounts)
 
 
+def held_at(conn: psycopg.Connection, stream_ids: Sequence[int]) -> datetime | None:
+    """The server's time while each of the streams is held; None once a hold has run out."""
+    row = conn.execute(
+        "SELECT clock_timestamp(), coalesce(min(hold_until) > clock_timestamp(), false)"
+        " FROM _tidegate.stream WHERE id = ANY(%s) HAVING count(hold_until) = %s",
+        [list(stream_ids), len(stream_ids)],
+    ).fetchone()
+    return row[0] if row is not None and row[1] else None
+
+
 def advance(
     conn: psycopg.Connection,
     stream_id: int,
