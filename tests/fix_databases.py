@@ -107,10 +107,11 @@ def special_server() -> Iterator[LocalServer]:
 
 
 def wait_until(holds: Callable[[], bool], timeout_s: float = 10) -> None:
-    """Poll until ``holds()``; fails the test at the deadline."""
+    """Look every 10 ms until ``holds()``; fails the test at the deadline."""
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
 
 
 def exported_without_open_transactions(server: LocalServer, exporter: Connection[TupleRow]) -> str:

@@ -204,6 +204,7 @@ class Fleet:
         deadline = time.monotonic() + timeout_s
         while self.rows(one) != self.rows(other):
             assert time.monotonic() < deadline, "the rows stay different"
+            time.sleep(0.02)
 
     def own_objects(self) -> dict[str, list[str]]:
         """Everything of Tidegate that is in any database; empty when there is no trace."""
@@ -335,6 +336,7 @@ class Application(threading.Thread):
         seen, deadline = len(self.acknowledged), time.monotonic() + timeout_s
         while len(self.acknowledged) < seen + 3:
             assert time.monotonic() < deadline, f"fenced: {self.errors[-3:]}"
+            time.sleep(0.005)
 
     def finish(self) -> None:
         if not self.is_alive():

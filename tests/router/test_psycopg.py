@@ -344,7 +344,9 @@ def test_connections_to_an_endpoint_that_is_gone_are_closed(shop: Shop) -> None:
     deadline = time.monotonic() + 10
     while shop.execute("new", query) != [(0,)]:
         assert time.monotonic() < deadline
+        time.sleep(0.02)
     run(router, "orders", 2, make(2))
     router.close()
     while shop.execute("new", query) != [(0,)]:
         assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -290,5 +290,6 @@ def test_pools_of_endpoints_that_are_gone_are_disposed_of(shop: Shop) -> None:
     deadline = time.monotonic() + 10
     while shop.execute("new", query) != [(0,)]:
         assert time.monotonic() < deadline
+        time.sleep(0.02)
     run(router, make, write(shop, 2))
     assert shop.ids("new") == [2]

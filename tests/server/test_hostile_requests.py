@@ -238,6 +238,7 @@ def test_connections_have_a_bound_and_are_given_back(bounded: NodeProcess) -> No
     deadline = time.monotonic() + 10
     while ask(bounded, "GET", "/livez")[0] != 200:
         assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_methods_and_routes_of_strangers_are_one_label(node: NodeProcess) -> None:

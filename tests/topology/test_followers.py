@@ -131,6 +131,7 @@ def test_reports_are_written_by_themselves_and_at_the_end(database: ClusterDatab
     deadline = time.monotonic() + 10
     while known(other) != {"web": 1}:
         assert time.monotonic() < deadline
+        time.sleep(0.02)
     node.report("web", 2)
     node.close()
     assert known(other) == {"web": 2}

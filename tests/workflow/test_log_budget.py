@@ -42,6 +42,7 @@ def wait_status(
     deadline = time.monotonic() + timeout_s
     while not holds(status := fleet.service.status("shop", "move")):
         assert time.monotonic() < deadline, f"{status.to_json()}\n{fleet.worker_logs()}"
+        time.sleep(0.02)
     return status
 
 
