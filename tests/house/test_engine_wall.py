@@ -156,7 +156,6 @@ DRIVER: set[str] = {
     "workflow/create.py",
     "workflow/objects.py",
     "workflow/open_writers.py",
-    "workflow/overview.py",
     "workflow/preflight/gather.py",
     "workflow/preflight/overlaps.py",
     "workflow/readiness.py",

@@ -301,16 +301,6 @@ class VSchema:
         kept = {name: spec for name, spec in self.tables.items() if name not in gone}
         return replace(self, tables=kept)
 
-    def with_vindex(self, name: str, spec: VindexSpec) -> VSchema:
-        """The same vschema with one vindex added or replaced."""
-        return replace(self, vindexes={**self.vindexes, name: spec})
-
-    def without_vindexes(self, names: Iterable[str]) -> VSchema:
-        """The same vschema without these vindexes; absent ones are no error."""
-        gone = set(names)
-        kept = {name: spec for name, spec in self.vindexes.items() if name not in gone}
-        return replace(self, vindexes=kept)
-
     def to_json(self) -> dict[str, Any]:
         """The written form, without what is empty."""
         data: dict[str, Any] = {"sharded": self.sharded}

@@ -12,8 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-import psycopg
-
 from tidegate.dataplane import asking
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.sidecar import installation as sidecar
@@ -147,10 +145,7 @@ def _look(snapshot: Snapshot, place: Place, workflows: Sequence[Workflow]) -> _S
             )
             found.waits[workflow.uuid] = waiting.at_shard(session, workflow, *place)
             if installed and place in _targets(workflow):
-                try:
-                    proof = vdiff_tables.verified(session, workflow.uuid, workflow.tables)
-                except psycopg.errors.UndefinedTable:
-                    proof = None
+                proof = vdiff_tables.verified(session, workflow.uuid, workflow.tables)
                 found.proofs[workflow.uuid] = proof
     return found
 

@@ -31,16 +31,6 @@ MAKERS_LOCK: Final = 0x7469_6465_6D61_6B65
 MAKERS_WAIT_S: Final = 30
 
 
-def missing_roles(target: Connection[TupleRow], plan: SchemaPlan) -> list[str]:
-    """Roles of the plan that the target lacks."""
-    rows = target.execute(
-        "SELECT r FROM unnest(%s::text[]) AS r"
-        " WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) ORDER BY r",
-        [list(plan.roles)],
-    ).fetchall()
-    return [name for (name,) in rows]
-
-
 def create_tables(
     target: Connection[TupleRow], plan: SchemaPlan, *, workflow_uuid: str, workflow: str
 ) -> None:

@@ -8,8 +8,9 @@ Times are the shard's clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -369,6 +370,26 @@ class Verified:
     """What stopped a stream as a divergence after the VDiff's moment, if anything did."""
 
 
+_PROOF: Final = (
+    "WITH told AS (SELECT v.uuid, v.completed_at, v.created_at, v.started_at,"
+    "   v.state = 'completed' AND v.options ->> 'limit' IS NULL"
+    "   AND NOT EXISTS (SELECT unnest(%(tables)s::text[]) EXCEPT SELECT table_name"
+    "     FROM _tidegate.vdiff_table t WHERE t.uuid = v.uuid) AS whole,"
+    "   EXISTS (SELECT FROM _tidegate.vdiff_chunk c WHERE c.uuid = v.uuid"
+    "     AND c.changed + c.missing + c.extra > 0) AS differs,"
+    "   coalesce((SELECT min(t.moment_at) FROM _tidegate.vdiff_table t"
+    "     WHERE t.uuid = v.uuid AND t.shard = v.shard), v.started_at) AS valid_at"
+    "  FROM _tidegate.vdiff v WHERE v.workflow_uuid = %(workflow)s"
+    "   AND v.direction = 'forward'),"
+    " newest AS (SELECT * FROM told WHERE whole OR differs ORDER BY created_at DESC LIMIT 1)"
+    " SELECT extract(epoch FROM clock_timestamp() - n.completed_at)::float8, n.differs,"
+    "   (SELECT l.message FROM _tidegate.stream_log l JOIN _tidegate.stream s"
+    "      ON s.id = l.stream_id WHERE s.workflow_uuid = %(workflow)s"
+    "      AND l.code = %(divergence)s AND l.at >= n.valid_at ORDER BY l.id DESC LIMIT 1)"
+    " FROM newest n"
+)
+
+
 def verified(
     connection: Connection[TupleRow], workflow_uuid: str, table_names: Sequence[str]
 ) -> Verified | None:
@@ -378,27 +399,13 @@ def verified(
     or not, found a difference. It says what was true at its moment. A stream that stopped as a
     divergence after that has met rows other than those that were compared.
     """
-    row = connection.execute(
-        "WITH told AS (SELECT v.uuid, v.completed_at, v.created_at, v.started_at,"
-        "   v.state = 'completed' AND v.options ->> 'limit' IS NULL"
-        "   AND NOT EXISTS (SELECT unnest(%(tables)s::text[]) EXCEPT SELECT table_name"
-        "     FROM _tidegate.vdiff_table t WHERE t.uuid = v.uuid) AS whole,"
-        "   EXISTS (SELECT FROM _tidegate.vdiff_chunk c WHERE c.uuid = v.uuid"
-        "     AND c.changed + c.missing + c.extra > 0) AS differs,"
-        "   coalesce((SELECT min(t.moment_at) FROM _tidegate.vdiff_table t"
-        "     WHERE t.uuid = v.uuid AND t.shard = v.shard), v.started_at) AS valid_at"
-        "  FROM _tidegate.vdiff v WHERE v.workflow_uuid = %(workflow)s"
-        "   AND v.direction = 'forward'),"
-        " newest AS (SELECT * FROM told WHERE whole OR differs ORDER BY created_at DESC LIMIT 1)"
-        " SELECT extract(epoch FROM clock_timestamp() - n.completed_at)::float8, n.differs,"
-        "   (SELECT l.message FROM _tidegate.stream_log l JOIN _tidegate.stream s"
-        "      ON s.id = l.stream_id WHERE s.workflow_uuid = %(workflow)s"
-        "      AND l.code = %(divergence)s AND l.at >= n.valid_at ORDER BY l.id DESC LIMIT 1)"
-        " FROM newest n",
-        {
-            "tables": list(table_names),
-            "workflow": workflow_uuid,
-            "divergence": DivergenceError.code,
-        },
-    ).fetchone()
+    facts = {
+        "tables": list(table_names),
+        "workflow": workflow_uuid,
+        "divergence": DivergenceError.code,
+    }
+    try:
+        row = connection.execute(_PROOF, facts).fetchone()
+    except psycopg.errors.UndefinedTable:
+        return None  # there has never been a VDiff here
     return None if row is None or row[1] else Verified(row[0], row[2])
