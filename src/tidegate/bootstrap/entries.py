@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tidegate.errors import TidegateError, UpgradePendingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,6 @@ def run_entry[C](entry: UpgradeEntry[C], connection: C, protocols: Protocols) ->
         if part is not None:
             part(connection)
     return True
-
-
-def run_entries[C](
-    entries: Iterable[UpgradeEntry[C]], connection: C, protocols: Protocols
-) -> list[str]:
-    """Run entries in order; the names of those that ran.
-
-    Raises:
-        UpgradePendingError: see :func:`run_entry`; entries before it have run.
-    """
-    return [entry.name for entry in entries if run_entry(entry, connection, protocols)]
 
 
 def lagging(required: int, answers: Mapping[str, object]) -> list[str]:

@@ -60,11 +60,6 @@ class Loops:
         return self._closing
 
     @property
-    def is_started(self) -> bool:
-        """Whether the threads have been started."""
-        return bool(self._threads)
-
-    @property
     def last_error(self) -> str:
         """What the last pass that failed raised; empty when the last one did not."""
         return self._last_error

@@ -48,8 +48,6 @@ TRACK: Final = "shards"
 LOCK_TIMEOUT_S: Final = 5.0
 """How long a change of the schema may wait for a worker's locks, and make others wait."""
 
-PAGE_MAX: Final = 1000
-
 
 @dataclass(frozen=True)
 class ShardVersion:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import traceback
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from tidegate.bootstrap.tenants.outcomes import Cause, Outcome, Result
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tidegate.bootstrap.tenants.hands import Hand, Job
-
-_POLL_S: Final = 0.1
 
 
 class Crew:
@@ -84,13 +82,6 @@ class Crew:
             assert self._in_flight <= self.capacity, "more jobs than the crew takes"
         for job in jobs:
             self._jobs.put_nowait(job)
-
-    def hand_back(self, job: Job, outcome: Outcome) -> None:
-        """Put an outcome among those to be collected, of a job that was never begun."""
-        with self._changed:
-            self._in_flight += 1
-            self._outcomes.append((job, outcome))
-            self._changed.notify_all()
 
     def collect(self, timeout_s: float) -> list[tuple[Job, Outcome]]:
         """What has ended: at once when half of the jobs have, else after ``timeout_s``."""

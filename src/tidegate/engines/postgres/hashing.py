@@ -49,9 +49,6 @@ AS_THEY_ARE: dict[str, tuple[str, str, str]] = {
     "uuid": ("uuid", "'00000000-0000-0000-0000-000000000000'", "uuid_hash_extended"),
 }
 
-#: Texts: identical when equal once no collation is asked.
-AS_BYTES = frozenset({"text", "varchar", "name"})
-
 #: Types whose binary form is the value, exactly, in every version.
 AS_SENT: dict[str, str] = {
     "bytea": "byteasend",

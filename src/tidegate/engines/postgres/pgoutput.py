@@ -49,7 +49,6 @@ PACKED_BYTES_MAX = 2048
 
 _u16 = Struct("!H").unpack_from
 _u32 = Struct("!I").unpack_from
-_u64 = Struct("!Q").unpack_from
 _BEGIN = Struct("!QqI").unpack_from
 _COMMIT = Struct("!BQQq").unpack_from
 _MESSAGE = Struct("!BQ").unpack_from
