@@ -254,7 +254,7 @@ class Fleet:
             failed = [s for s in active if s.state == "Error"]
             if failed or time.monotonic() > deadline:
                 pytest.fail(f"{failed or status.to_json()}\n{self.worker_logs()}")
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def worker_logs(self) -> str:
         files = sorted((self.folder / "spans").glob("*"))

@@ -40,7 +40,7 @@ def until[T](check: Callable[[], T | None], timeout_s: float = 60.0) -> T:
             if not error.retryable or time.monotonic() > deadline:
                 raise
         assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 @dataclass
