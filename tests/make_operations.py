@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tidegate.cluster import updates
+from tidegate.cluster import audit, updates
+from tidegate.cluster.audit import Audit
 from tidegate.cluster.database import ClusterDatabase
 from tidegate.cluster.leases import Leases
 from tidegate.cluster.schema import Schema
 from tidegate.operations import stored
+from tidegate.operations.history import History
 from tidegate.operations.model import (
     ClusterOperation,
     TaskContainer,
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
     from tidegate.operations.tasks import TaskHandle
 
 NOW_MS = 1_000_000
-SCHEMA = [*updates.UPDATES, *stored.UPDATES]
+SCHEMA = [*updates.UPDATES, *audit.UPDATES, *stored.UPDATES]
+WORLD = "topology 7"
 
 
 def container(*labels: str, concurrency: int = 0) -> TaskContainer:
@@ -112,6 +115,7 @@ class FunctionTask(Task):
         *,
         locks: Sequence[OperationLock] = (),
         timeout_s: float = 60.0,
+        silence_s: float = 60.0,
         version: int = 1,
         no_return: bool = False,
     ) -> None:
@@ -119,6 +123,7 @@ class FunctionTask(Task):
         self._locks = locks
         self._no_return = no_return
         self.timeout_s = timeout_s  # type: ignore[misc]  # each is another kind of task
+        self.silence_s = silence_s  # type: ignore[misc]  # same
         self.version = version  # type: ignore[misc]  # same
 
     def required_parameters(self) -> Sequence[Parameter]:
@@ -145,7 +150,7 @@ class Bench:
     ) -> None:
         self.database = database
         self.leases = Leases(database)
-        self.store = OperationStore(database)
+        self.store = OperationStore(database, History(Audit(database), lambda: WORLD))
         self.service = OperationService(self.store, TaskCatalogue(tasks, tuple(tasks)))
         self.runner = OperationRunner(self.service, self.leases, holder=holder)
 

@@ -73,6 +73,10 @@ class RecordedServices:
     def check(self, call: ServiceCall) -> None:
         assert call.verb
 
+    def servers(self, call: ServiceCall) -> Sequence[str]:
+        assert call.verb
+        return ("db1:5432",)
+
     def call(self, call: ServiceCall, handle: TaskHandle) -> str:
         assert handle.task_id
         self.calls.append(

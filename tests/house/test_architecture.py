@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "secret": {"errors"},
     "conninfo": {"errors"},
     "cluster": {"errors", "steps", "secret", "conninfo"},
-    "operations": {"errors", "steps", "cluster"},
+    "operations": {"errors", "steps", "secret", "cluster"},
     "scheduling": {"errors", "cluster"},
     "topology": {"errors", "steps", "secret", "cluster"},
     "engines": {"errors", "steps", "waits", "conninfo", "cluster", "topology"},

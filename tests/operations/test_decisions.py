@@ -63,6 +63,7 @@ def test_a_container_starts_when_the_one_before_it_has_ended() -> None:
 
 
 def test_a_cap_is_kept_and_refilled_in_order() -> None:
+    """automation 9: of a container, and of an operation where its container has none."""
     found = on(operation(container("a", "b", "c", concurrency=2)))
     assert running(found) == {"a", "b"}
     assert running(done(found, "b")) == {"a", "c"}
@@ -70,6 +71,7 @@ def test_a_cap_is_kept_and_refilled_in_order() -> None:
 
 
 def test_every_failure_of_a_container_is_kept_and_the_first_one_is_the_cause() -> None:
+    """automation 10: the others of the container are done all the same."""
     found = on(operation(container("a", "b", "c", concurrency=1), container("d")))
     found = fails(found, "a")
     assert running(found) == {"b"}  # tasks of a container do not depend on each other
@@ -81,6 +83,7 @@ def test_every_failure_of_a_container_is_kept_and_the_first_one_is_the_cause() -
 
 
 def test_emission_and_success_are_one_step() -> None:
+    """automation 11: there is no state with one and without the other."""
     found = done(on(operation(container("a"), container("z"))), "a", container("b"))
     assert list(states(found)) == ["a", "b", "z"]
     assert running(found) == {"b"}
@@ -126,6 +129,7 @@ def test_a_task_that_waits_for_its_next_attempt_starts_when_it_is_due() -> None:
 
 
 def test_only_errors_that_pass_are_retried_and_not_for_ever() -> None:
+    """automation 6: attempts, pauses with a share of chance, classes of errors."""
     policy = RetryPolicy(attempts_max=3, first_s=1.0, longest_s=3.0, jitter=0.5)
     passing, unknown = ConnectError("away"), OutcomeUnknownError("lost in COMMIT")
     assert [policy.delay_ms(passing, n, 0.5) for n in (1, 2, 3)] == [1000, 2000, None]
@@ -156,6 +160,7 @@ def test_progress_between_recoveries_counts_them_anew() -> None:
 
 
 def test_a_pause_lets_what_runs_end_and_starts_nothing_more() -> None:
+    """automation 5: a pause drains what runs."""
     found = requests.paused(on(operation(container("a"), container("b"))), NOW_MS)
     assert (found.state, found.wish) == (OperationState.RUNNING, Wish.PAUSE)
     found = done(found, "a")
@@ -173,6 +178,7 @@ def test_a_pause_that_comes_with_the_last_task_ends_the_operation() -> None:
 
 
 def test_a_queued_operation_is_paused_and_cancelled_at_once() -> None:
+    """automation 4: before it begins."""
     queued = operation(container("a"))
     assert requests.paused(queued, NOW_MS).state is OperationState.PAUSED
     assert requests.cancelled(queued, NOW_MS).state is OperationState.CANCELLED
@@ -181,6 +187,7 @@ def test_a_queued_operation_is_paused_and_cancelled_at_once() -> None:
 
 
 def test_a_cancel_stops_what_runs_and_starts_nothing_more() -> None:
+    """automation 4: inside a task; what comes after it never begins."""
     found = requests.cancelled(on(operation(container("a"), container("b"))), NOW_MS)
     assert found.state is OperationState.CANCELLING
     found = on(decisions.stopped(found, attempt(found, "a"), "told to", NOW_MS))
@@ -210,6 +217,7 @@ def test_while_cancelling_nothing_is_tried_again() -> None:
 
 @pytest.mark.parametrize("at", [TaskState.RUNNING, TaskState.SUCCEEDED])
 def test_after_the_point_of_no_return_a_cancel_is_refused_with_the_reason(at: TaskState) -> None:
+    """automation 4: the task that passed it is named."""
     found = on(operation(container("a"), container("b")))
     task = replace(found.task("1/1"), is_point_of_no_return=True)
     found = found.with_task("1/1", task)
@@ -220,6 +228,7 @@ def test_after_the_point_of_no_return_a_cancel_is_refused_with_the_reason(at: Ta
 
 
 def test_a_retry_begins_with_what_failed_and_keeps_what_was_done() -> None:
+    """automation 6: from the failed task."""
     found = on(operation(container("a", "b"), container("c")))
     found = fails(done(found, "a"), "b")
     assert found.state is OperationState.FAILED
@@ -232,6 +241,7 @@ def test_a_retry_begins_with_what_failed_and_keeps_what_was_done() -> None:
 
 
 def test_a_task_that_failed_is_skipped_for_a_reason_and_the_others_begin_again() -> None:
+    """automation 6: skip with a reason."""
     found = on(operation(container("a", "b"), container("c")))
     found = fails(fails(found, "a"), "b")
     with pytest.raises(InvalidArgumentError, match="reason"):
@@ -248,6 +258,7 @@ def test_a_task_that_failed_is_skipped_for_a_reason_and_the_others_begin_again()
 
 
 def test_an_approval_is_waited_for_without_a_worker() -> None:
+    """automation 5: a gate before a stage."""
     found = on(operation(container("a"), container("b"), pause_before=("b",)))
     found = done(found, "a")
     assert found.state is OperationState.WAITING

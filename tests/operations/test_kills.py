@@ -43,6 +43,7 @@ def run(folder: Path, holder: str, crash_at: str = "") -> subprocess.CompletedPr
 def test_after_a_kill_the_operation_ends_as_if_nothing_had_happened(
     point: str, tmp_path: Path
 ) -> None:
+    """automation 1, 2 and 7: it is there, goes on, and no side effect is repeated."""
     killed = run(tmp_path, "child:1", point)
     assert killed.returncode == -9, killed.stderr
     with database_in(tmp_path) as database:
@@ -65,6 +66,7 @@ def test_after_a_kill_the_operation_ends_as_if_nothing_had_happened(
 
 
 def test_a_process_that_is_killed_on_every_attempt_is_parked(tmp_path: Path) -> None:
+    """automation 20: after a bounded number of recoveries without progress."""
     for number in range(7):
         run(tmp_path, f"child:{number}", "operations.task_acted")
         with database_in(tmp_path) as database:

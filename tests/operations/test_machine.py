@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import settings
@@ -14,6 +15,7 @@ from tidegate.errors import TidegateError
 from tidegate.operations import decisions, requests
 from tidegate.operations.decisions import Attempt
 from tidegate.operations.model import (
+    ENDED,
     SETTLED,
     ClusterOperation,
     OperationState,
@@ -32,9 +34,11 @@ class OperationMachine(RuleBasedStateMachine):
         self.now_ms = 1
         self.made = 0
         self.seen: dict[str, set[str]] = {}
-        self.operation = operation(
+        made = operation(
             container("a", "b", "c", concurrency=2), container("d"), pause_before=("d",)
         )
+        undoable = {k: replace(t, is_undoable=t.name in "ab") for k, t in made.tasks()}
+        self.operation = made.with_tasks(undoable)
 
     def on(self, found: ClusterOperation) -> None:
         """What a runner does after each change; a person's change it sees a little later."""
@@ -94,10 +98,14 @@ class OperationMachine(RuleBasedStateMachine):
     def retry(self) -> None:
         self.asked(requests.retried)
 
+    @rule()
+    def undo(self) -> None:
+        self.asked(requests.undone)
+
     @precondition(lambda self: self.operation.failures())
     @rule()
     def skip(self) -> None:
-        self.asked(lambda found: requests.skipped(found, found.failures()[0][0], "so"))
+        self.asked(lambda found: requests.skipped(found, found.failures()[-1][0], "so"))
 
     @rule()
     def approve(self) -> None:
@@ -106,7 +114,7 @@ class OperationMachine(RuleBasedStateMachine):
     @invariant()
     def caps_are_kept_and_containers_come_one_after_the_other(self) -> None:
         earlier_settled = True
-        for each in self.operation.serial_tasks:
+        for each in self.operation.to_work_on():
             running = [task for task in each.tasks if task.state is TaskState.RUNNING]
             assert len(running) <= min(each.concurrency or MOST, MOST)
             assert earlier_settled or not running
@@ -124,6 +132,12 @@ class OperationMachine(RuleBasedStateMachine):
             assert all(task.state in good for _, task in found.tasks())
         if found.state is OperationState.FAILED:
             assert found.failures()
+        if found.state is OperationState.COMPENSATED:
+            undone = [task for each in found.to_work_on() for task in each.tasks]
+            assert undone
+            assert all(task.state in {TaskState.SUCCEEDED, TaskState.SKIPPED} for task in undone)
+        if found.is_undoing:
+            assert all(task.undoes for task in map(found.task, found.running()))
         if found.state is OperationState.PAUSED:
             assert not found.running()
 
@@ -154,7 +168,7 @@ class OperationMachine(RuleBasedStateMachine):
                 self.on(decisions.succeeded(self.operation, attempt, "", (), self.now_ms))
         assert self.operation.has_ended
         settled = all(task.state in SETTLED for _, task in self.operation.tasks())
-        assert settled or self.operation.state in {OperationState.FAILED, OperationState.CANCELLED}
+        assert settled or self.operation.state in ENDED - {OperationState.SUCCEEDED}
 
 
 OperationMachine.TestCase.settings = settings(

@@ -55,6 +55,7 @@ def test_a_task_moves_as_the_table_says(before: TaskState, after: TaskState) -> 
 
 
 def test_every_state_is_in_the_tables_and_what_ends_is_left_by_a_person_only() -> None:
+    """automation 3: nine states, and which may follow which."""
     assert set(OPERATION_MOVES) == set(OperationState)
     assert set(TASK_MOVES) == set(TaskState)
     assert {s: OPERATION_MOVES[s] for s in ENDED} == {
@@ -72,6 +73,7 @@ def test_every_state_is_in_the_tables_and_what_ends_is_left_by_a_person_only() -
 
 
 def test_ids_sort_by_time_and_never_repeat_although_the_clock_goes_back() -> None:
+    """automation 13: UUIDs in the order of time."""
     times = iter([5, 5, 3, 9, 1])
     ids = IDGenerator(lambda: next(times), lambda _bits: 0)
     found = [ids.next_id() for _ in range(5)]
@@ -105,6 +107,7 @@ def names(found: ClusterOperation) -> list[str]:
 def test_what_is_emitted_stands_in_the_order_of_the_emitters_whoever_ends_first(
     order: list[str],
 ) -> None:
+    """automation 11: [A, B] emitting gives A1, A2, B1, B2."""
     found = operation(container("A", "B"), container("last"))
     for key in order:
         task = found.task(key)
@@ -133,6 +136,7 @@ RANGES = st.tuples(st.binary(max_size=2), st.binary(max_size=2))
 def test_locks_overlap_when_some_id_is_in_both(
     one: tuple[bytes, bytes], other: tuple[bytes, bytes]
 ) -> None:
+    """automation 8: ranges of key spaces that touch do not overlap."""
     a, b = OperationLock("k", *one), OperationLock("k", *other)
     assert a.overlaps(b) is b.overlaps(a)
     assert not a.overlaps(OperationLock("another", *other))

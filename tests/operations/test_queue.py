@@ -12,6 +12,7 @@ from tidegate.operations import claiming, runner
 from tidegate.operations.claiming import Limits
 from tidegate.operations.locks import OperationLock
 from tidegate.operations.store import Entry
+from tidegate.topology.connections import server_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,3 +108,18 @@ def test_a_list_is_filtered_by_who_asked_and_goes_on_where_a_page_ended(bench: B
     page = listed(limit=2)
     bench.enqueue("B")
     assert [each.id for each in (*page, *listed(limit=2, before=page[-1].id))] == ids[::-1]
+
+
+@pytest.mark.parametrize(
+    ("conninfo", "server"),
+    [
+        ("host=db1 port=5433 dbname=x", "db1:5433"),
+        ("dbname='a b' host = 'db1'", "db1:5432"),
+        ("hostaddr=10.0.0.1 port=1", "10.0.0.1:1"),
+        ("postgresql://app@db1:5433/x", "db1:5433"),
+        ("dbname=x", ":5432"),
+    ],
+)
+def test_databases_of_one_server_have_its_name(conninfo: str, server: str) -> None:
+    """automation 9: the server is a value that the topology supplies."""
+    assert server_of(conninfo) == server

@@ -17,6 +17,7 @@ from tidegate.errors import (
     LeaseLostError,
     NotFoundError,
 )
+from tidegate.operations import running
 from tidegate.operations import store as operation_store
 from tidegate.operations.locks import OperationLock
 from tidegate.operations.model import OperationState, TaskState
@@ -80,6 +81,7 @@ def test_an_operation_runs_to_its_end_and_its_log_tells_how(
 
 
 def test_what_is_running_is_seen_within_a_second(make_bench: MakeBench) -> None:
+    """automation 3: RUNNING is there while the task runs."""
     gate = Gate()
     bench = make_bench(Wait=FunctionTask(gate))
     bench.runner.run()
@@ -92,6 +94,7 @@ def test_what_is_running_is_seen_within_a_second(make_bench: MakeBench) -> None:
 
 
 def test_a_runner_that_stops_leaves_the_rest_to_the_next_one(make_bench: MakeBench) -> None:
+    """automation 21: within a bound, twice, and the rest goes on elsewhere."""
     gate = Gate()
     first = make_bench(Wait=FunctionTask(gate))
     first.runner.run()
@@ -111,6 +114,7 @@ def test_a_runner_that_stops_leaves_the_rest_to_the_next_one(make_bench: MakeBen
 
 
 def test_of_two_runners_one_works_and_the_other_cannot_record(make_bench: MakeBench) -> None:
+    """automation 2: a lease with a fencing number."""
     gate = Gate()
     first = make_bench(Wait=FunctionTask(gate))
     second = make_bench("test:2", Wait=FunctionTask(gate))
@@ -141,6 +145,7 @@ def test_nothing_is_recorded_under_a_lease_that_is_lost(make_bench: MakeBench) -
 
 
 def test_a_pause_survives_a_restart(make_bench: MakeBench) -> None:
+    """automation 5: paused, killed, started again: still paused."""
     gate = Gate()
     first = make_bench(Wait=FunctionTask(gate))
     id_ = first.enqueue("Wait")
@@ -156,6 +161,7 @@ def test_a_pause_survives_a_restart(make_bench: MakeBench) -> None:
 
 
 def test_a_cancel_reaches_a_task_that_runs(make_bench: MakeBench) -> None:
+    """automation 4: through the handle it waits with."""
     gate = Gate()
     bench = make_bench(Wait=FunctionTask(gate))
     bench.runner.run()
@@ -198,6 +204,7 @@ def test_a_failed_operation_is_retried_from_the_task_that_failed(make_bench: Mak
 
 
 def test_a_task_that_takes_too_long_is_told_to_stop_and_fails(make_bench: MakeBench) -> None:
+    """automation 20: a bound for each task."""
     bench = make_bench(Wait=FunctionTask(Gate(), timeout_s=0.1))
     bench.runner.run()
     found = bench.ended(bench.enqueue("Wait"))
@@ -206,6 +213,8 @@ def test_a_task_that_takes_too_long_is_told_to_stop_and_fails(make_bench: MakeBe
 
 
 def test_a_task_that_ends_its_thread_or_asks_to_exit_fails_alone(make_bench: MakeBench) -> None:
+    """automation 19: the crash of a task is that task's failure."""
+
     def leave(_handle: TaskHandle) -> None:
         raise SystemExit(3)
 
@@ -219,6 +228,7 @@ def test_a_task_that_ends_its_thread_or_asks_to_exit_fails_alone(make_bench: Mak
 def test_of_two_operations_that_overlap_the_second_names_the_first_and_waits(
     make_bench: MakeBench,
 ) -> None:
+    """automation 8: and one beside them overlaps in time."""
     gate = Gate()
     left = [OperationLock("keyspace a", b"", b"\x80")]
     right = [OperationLock("keyspace a", b"\x80")]
@@ -244,6 +254,7 @@ def test_of_two_operations_that_overlap_the_second_names_the_first_and_waits(
 def test_an_operation_of_other_code_is_parked_and_goes_on_with_its_own(
     make_bench: MakeBench, change: str
 ) -> None:
+    """automation 22: versions of tasks are stored and compared."""
     old = make_bench(Act=FunctionTask(lambda _handle: None), Other=RootTask())
     id_ = old.enqueue("Act")
     tasks: dict[str, Task] = {"Other": RootTask()}
@@ -263,6 +274,7 @@ def test_an_operation_of_other_code_is_parked_and_goes_on_with_its_own(
 def test_a_key_makes_one_operation_whatever_the_world_says_meanwhile(
     make_bench: MakeBench,
 ) -> None:
+    """automation 13: the same key twice is one operation."""
     task = FunctionTask(lambda _handle: None)
     bench = make_bench(Act=task, Other=FunctionTask(lambda _handle: None))
     first = bench.enqueue("Act", key="k")
@@ -296,6 +308,7 @@ def test_what_would_never_pause_is_refused(make_bench: MakeBench, tmp_path: Path
 def test_thousands_wait_behind_a_stuck_worker_and_then_no_more_are_taken(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """automation 14: enqueueing never waits for the worker, and says when it is too busy."""
     monkeypatch.setattr(operation_store, "UNFINISHED_MAX", 300)
     lock = [OperationLock("all")]
     gate = Gate()
@@ -314,6 +327,7 @@ def test_thousands_wait_behind_a_stuck_worker_and_then_no_more_are_taken(
 def test_old_operations_go_with_their_logs(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """automation 18: the oldest that ended, beyond those that are kept."""
     monkeypatch.setattr(operation_store, "ENDED_KEPT", 2)
     bench = make_bench(Act=FunctionTask(lambda _handle: None))
     ids = [bench.enqueue("Act") for _ in range(5)]
@@ -328,6 +342,7 @@ def test_old_operations_go_with_their_logs(
 def test_a_log_is_bounded_and_its_numbers_go_on(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """automation 15: storage is bounded, numbers have no gap."""
     monkeypatch.setattr(operation_store, "LINES_KEPT", 10)
 
     def talk(handle: TaskHandle) -> None:
@@ -345,6 +360,7 @@ def test_a_log_is_bounded_and_its_numbers_go_on(
 
 
 def test_lists_are_filtered_and_paged(make_bench: MakeBench) -> None:
+    """automation 18: by name, by state, page by page."""
     task = FunctionTask(lambda _handle: None)
     bench = make_bench(A=task, B=task)
     ids = [bench.enqueue(name) for name in ("A", "B", "A")]
@@ -356,7 +372,8 @@ def test_lists_are_filtered_and_paged(make_bench: MakeBench) -> None:
 
 
 def test_an_error_that_passes_is_tried_again(make_bench: MakeBench) -> None:
-    answers = iter([ConnectError("away"), None])
+    """automation 6: one operation, each attempt in its log."""
+    answers = iter([ConnectError("away"), ConnectError("away"), None])
 
     def act(_handle: TaskHandle) -> None:
         if (error := next(answers)) is not None:
@@ -366,4 +383,73 @@ def test_an_error_that_passes_is_tried_again(make_bench: MakeBench) -> None:
     bench.runner.run()
     found = bench.ended(bench.enqueue("Flaky"))
     assert found.state is OperationState.SUCCEEDED
-    assert (found.task("1/1").attempts, found.task("1/1").failures) == (2, 1)
+    assert (found.task("1/1").attempts, found.task("1/1").failures) == (3, 2)
+    lines = [each.line for each in bench.store.log(found.id, after=0, limit=100)]
+    begun = [line for line in lines if line.startswith("Flaky RUNNING")]
+    assert begun == ["Flaky RUNNING", "Flaky RUNNING (attempt 2)", "Flaky RUNNING (attempt 3)"]
+
+
+def test_a_task_that_cannot_be_stopped_parks_its_operation_and_is_not_begun_beside_itself(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """automation 20: a task that hangs; its locks stay, and the next attempt waits for its end."""
+    monkeypatch.setattr(running, "STOP_S", 0.1)
+    monkeypatch.setattr(running, "LEAVE_S", 0.1)
+    began, let_go, runs = threading.Event(), threading.Event(), []
+
+    def hangs(_handle: TaskHandle) -> None:
+        runs.append(1)
+        began.set()
+        let_go.wait(30)
+
+    lock = [OperationLock("all")]
+    bench = make_bench(
+        Hangs=FunctionTask(hangs, timeout_s=0.1, locks=lock),
+        Other=FunctionTask(lambda _handle: None, locks=lock),
+    )
+    bench.runner.run()
+    id_ = bench.enqueue("Hangs")
+    found = bench.until(id_, lambda each: each.state is OperationState.PAUSED)
+    assert "1/1 Hangs was told to stop and does not" in found.why
+    other = bench.enqueue("Other")
+    assert f"waits for operation {id_}" in bench.get(other).why
+    bench.service.resume(id_)
+    bench.until(id_, lambda each: each.state is OperationState.QUEUED)
+    let_go.set()
+    assert bench.ended(id_).state is OperationState.SUCCEEDED
+    assert len(runs) == 2
+    assert bench.ended(other).state is OperationState.SUCCEEDED
+
+
+def test_a_task_that_says_nothing_is_shown_as_stuck_until_it_says_something(
+    make_bench: MakeBench,
+) -> None:
+    """automation 20: heartbeats are what a task says, and its waits."""
+    let_go = threading.Event()
+
+    def quiet(handle: TaskHandle) -> None:
+        let_go.wait(30)
+        for _ in range(200):
+            handle.wait(0.05)
+
+    bench = make_bench(Quiet=FunctionTask(quiet, silence_s=0.5))
+    bench.runner.run()
+    id_ = bench.enqueue("Quiet")
+    found = bench.until(id_, lambda each: each.why != "")
+    assert "1/1 has not been heard of for 0.5 s" in found.why
+    let_go.set()
+    bench.until(id_, lambda each: each.why == "")
+    bench.service.cancel(id_)
+    assert bench.ended(id_).state is OperationState.CANCELLED
+
+
+def test_a_kind_says_which_role_may_ask_for_it(make_bench: MakeBench) -> None:
+    """automation 25: the gate of the API asks this before it enqueues, or asks something of one."""
+    task = FunctionTask(lambda _handle: None)
+    task.role = "admin"  # type: ignore[misc]  # it is another kind of task
+    bench = make_bench(Act=task, Other=FunctionTask(lambda _handle: None))
+    assert [bench.service.role_of(name) for name in ("Act", "Other", "gone")] == [
+        "admin",
+        "operate",
+        "operate",
+    ]

@@ -125,6 +125,7 @@ def reached(world: World, id_: str, check: Callable[[dict[str, Any]], bool]) -> 
 def test_a_resharding_reaches_its_end_although_the_node_is_killed_in_the_copy_and_at_a_gate(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """automation 1, 5 and 16: taken up after each kill, gates kept, approvals audited."""
     with world.node.client() as client:
         client.vschema.apply("commerce", SHARDED.to_json())
         before = world.rows("commerce/0")
@@ -165,6 +166,7 @@ def test_a_resharding_reaches_its_end_although_the_node_is_killed_in_the_copy_an
 
 
 def test_a_switch_that_was_done_and_not_recorded_is_found_done(world: World) -> None:
+    """automation 7: killed between the effect and its record, the probe finds it."""
     world.node.stop()
     # The eighth task to return is the last one: the switch of writes.
     world.node.environment = {"TIDEGATE_CRASH_AT": "operations.task_acted#8"}
@@ -260,6 +262,7 @@ def test_what_could_never_work_is_refused_before_anything_is_stored(
     error: type[TidegateError],
     says: str,
 ) -> None:
+    """automation 12: typed parameters, ranges that cover each other, at the enqueue."""
     for dry_run in (True, False):
         with pytest.raises(error, match=says) as caught:
             quiet.operation.enqueue(task, SPLIT | change, dry_run=dry_run)
@@ -270,6 +273,7 @@ def test_what_could_never_work_is_refused_before_anything_is_stored(
 def test_a_dry_run_prints_the_plan_and_stores_nothing(
     described: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """automation 12: with every check of an enqueue."""
     monkeypatch.setenv("TIDEGATE_URL", described.node.url)
     monkeypatch.setenv("TIDEGATE_TOKEN", described.node.token)
     words = [f"{name}={value}" for name, value in SPLIT.items()]
@@ -283,6 +287,7 @@ def test_a_dry_run_prints_the_plan_and_stores_nothing(
 
 
 def test_a_reader_may_look_and_not_enqueue(described: World, quiet: Client) -> None:
+    """automation 25: by the role of the token."""
     token = quiet.token.create("looker", "read")["token"]
     with Client(described.node.url, token) as reader:
         assert reader.operation.list()["items"] == []
@@ -304,6 +309,7 @@ def test_a_change_is_seen_at_once_and_a_follower_that_comes_back_misses_no_line(
     gate = ["prepare"]
     id_ = quiet.operation.enqueue("HorizontalReshardingTask", SPLIT, pause_before=gate)["id"]
     until(lambda: quiet.operation.show(id_)["state"] == "WAITING" or None, ENDS_S)
+    assert quiet.operation.show(id_)["servers"] == ["127.0.0.1:1"]
     seen = [news["seq"] for news in quiet.operation.log(id_, limit=2)["items"]]
     lines, states = list(seen), list[str]()
     for news in quiet.operation.follow(id_, after=seen[-1]):

@@ -297,7 +297,10 @@ def test_a_switch_needs_a_proof_and_streams_in_step(running: Fleet) -> None:
 
 
 def test_a_proof_older_than_a_divergence_opens_no_switch(running: Fleet) -> None:
-    """Situation 46: rows were lost after an equal VDiff; the stream has met that and stopped."""
+    """Situation 46: rows were lost after an equal VDiff; the stream has met that and stopped.
+
+    automation 24: what was proven before does not open the switch.
+    """
     proven = switch_request(tablet_types=WRITES, allow_unverified=False)
     vdiffs = VDiffService()
     spans = running.service.spans("shop", "move")

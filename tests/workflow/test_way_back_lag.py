@@ -17,7 +17,10 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 
 def test_a_fresh_reverse_stream_has_a_lag_and_can_be_reversed_at_once(moving: Fleet) -> None:
-    """Situation 16: no worker runs yet, the application writes on; then it goes back at once."""
+    """Situation 16: no worker runs yet, the application writes on; then it goes back at once.
+
+    automation 23: reverse replication takes a switch back until it is completed.
+    """
     moving.start_workers()
     moving.service.create(move_tables())
     moving.wait_running("shop", "move")

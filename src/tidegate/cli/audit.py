@@ -30,14 +30,19 @@ def list_(
     *,
     before: Annotated[int | None, Parameter(help="Only entries before this one.")] = None,
     limit: Annotated[int, Parameter(help="How many, newest first.")] = 100,
+    call: Annotated[
+        str | None, Parameter(help="Only those of this call, or of the operation of this id.")
+    ] = None,
     common: Common = DEFAULTS,
 ) -> None:
     """List the newest calls that may have changed something, and how each ended.
 
     Each call is two entries: one before it is done, whose outcome is `begun`, and one with its HTTP
-    status. A call without the second was cut off by a crash.
+    status. A call without the second was cut off by a crash. What became of a cluster operation is
+    in the same log, written with the change itself.
     """
-    common.items(common.client().audit.list(before=before, limit=limit), COLUMNS, "seq")
+    answer = common.client().audit.list(before=before, limit=limit, call=call)
+    common.items(answer, COLUMNS, "seq")
 
 
 @app.command(help_epilogue="Example:  tidegate audit verify")

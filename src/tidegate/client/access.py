@@ -27,9 +27,12 @@ class Tokens(Noun):
 class Audit(Noun):
     """``tidegate audit``: who did what."""
 
-    def list(self, *, before: int | None = None, limit: int | None = None) -> Json:
-        """The newest entries, or those before one."""
-        return self._call("GET", path_of("audit"), query={"before": before, "limit": limit})
+    def list(
+        self, *, before: int | None = None, limit: int | None = None, call: str | None = None
+    ) -> Json:
+        """The newest entries, or those before one; of one call or operation when it is given."""
+        query = {"before": before, "limit": limit, "call": call}
+        return self._call("GET", path_of("audit"), query=query)
 
     def verify(self) -> Json:
         """Whether an entry was changed or is missing."""

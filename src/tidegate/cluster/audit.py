@@ -95,7 +95,7 @@ class Call:
         role: of the token.
         origin: the address it came from.
         member: the node that does it.
-        call: a name that its two entries share.
+        call: a name that its two entries share, or the id of the operation they tell of.
         what: method, address, and the names in the body; never its text.
     """
 
@@ -183,31 +183,35 @@ class Audit:
             ClusterDatabaseError: it was not added, or nobody knows.
         """
         with self._database.transaction() as connection:
-            # The first statement writes, so that on every engine one writer comes after the other.
-            connection.execute(_HEAD.update().values(seq=_HEAD.c.seq + 1))
-            head = _head(connection)
-            last = connection.execute(select(func.max(_ENTRIES.c.seq))).scalar() or 0
-            if last >= head.seq:  # somebody wrote past the end; that is for `verify`, work goes on
-                head = replace(head, seq=last + 1)
-            now = round(self._database.now(connection).timestamp() * 1000)
-            draft = Entry(
-                head.seq,
-                now,
-                call.caller,
-                call.role,
-                call.origin,
-                call.member,
-                call.call,
-                call.what[:WHAT_MAX_CHARS],
-                outcome,
-                "",
-            )
-            values = {name: getattr(draft, name) for name in Entry.__slots__}
-            values["hash"] = draft.hash_after(head.hash)
-            connection.execute(_ENTRIES.insert().values(**values))
-            connection.execute(_HEAD.update().values(seq=head.seq, hash=values["hash"]))
-            if head.seq - head.removed > self._rows_max:
-                self._remove(connection, head)
+            return self.append_in(connection, call, outcome)
+
+    def append_in(self, connection: Connection, call: Call, outcome: int) -> Entry:
+        """Add an entry in a transaction that changes what the entry tells of."""
+        # The first statement writes, so that on every engine one writer comes after the other.
+        connection.execute(_HEAD.update().values(seq=_HEAD.c.seq + 1))
+        head = _head(connection)
+        last = connection.execute(select(func.max(_ENTRIES.c.seq))).scalar() or 0
+        if last >= head.seq:  # somebody wrote past the end; that is for `verify`, work goes on
+            head = replace(head, seq=last + 1)
+        now = round(self._database.now(connection).timestamp() * 1000)
+        draft = Entry(
+            head.seq,
+            now,
+            call.caller,
+            call.role,
+            call.origin,
+            call.member,
+            call.call,
+            call.what[:WHAT_MAX_CHARS],
+            outcome,
+            "",
+        )
+        values = {name: getattr(draft, name) for name in Entry.__slots__}
+        values["hash"] = draft.hash_after(head.hash)
+        connection.execute(_ENTRIES.insert().values(**values))
+        connection.execute(_HEAD.update().values(seq=head.seq, hash=values["hash"]))
+        if head.seq - head.removed > self._rows_max:
+            self._remove(connection, head)
         return Entry(**values)
 
     def _remove(self, connection: Connection, head: Head) -> None:
@@ -218,9 +222,11 @@ class Audit:
         connection.execute(_ENTRIES.delete().where(_ENTRIES.c.seq <= last))
         connection.execute(_HEAD.update().values(removed=last, removed_hash=kept))
 
-    def newest(self, *, before: int | None, limit: int) -> list[Entry]:
-        """The newest entries, or the newest before one."""
+    def newest(self, *, before: int | None, limit: int, call: str | None = None) -> list[Entry]:
+        """The newest entries, or the newest before one; with ``call`` only those of it."""
         query = select(_ENTRIES).order_by(_ENTRIES.c.seq.desc()).limit(limit)
+        if call is not None:
+            query = query.where(_ENTRIES.c.call == call)
         if before is not None:
             query = query.where(_ENTRIES.c.seq < before)
         with self._database.read() as connection:

@@ -12,6 +12,8 @@ alone.
 * What failed is taken back when that was asked for at the enqueue, or is asked for afterwards: what
   takes it back are containers of their own, and the operation ends as COMPENSATED.
 * Nothing starts while somebody wants the operation to pause; it is paused once nothing runs.
+* A task that does not stop although it was told to cannot be ended from outside: its operation is
+  parked with its locks until the node is started anew, and one that is being cancelled says so.
 * An operation that was left by its runner without any progress :data:`RECOVERIES_MAX` times is
   parked: paused, with the reason, for a person to look at.
 """
@@ -32,6 +34,7 @@ from tidegate.operations.model import (
     path_text,
 )
 from tidegate.operations.placing import emitted, taken_back
+from tidegate.secret import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,6 +124,28 @@ def parked(operation: ClusterOperation, why: str) -> ClusterOperation:
     if operation.has_ended or operation.wish is Wish.CANCEL:
         return operation
     return operation.moved(OperationState.PAUSED, wish=Wish.RUN, why=f"parked: {why}")
+
+
+def abandoned(operation: ClusterOperation, attempt: Attempt, now_ms: int) -> ClusterOperation:
+    """After a task has not stopped for long that was told to; its thread still runs."""
+    if not attempt.counts(operation) or operation.wish is Wish.CANCEL:
+        return operation
+    task = operation.task(attempt.key)
+    left = operation.with_task(attempt.key, task.moved(TaskState.WAITING, not_before_ms=now_ms))
+    if left.running():
+        return operation
+    return parked(
+        left,
+        f"task {attempt.key} {task.name} was told to stop and does not; start the node again, then"
+        " resume or cancel the operation",
+    )
+
+
+def noticed(operation: ClusterOperation, stuck: str) -> ClusterOperation:
+    """With what seems to be stuck said in ``why``, as long as it is."""
+    if operation.state not in {OperationState.RUNNING, OperationState.CANCELLING}:
+        return operation
+    return replace(operation, why=stuck)
 
 
 def _current(operation: ClusterOperation) -> TaskContainer | None:
@@ -280,6 +305,7 @@ def stopped(
 
 
 def _cut(text: str, most: int) -> str:
+    text = redacted(text)
     return text if len(text) <= most else f"{text[: most - 16]} … (cut short)"
 
 

@@ -28,13 +28,23 @@ class RunningTask:
     """One attempt of a task; the task sees of it what ``tasks.TaskHandle`` declares."""
 
     def __init__(
-        self, operation_id: str, operation_parameters: Mapping[str, str], task_id: str, key: str
+        self,
+        operation_id: str,
+        operation_parameters: Mapping[str, str],
+        task_id: str,
+        key: str,
+        attempt: int = 1,
     ) -> None:
         self.operation_id = operation_id
         self.operation_parameters = operation_parameters
         self.task_id = task_id
         self.key = key
+        self.attempt = attempt
         self.began_at = time.monotonic()
+        self.heard_at = self.began_at
+        """When it last said something, or waited."""
+        self.told_at: float | None = None
+        """When it was told to stop."""
         self._stop = threading.Event()
         self._why: Exception | None = None
         self._lines: deque[str] = deque(maxlen=PENDING_MAX)
@@ -43,10 +53,12 @@ class RunningTask:
 
     def log(self, text: str) -> None:
         """Add lines to the operation's log; never raises."""
+        self.heard_at = time.monotonic()
         self._lines.extend(line for line in text.splitlines() if line.strip())
 
     def check(self) -> None:
         """Raise when the task is to stop."""
+        self.heard_at = time.monotonic()
         if self._stop.is_set():
             assert self._why is not None, "told to stop without a reason"
             raise self._why
@@ -62,6 +74,7 @@ class RunningTask:
         """Tell the task to stop; the first reason counts."""
         if self._why is None:
             self._why = CancelledError(why, next_step="see the operation's log")
+            self.told_at = time.monotonic()
             self._stop.set()
 
     def interrupt(self) -> None:

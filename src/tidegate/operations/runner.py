@@ -67,6 +67,8 @@ class OperationRunner:
         self._woken = threading.Event()
         self._lock = threading.Lock()
         self._working: dict[str, tuple[OperationWork, threading.Thread]] = {}
+        self._left: dict[str, list[threading.Thread]] = {}
+        """Of operations that were parked because a task does not stop: its thread."""
         self._thread: threading.Thread | None = None
         service.wake = self.wake
 
@@ -153,8 +155,9 @@ class OperationRunner:
 
     def _take(self) -> None:
         with self._lock:
-            mine = set(self._working)
-        room = self._operations_max - len(mine)
+            self._left = {i: t for i, t in self._left.items() if any(e.is_alive() for e in t)}
+            mine = {*self._working, *self._left}
+        room = self._operations_max - len(self._working)
         if room <= 0:
             return
         for entry in self._wanted(mine, room):
@@ -204,3 +207,5 @@ class OperationRunner:
         finally:
             with self._lock:
                 self._working.pop(id_, None)
+                if left := work.left:
+                    self._left[id_] = left

@@ -56,6 +56,8 @@ TICK_S: Final = 0.5
 """How soon a request, a deadline or a line of the log is looked at."""
 TASKS_AT_ONCE_MAX: Final = 32
 """Of one operation, whatever its containers allow."""
+STOP_S: Final = 60.0
+"""How long after it was told to stop a task counts as one that does not."""
 LEAVE_S: Final = 10.0
 """How long tasks that were interrupted are waited for."""
 REPEAT_S: Final = 0.2
@@ -126,7 +128,8 @@ class OperationWork:
         self._closing = closing
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._tasks: dict[str, tuple[RunningTask, threading.Thread]] = {}
-        self._limits: dict[str, float] = {}
+        self._limits: dict[str, tuple[float, float]] = {}
+        self._stuck = ""
         self._keeper: LeaseKeeper | None = None
 
     def wake(self) -> None:
@@ -192,15 +195,20 @@ class OperationWork:
         """Wait for something to happen, record it, and start what can start then."""
         outcome = self._next(operation)
         settle = self._settling(outcome) if outcome is not None else None
+        stuck, dead = self._not_heard_of()
         lines = [line for task, _ in self._tasks.values() for line in task.lines()]
         now_ms = self._service.store.now_ms()
 
         def change(before: ClusterOperation) -> ClusterOperation:
             after = before if settle is None else settle(before)
-            return decisions.advanced(after, now_ms, TASKS_AT_ONCE_MAX)
+            for attempt in dead:
+                after = decisions.abandoned(after, attempt, now_ms)
+            return decisions.noticed(decisions.advanced(after, now_ms, TASKS_AT_ONCE_MAX), stuck)
 
-        if settle is None and not lines and not self._may_have_changed(operation, now_ms):
+        is_quiet = settle is None and not lines and not dead and stuck == self._stuck
+        if is_quiet and not self._may_have_changed(operation, now_ms):
             return operation
+        self._stuck = stuck
         after = self._record(change, lines)
         if outcome is not None:
             self._tasks.pop(outcome.attempt.key, None)
@@ -232,9 +240,26 @@ class OperationWork:
                 next_step="another runner goes on with it",
             )
         for task, _ in self._tasks.values():
-            limit_s = self._limits.get(task.key, 0.0)
+            limit_s, _ = self._limits[task.key]
             if limit_s and time.monotonic() - task.began_at > limit_s:
                 task.cancel(f"it took longer than {limit_s:g} s")
+
+    def _not_heard_of(self) -> tuple[str, list[Attempt]]:
+        """What seems to be stuck, in words; the attempts that do not stop although told to."""
+        now, found, dead = time.monotonic(), [], []
+        for task, _ in self._tasks.values():
+            _, silence_s = self._limits[task.key]
+            if task.told_at is not None and now - task.told_at > STOP_S:
+                found.append(f"task {task.key} was told to stop {STOP_S:g} s ago and does not")
+                dead.append(Attempt(task.key, task.attempt))
+            elif now - task.heard_at > silence_s:
+                found.append(f"task {task.key} has not been heard of for {silence_s:g} s")
+        return "; ".join(found), dead
+
+    @property
+    def left(self) -> list[threading.Thread]:
+        """Threads of tasks that still run after this was left."""
+        return [thread for _, thread in self._tasks.values() if thread.is_alive()]
 
     def _may_have_changed(self, operation: ClusterOperation, now_ms: int) -> bool:
         due_ms = decisions.wakes_at_ms(operation)
@@ -334,7 +359,7 @@ class OperationWork:
     def _start(self, operation: ClusterOperation, key: str) -> None:
         task = operation.task(key)
         code = self._service.catalogue.find(task.name)
-        handle = RunningTask(operation.id, operation.parameters, task.id, key)
+        handle = RunningTask(operation.id, operation.parameters, task.id, key, task.attempts)
 
         def work() -> None:
             result: TaskResult | None = None
@@ -355,7 +380,7 @@ class OperationWork:
 
         name = f"operation {operation.id[-12:]} {key}"
         thread = threading.Thread(target=work, name=name, daemon=True)
-        self._limits[key] = code.timeout_s
+        self._limits[key] = code.timeout_s, code.silence_s
         self._tasks[key] = handle, thread
         thread.start()
 

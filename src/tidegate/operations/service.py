@@ -17,6 +17,7 @@ from tidegate import steps
 from tidegate.errors import FailedPreconditionError, InvalidArgumentError, TidegateError
 from tidegate.operations import claiming, requests
 from tidegate.operations.claiming import Limits
+from tidegate.operations.history import Asked
 from tidegate.operations.ids import IDGenerator
 from tidegate.operations.model import ClusterOperation, new_task_container_with_single_task
 from tidegate.operations.placing import first_placed, prepared
@@ -297,40 +298,44 @@ class OperationService:
 
     # -- ask
 
-    def pause(self, id_: str) -> ClusterOperation:
+    def pause(self, id_: str, *, caller: str = "") -> ClusterOperation:
         """See :func:`tidegate.operations.requests.paused`."""
         now_ms = self.store.now_ms()
-        return self._ask(id_, partial(requests.paused, now_ms=now_ms))
+        return self._ask(id_, partial(requests.paused, now_ms=now_ms), Asked("pause", caller))
 
-    def resume(self, id_: str) -> ClusterOperation:
+    def resume(self, id_: str, *, caller: str = "") -> ClusterOperation:
         """See :func:`tidegate.operations.requests.resumed`."""
-        return self._ask(id_, requests.resumed)
+        return self._ask(id_, requests.resumed, Asked("resume", caller))
 
-    def cancel(self, id_: str) -> ClusterOperation:
+    def cancel(self, id_: str, *, caller: str = "") -> ClusterOperation:
         """See :func:`tidegate.operations.requests.cancelled`."""
         now_ms = self.store.now_ms()
-        return self._ask(id_, partial(requests.cancelled, now_ms=now_ms))
+        return self._ask(id_, partial(requests.cancelled, now_ms=now_ms), Asked("cancel", caller))
 
-    def undo(self, id_: str) -> ClusterOperation:
+    def undo(self, id_: str, *, caller: str = "") -> ClusterOperation:
         """See :func:`tidegate.operations.requests.undone`."""
-        return self._ask(id_, requests.undone)
+        return self._ask(id_, requests.undone, Asked("undo", caller))
 
-    def retry(self, id_: str) -> ClusterOperation:
+    def retry(self, id_: str, *, caller: str = "") -> ClusterOperation:
         """See :func:`tidegate.operations.requests.retried`."""
-        return self._ask(id_, requests.retried)
+        return self._ask(id_, requests.retried, Asked("retry", caller))
 
-    def skip(self, id_: str, task: str, reason: str) -> ClusterOperation:
+    def skip(self, id_: str, task: str, reason: str, *, caller: str = "") -> ClusterOperation:
         """See :func:`tidegate.operations.requests.skipped`."""
-        return self._ask(id_, partial(requests.skipped, key=task, reason=reason))
+        asked = Asked(f"skip {task}: {reason}", caller)
+        return self._ask(id_, partial(requests.skipped, key=task, reason=reason), asked)
 
-    def approve(self, id_: str, container: str | None = None) -> ClusterOperation:
+    def approve(
+        self, id_: str, container: str | None = None, *, caller: str = ""
+    ) -> ClusterOperation:
         """See :func:`tidegate.operations.requests.approved`."""
-        return self._ask(id_, partial(requests.approved, container=container))
+        asked = Asked(f"approve {container or 'the container that waits'}", caller)
+        return self._ask(id_, partial(requests.approved, container=container), asked)
 
     def _ask(
-        self, id_: str, change: Callable[[ClusterOperation], ClusterOperation]
+        self, id_: str, change: Callable[[ClusterOperation], ClusterOperation], asked: Asked
     ) -> ClusterOperation:
-        after = self.store.update(id_, change)
+        after = self.store.update(id_, change, asked=asked)
         self.wake()
         return after
 

@@ -19,6 +19,7 @@ from tidegate.errors import ConflictError, IdempotencyKeyError, NotFoundError, T
 from tidegate.operations.decisions import told
 from tidegate.operations.model import ENDED, ClusterOperation
 from tidegate.operations.stored import LOG, OPERATION, TASK, columns, read_all, write_tasks
+from tidegate.secret import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.cluster.leases import Lease
+    from tidegate.operations.history import Asked, History
 
 UNFINISHED_MAX: Final = 20_000
 ENDED_KEPT: Final = 1_000
@@ -73,8 +75,10 @@ class LogLine:
 class OperationStore:
     """All operations of a cluster."""
 
-    def __init__(self, database: ClusterDatabase) -> None:
+    def __init__(self, database: ClusterDatabase, history: History | None = None) -> None:
+        """``history`` notes changes in the audit log; None: nothing is noted."""
         self._database = database
+        self._history = history
         self._leases = Leases(database)
 
     def insert(
@@ -91,6 +95,7 @@ class OperationStore:
             IdempotencyKeyError: the key was used for another request.
             OperationsBusyError: too many operations have not ended.
         """
+        world = self._world()
         try:
             with self._database.transaction() as connection:
                 if key is not None and (found := _by_key(connection, key, request)) is not None:
@@ -102,6 +107,7 @@ class OperationStore:
                 values = columns(added) | {"idempotency_key": key, "request": request}
                 connection.execute(OPERATION.insert().values(**values))
                 write_tasks(connection, None, added)
+                self._note(connection, None, added, world=world)
                 return added
         except IntegrityError:  # the same key, at the same moment
             if key is None:
@@ -110,6 +116,22 @@ class OperationStore:
                 found = _by_key(connection, key, request)
                 assert found is not None, "the key was taken, and is not there"
                 return found
+
+    def _world(self) -> str:
+        return "" if self._history is None else self._history.world()
+
+    def _note(
+        self,
+        connection: Connection,
+        before: ClusterOperation | None,
+        after: ClusterOperation,
+        *,
+        world: str,
+        asked: Asked | None = None,
+        member: str = "",
+    ) -> None:
+        if self._history is not None:
+            self._history.write(connection, before, after, asked=asked, world=world, member=member)
 
     @staticmethod
     def _refuse_too_many(connection: Connection) -> None:
@@ -190,6 +212,7 @@ class OperationStore:
         *,
         lease: Lease | None = None,
         lines: Iterable[tuple[str, str]] = (),
+        asked: Asked | None = None,
     ) -> ClusterOperation:
         """Replace an operation by what ``change`` makes of it.
 
@@ -198,6 +221,7 @@ class OperationStore:
             change: a pure function; called again when somebody wrote meanwhile.
             lease: under which the change is made; None: by a person's request.
             lines: for its log.
+            asked: what a person asks; in the logs when it changes something.
 
         Raises:
             NotFoundError: there is none.
@@ -205,7 +229,7 @@ class OperationStore:
             ConflictError: others wrote again and again meanwhile.
         """
         extra = tuple(lines)
-        return self._changed(id_, lambda _c, before: change(before), lease, extra)
+        return self._changed(id_, lambda _c, before: change(before), lease, extra, asked)
 
     def begin(
         self,
@@ -227,7 +251,10 @@ class OperationStore:
         change: Callable[[Connection, ClusterOperation], ClusterOperation],
         lease: Lease | None,
         lines: tuple[tuple[str, str], ...],
+        asked: Asked | None = None,
     ) -> ClusterOperation:
+        world = self._world()
+        member = "" if lease is None else lease.holder
         for _ in range(ATTEMPTS_MAX):
             try:
                 with self._database.transaction() as connection:
@@ -239,8 +266,11 @@ class OperationStore:
                         return before
                     after = replace(after, version=before.version + 1)
                     now_ms = self._now_ms(connection)
-                    after = _logged(connection, after, [*lines, *told(before, after)], now_ms)
+                    said = [] if asked is None else [("", asked.line)]
+                    said += [*lines, *told(before, after)]
+                    after = _logged(connection, after, said, now_ms)
                     _replace(connection, before, after)
+                    self._note(connection, before, after, world=world, asked=asked, member=member)
                     return after
             except _OvertakenError:
                 continue
@@ -372,7 +402,7 @@ def _logged(
             "seq": seq,
             "at_ms": now_ms,
             "task": task,
-            "line": line[:LINE_MAX_CHARS],
+            "line": redacted(line)[:LINE_MAX_CHARS],
         }
         for seq, (task, line) in enumerate(kept, start=operation.last_seq + 1)
     ]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from tidegate.errors import InvalidArgumentError, NotFoundError
 from tidegate.operations.retrying import RetryPolicy
+from tidegate.secret import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -253,6 +254,11 @@ def check_parameters(name: str, task: Task, given: Mapping[str, str]) -> None:
         InvalidArgumentError: naming all that are missing, or all that are unknown, or the first one
             that cannot be read.
     """
+    if open_ones := [each for each, text in given.items() if redacted(text) != text]:
+        raise InvalidArgumentError(
+            f"{name}: a password stands in {', '.join(sorted(open_ones))}",
+            next_step="pass a reference to it, env:NAME or file:/path: parameters are stored",
+        )
     required, optional = task.required_parameters(), task.optional_parameters()
     known = [each.name for each in (*required, *optional)]
     missing = [each.name for each in required if not given.get(each.name)]

@@ -17,6 +17,7 @@ What comes before, from the state directory to the schema gate, and the API arou
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shlex
@@ -45,11 +46,13 @@ from tidegate.cluster import (
     member_store,
 )
 from tidegate.cluster import updates as cluster_updates
+from tidegate.cluster.audit import Audit
 from tidegate.cluster.leases import Leases
 from tidegate.cluster.ownership import TTL_S, Ownership, Standing
 from tidegate.dataplane.model import Direction
 from tidegate.errors import InvalidArgumentError, TidegateError
 from tidegate.operations import stored as operation_tables
+from tidegate.operations.history import History
 from tidegate.operations.runner import OperationRunner
 from tidegate.operations.running import LEASES as OPERATION_LEASES
 from tidegate.operations.service import OperationService
@@ -210,7 +213,14 @@ class Node:
         """The verbs of cluster operations, and the tasks there are."""
         services = ClusterTaskServices(self._workflows, self._vdiffs, self._store)
         tasks = catalogue(services).extended(own_tasks())
-        return OperationService(OperationStore(database), tasks)
+        history = History(Audit(database), self._world)
+        return OperationService(OperationStore(database, history), tasks)
+
+    def _world(self) -> str:
+        """The topology as the audit log names it."""
+        routes = self.services.feed.current()
+        found = hashlib.sha256(routes.text.encode()).hexdigest()
+        return f"topology {routes.revision} sha256:{found}"
 
     def _supervisor(self, settings: Settings) -> Supervisor:
         return Supervisor(

@@ -8,13 +8,26 @@ in over the API, so they may only name places the node's configuration allows.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from tidegate.errors import InvalidArgumentError
 from tidegate.secret import DEFAULT_VARIABLES, Places, redacted, resolve_secret
 
-__all__ = ["DEFAULT_VARIABLES", "Endpoint", "Places", "redacted", "resolve_secret"]
+__all__ = ["DEFAULT_VARIABLES", "Endpoint", "Places", "redacted", "resolve_secret", "server_of"]
+
+_WORD: Final = re.compile(r"(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))")
+
+
+def server_of(conninfo: str) -> str:
+    """HOST:PORT of a connection string, by which databases of one server are told to be so."""
+    if "://" in conninfo:
+        place = urlsplit(conninfo)
+        return place.netloc.rpartition("@")[2]
+    words = {name: bare or quoted for name, quoted, bare in _WORD.findall(conninfo)}
+    return f"{words.get('host') or words.get('hostaddr', '')}:{words.get('port', '5432')}"
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from make_operations import SCHEMA, container, key_of, operation
+from tidegate.cluster.audit import Audit
 from tidegate.cluster.leases import Leases
 from tidegate.cluster.schema import Schema
 from tidegate.errors import IdempotencyKeyError, LeaseLostError
 from tidegate.operations import decisions
 from tidegate.operations.decisions import Attempt
+from tidegate.operations.history import Asked, History
 from tidegate.operations.ids import IDGenerator
 from tidegate.operations.model import ClusterOperation, OperationState
 from tidegate.operations.store import OperationStore
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def store(cluster_database: ClusterDatabase) -> OperationStore:
     Schema(SCHEMA).ensure(cluster_database)
-    return OperationStore(cluster_database)
+    return OperationStore(cluster_database, History(Audit(cluster_database)))
 
 
 def added(store: OperationStore, *, key: str | None = None, request: str = "r") -> ClusterOperation:
@@ -74,18 +76,24 @@ def test_nothing_is_changed_under_a_lease_that_is_lost(
     assert store.get(made.id) == before
 
 
-def test_changes_of_many_at_once_are_all_kept(store: OperationStore) -> None:
+def test_changes_of_many_at_once_are_all_kept(
+    store: OperationStore, cluster_database: ClusterDatabase
+) -> None:
+    """automation 16: in one chain, whoever writes at the same moment."""
     made = added(store)
 
     def more(found: ClusterOperation) -> ClusterOperation:
         return replace(found, recoveries=found.recoveries + 1)
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: store.update(made.id, more, lines=[("", "more")]), range(12)))
+        asked = Asked("more", "ada")
+        list(pool.map(lambda _: store.update(made.id, more, asked=asked), range(12)))
     after = store.get(made.id)
     assert after.recoveries == 12
     lines = store.log(made.id, after=0, limit=100)
     assert [line.seq for line in lines] == list(range(1, 14))
+    verdict = Audit(cluster_database).verify()
+    assert (verdict.why, verdict.entries) == (None, 13)
 
 
 def test_one_key_is_one_operation_also_at_the_same_moment(store: OperationStore) -> None:

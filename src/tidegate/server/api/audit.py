@@ -22,9 +22,12 @@ def list_audit(
         int | None, Query(ge=0, le=LARGEST, description="Only entries before this number.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE)] = 100,
+    call: Annotated[
+        str | None, Query(description="Only those of this call, or of the operation of this id.")
+    ] = None,
 ) -> Json:
     """The newest entries first; a call has one before it is done (outcome 0) and one after."""
-    return many(map(_shown, Audit(node.database).newest(before=before, limit=limit)))
+    return many(map(_shown, Audit(node.database).newest(before=before, limit=limit, call=call)))
 
 
 @router.get("/verify", dependencies=[ADMIN])

@@ -37,6 +37,10 @@ WaitS = Annotated[
 ]
 
 
+def _name(request: Request) -> str:
+    return caller_of(request.scope).name
+
+
 def _may_ask(node: Node, request: Request, operation_id: str) -> None:
     """Refuse a caller without the role that operations of this kind need."""
     name = node.operations.store.get(operation_id).name
@@ -172,45 +176,47 @@ async def show_operation_log(
 
 
 @router.post("/{operation_id}/pause", dependencies=ASK)
-def pause_operation(node: Node, operation_id: str) -> Json:
+def pause_operation(node: Node, request: Request, operation_id: str) -> Json:
     """Let the tasks that run end, and start no more."""
-    return one(shown.details(node.operations.pause(operation_id)))
+    return one(shown.details(node.operations.pause(operation_id, caller=_name(request))))
 
 
 @router.post("/{operation_id}/resume", dependencies=ASK)
-def resume_operation(node: Node, operation_id: str) -> Json:
+def resume_operation(node: Node, request: Request, operation_id: str) -> Json:
     """Go on with a paused operation."""
-    return one(shown.details(node.operations.resume(operation_id)))
+    return one(shown.details(node.operations.resume(operation_id, caller=_name(request))))
 
 
 @router.post("/{operation_id}/cancel", dependencies=ASK)
-def cancel_operation(node: Node, operation_id: str) -> Json:
+def cancel_operation(node: Node, request: Request, operation_id: str) -> Json:
     """Stop an operation; refused after its point of no return. What was done stays."""
-    return one(shown.details(node.operations.cancel(operation_id)))
+    return one(shown.details(node.operations.cancel(operation_id, caller=_name(request))))
 
 
 @router.post("/{operation_id}/undo", dependencies=ASK)
-def undo_operation(node: Node, operation_id: str) -> Json:
+def undo_operation(node: Node, request: Request, operation_id: str) -> Json:
     """Take back what an operation did that failed or was cancelled, the last task first."""
-    return one(shown.details(node.operations.undo(operation_id)))
+    return one(shown.details(node.operations.undo(operation_id, caller=_name(request))))
 
 
 @router.post("/{operation_id}/retry", dependencies=ASK)
-def retry_operation(node: Node, operation_id: str) -> Json:
+def retry_operation(node: Node, request: Request, operation_id: str) -> Json:
     """Begin a failed operation again, with what failed."""
-    return one(shown.details(node.operations.retry(operation_id)))
+    return one(shown.details(node.operations.retry(operation_id, caller=_name(request))))
 
 
 @router.post("/{operation_id}/skip", dependencies=ASK)
-def skip_operation_task(node: Node, operation_id: str, body: SkipBody) -> Json:
+def skip_operation_task(node: Node, request: Request, operation_id: str, body: SkipBody) -> Json:
     """Go on without a task that failed; the reason is kept."""
-    return one(shown.details(node.operations.skip(operation_id, body.task, body.reason)))
+    skip, caller = node.operations.skip, _name(request)
+    return one(shown.details(skip(operation_id, body.task, body.reason, caller=caller)))
 
 
 @router.post("/{operation_id}/approve", dependencies=ASK)
-def approve_operation(node: Node, operation_id: str, body: ApproveBody) -> Json:
+def approve_operation(node: Node, request: Request, operation_id: str, body: ApproveBody) -> Json:
     """Let a container start that waits for an approval."""
-    return one(shown.details(node.operations.approve(operation_id, body.container)))
+    approve, caller = node.operations.approve, _name(request)
+    return one(shown.details(approve(operation_id, body.container, caller=caller)))
 
 
 async def _in_thread(look: Callable[[], Json], wait_s: float) -> Json:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tidegate.operations.tasks import TaskHandle
 
@@ -33,6 +33,9 @@ class TaskServices(Protocol):
         Raises:
             TidegateError: saying why; nothing was changed.
         """
+
+    def servers(self, call: ServiceCall) -> Sequence[str]:
+        """Names of the database servers that an operation works at."""
 
     def call(self, call: ServiceCall, handle: TaskHandle) -> str:
         """Do it, or find it done; returns what to tell people.

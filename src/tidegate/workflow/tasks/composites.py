@@ -55,6 +55,10 @@ class _Composite(Task):
             for task in container.tasks:
                 self._services.check(LEAVES[task.name].call(task.parameters))
 
+    def servers(self, parameters: Mapping[str, str]) -> Sequence[str]:
+        """Those of the primaries on both sides."""
+        return self._services.servers(self.whole(parameters))
+
     @abstractmethod
     def whole(self, parameters: Mapping[str, str]) -> ServiceCall:
         """The operation as one call, to be checked; it is never called."""

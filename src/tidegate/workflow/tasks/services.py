@@ -33,6 +33,7 @@ from tidegate.errors import (
     WaitTimeoutError,
 )
 from tidegate.operations.tasks import duration_s, names
+from tidegate.topology.connections import server_of
 from tidegate.topology.records import READ_TYPES, TabletType
 from tidegate.workflow.condition import WorkflowState, carrying
 from tidegate.workflow.requests import (
@@ -133,6 +134,18 @@ class ClusterTaskServices:
         places = call.args if call.verb == "CopySchemaShard" else call.args[:1]
         for place in places:
             snapshot.primary_of(*keyspace_and_shard(place))
+
+    def servers(self, call: ServiceCall) -> tuple[str, ...]:
+        """The servers of the primaries of all shards that a composite names."""
+        snapshot = self._topology.read()
+        if call.verb == "HorizontalResharding":
+            keyspace, *lists = call.args
+            places = [(keyspace, shard) for each in lists for shard in names(each)]
+        else:
+            source, destination, shards = call.args
+            places = [(each, s) for each in (source, destination) for s in names(shards)]
+        found = {server_of(snapshot.primary_of(*place).conninfo) for place in places}
+        return tuple(sorted(found))
 
     def call(self, call: ServiceCall, handle: TaskHandle) -> str:
         """See the module.
