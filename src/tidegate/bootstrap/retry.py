@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from tidegate.backoff import grown_s
 from tidegate.errors import LeaseLostError, TidegateError
 
 if TYPE_CHECKING:
     from datetime import datetime
-
-_DOUBLINGS_MAX = 64
 
 MAX_ATTEMPTS: Final = 30
 """With the usual pauses, about three hours and a half."""
@@ -54,10 +53,9 @@ def pause_s(backoff: Backoff, attempts: int, chance: float) -> float:
         attempts: made so far; at least 1.
         chance: between 0 and 1.
     """
-    assert attempts >= 1, "nothing has failed yet"
     assert 0.0 <= chance <= 1.0, chance
-    grown = backoff.first_s * backoff.factor ** min(attempts - 1, _DOUBLINGS_MAX)
-    return min(grown, backoff.longest_s) * (1.0 - backoff.jitter * chance)
+    grown = grown_s(backoff.first_s, backoff.longest_s, attempts, backoff.factor)
+    return grown * (1.0 - backoff.jitter * chance)
 
 
 def next_attempt(backoff: Backoff, attempts: int, now: datetime, chance: float) -> datetime:

@@ -94,7 +94,7 @@ def to_claim(
 ) -> list[Entry]:
     """The operations to take now, at most ``room``."""
     taken: list[Entry] = []
-    held = list(under_way)
+    held = [*under_way, *(entry for entry in queue if entry.id in mine)]
     for entry in queue:
         if len(taken) >= room:
             break

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tidegate.backoff import grown_s
 from tidegate.errors import TidegateError
 
 
@@ -29,7 +30,7 @@ class RetryPolicy:
 
     def pause_ms(self, failures: int, chance: float) -> int:
         """How long to wait after so many failures; ``chance`` is drawn from [0, 1)."""
-        pause_s = min(self.first_s * 2.0 ** min(failures - 1, 32), self.longest_s)
+        pause_s = grown_s(self.first_s, self.longest_s, failures)
         return round(1000 * pause_s * (1 + self.jitter * (2 * chance - 1)))
 
     def delay_ms(self, error: BaseException, failures: int, chance: float) -> int | None:

@@ -338,7 +338,6 @@ SHAPES: Final[dict[str, str]] = {
     "enqueue_operation": "Answer",
     "list_operations": "Operations",
     "show_operation": "OperationAnswer",
-    "show_operation_log": "OperationLog",
     "pause_operation": "OperationAnswer",
     "resume_operation": "OperationAnswer",
     "cancel_operation": "OperationAnswer",
@@ -405,6 +404,15 @@ OTHERS: Final[dict[str, Json]] = {
             "description": "The routes; with `watch`, events `routes` with the same as data.",
             "content": {
                 "application/json": {"schema": OBJECT},
+                "text/event-stream": {"schema": _object(event=STRING, id=STRING, data=STRING)},
+            },
+        }
+    },
+    "show_operation_log": {
+        "200": {
+            "description": "Lines of the log; with `watch`, events `line` and `operation`.",
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/OperationLog"}},
                 "text/event-stream": {"schema": _object(event=STRING, id=STRING, data=STRING)},
             },
         }

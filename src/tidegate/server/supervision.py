@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from tidegate.backoff import grown_s
 from tidegate.topology import refusals
 
 if TYPE_CHECKING:
@@ -185,10 +186,8 @@ def delay_s(failures: int, policy: Policy, jitter: float) -> float:
         policy: the bounds.
         jitter: 0 to 1, from whoever has randomness; half of the delay is spread by it.
     """
-    assert failures >= 1
     assert 0.0 <= jitter <= 1.0
-    # The exponent is bounded so that a span that fails for a month cannot overflow a float.
-    full: float = min(policy.first_delay_s * 2 ** min(failures - 1, 32), policy.longest_delay_s)
+    full = grown_s(policy.first_delay_s, policy.longest_delay_s, failures)
     return full * (0.5 + 0.5 * jitter)
 
 

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tidegate.backoff import grown_s
 from tidegate.errors import AuthenticationError, SecretError, TidegateError
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ LONGEST_DELAY_S: Final = 900.0
 
 def delay_s(refusals: int, first_s: float = FIRST_DELAY_S) -> float:
     """How long to wait after so many refusals in a row: each doubles it, up to a bound."""
-    assert refusals >= 1
-    delay: float = min(first_s * 2 ** min(refusals - 1, 32), LONGEST_DELAY_S)
-    return delay
+    return grown_s(first_s, LONGEST_DELAY_S, refusals)
 
 
 def is_refusal(error: BaseException | None) -> bool:
