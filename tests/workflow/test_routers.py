@@ -82,20 +82,22 @@ def test_a_silent_router_keeps_a_switch_from_beginning(
 ) -> None:
     then = time.monotonic() - LATE_S - 5
     reports._said["web-1"] = _Said(running.topology.revision(), then, then)
-    reports.report("web-2", 10_000)
     for dry_run in (True, False):
-        with pytest.raises(RoutersBehindError, match=r"web-1 \(silent for 2\d s\)") as refused:
+        reports.report("web-2", 10_000)
+        with pytest.raises(RoutersBehindError, match=r"web-1 \(silent for \d+ s\)") as refused:
             running.service.switch_traffic(switch_request(), dry_run=dry_run)
         assert "web-2" not in refused.value.message
         assert "--ignore-routers" in refused.value.next_step
     assert_not_begun(running)
     reports.goodbye("web-1")
+    reports.report("web-2", 10_000)
     done = running.service.switch_traffic(switch_request())
     assert done.current_state == AT_TARGET
     assert [(r["router"], r["follows"]) for r in done.routers] == [("web-2", True)]
     assert running.service.switch_traffic(switch_request()).summary == NO_CHANGES
 
 
+@pytest.mark.alone
 def test_a_router_behind_keeps_a_switch_from_beginning_until_it_follows(
     running: Fleet, reports: RouterReports
 ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster_engines.numbers import create, insert
-from fix_dqlite import FAST, Members
+from fix_dqlite import FAST, STEADY, Members
 from fix_node import until
 from free_ports import free_address
 from tidegate.cluster.database import ClusterDatabase
@@ -183,7 +183,9 @@ def test_an_orderly_stop_of_the_leader_needs_no_election(members: Members) -> No
 
 @pytest.mark.slow
 def test_the_longest_log_is_found_among_stopped_members(members: Members) -> None:
-    members.options = NodeOptions(latency_ms=60, snapshot_entries=32, trailing_entries=32)
+    members.options = NodeOptions(
+        latency_ms=STEADY.latency_ms, snapshot_entries=32, trailing_entries=32
+    )
     members.grow(voters=3)
     behind = next(p for p in members.processes.values() if p is not members.leader())
     with ClusterDatabase.open(members.url("numbers")) as database:
