@@ -35,6 +35,9 @@ HEAD = frozenset({"area", "reference", "conventions", "layouts", "note", "origin
 STORY = "story"
 """The section of a case that is a story of its own, not a row of a table."""
 
+COMPONENTS = "components"
+"""The area of cases that each name their unit: those of the scheduler."""
+
 GO_WORDS = ("invalid character ", "strconv.", "open ", "json: ")
 """Beginnings of sentences by Go's own library: the failure counts, the words are not ours."""
 
@@ -125,10 +128,21 @@ def cases() -> Iterator[Case]:
         if isinstance(file, list) and file:
             yield from _stories_of(name, file)
             continue
+        if isinstance(file, dict) and _has_components(file):
+            for section in ("cases", "proposed_cases"):
+                for row in file.get(section, []):
+                    yield Case(f"{name}-{row['id']}", COMPONENTS, section, row, file)
+            continue
         if not isinstance(file, dict) or "area" not in file:
             yield Case(f"{name}-without-area", "without area", "", {}, {})
             continue
         yield from _cases_of(name, file)
+
+
+def _has_components(file: dict[str, Any]) -> bool:
+    """Whether each case of a file names the unit that it is about."""
+    rows = [*file.get("cases", []), *file.get("proposed_cases", [])]
+    return bool(rows) and all({"id", "component"} <= set(row) for row in rows)
 
 
 def _stories_of(stem: str, file: list[Any]) -> Iterator[Case]:

@@ -11,9 +11,10 @@ from conformance import (
     bootstrap_cases,
     clusterdb_cases,
     keyrange_cases,
+    scheduling_cases,
     vindex_cases,
 )
-from conformance.case_files import STORY, Case, Row, cases
+from conformance.case_files import COMPONENTS, STORY, Case, Row, cases
 from conformance.scenarios import scenario
 from tidegate.topology import vindexes
 
@@ -41,6 +42,9 @@ def run(case: Case) -> None:
         story = scenario(case.row)
         SYSTEMS[case.area](story)
         story.check_all_read()
+        return
+    if case.area == COMPONENTS:
+        scheduling_cases.run(case.row)
         return
     if case.area == automation_cases.AREA:
         assert case.section == automation_cases.SECTION, f"unknown section {case.section!r}"

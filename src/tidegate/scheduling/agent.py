@@ -282,6 +282,9 @@ class Agent:
                     continue
                 if known.said and known.said.state is TableState.STOPPED and not is_told:
                     continue  # the last checkpoint is to arrive
+            if status.state is TableState.STOPPED and is_told and known.said == status:
+                self._executor.is_remove_table_span_finished(span)  # nobody else frees it
+                continue
             self._say(known, status)
         if self.owner is None or not (beat or self._changed):
             return

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tidegate.errors import ConflictError
 
@@ -211,3 +211,28 @@ class Query:
 
     capture: CaptureID
     current_table_count: int | None = None
+
+
+def by_place(span: Span) -> tuple[bool, int, str, str]:
+    """The order of spans, tables named by numbers and by words among each other."""
+    number = span.table if isinstance(span.table, int) else 0
+    return not isinstance(span.table, int), number, str(span.table), span.start
+
+
+class ReplicationSetLike(Protocol):
+    """What the watermark needs of a span."""
+
+    @property
+    def span(self) -> Span:
+        """Which."""
+        ...
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """How far it is."""
+        ...
+
+    @property
+    def stats(self) -> Stats:
+        """What was measured of it."""
+        ...
