@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
-from make_operations import NOW_MS, container, operation, states
+from make_operations import NOW_MS, Bench, FunctionTask, container, operation, states
 from tidegate.errors import ConflictError
 from tidegate.operations import decisions, requests
 from tidegate.operations.decisions import Attempt
 from tidegate.operations.model import ClusterOperation, OperationState, TaskState
 from tidegate.operations.requests import PastNoReturnError
+from tidegate.operations.tasks import TaskResult
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tidegate.cluster.database import ClusterDatabase
+    from tidegate.operations.tasks import TaskHandle
 
 
 def on(found: ClusterOperation) -> ClusterOperation:
@@ -119,3 +127,50 @@ def test_where_no_task_can_take_back_what_it_did_nobody_is_told_that_it_was() ->
     assert found.state is OperationState.FAILED
     with pytest.raises(ConflictError, match="nothing that its tasks can take back"):
         requests.undone(found)
+
+
+class MakesTask(FunctionTask):
+    """Makes something named after itself, which it takes back; the second one breaks half-way."""
+
+    def __init__(self, world: list[str]) -> None:
+        super().__init__(lambda _handle: None)
+        self.world = world
+        self.undone: list[str] = []
+
+    def run(self, parameters: Mapping[str, str], handle: TaskHandle) -> TaskResult:
+        del parameters
+        self.world.append(handle.task_id)
+        if len(self.world) > 1:
+            raise ValueError("half-way")
+        return TaskResult("made", (container("Makes"),))
+
+    def is_undoable(self, parameters: Mapping[str, str]) -> bool:
+        return not parameters
+
+    def undo(self, parameters: Mapping[str, str], handle: TaskHandle) -> str:
+        assert not parameters
+        self.undone.append(handle.task_id)
+        if handle.task_id in self.world:
+            self.world.remove(handle.task_id)
+        return "taken back"
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_the_runner_leaves_nothing_of_what_it_takes_back(
+    database: ClusterDatabase, asks: bool
+) -> None:
+    """automation 23: each task is handed the id that it made things under, the last one first."""
+    task = MakesTask([])
+    bench = Bench(database, {"Makes": task})
+    bench.runner.run()
+    id_ = bench.enqueue("Makes", undo=not asks)
+    if asks:
+        assert bench.ended(id_).state is OperationState.FAILED
+        assert len(task.world) == 2
+        bench.service.undo(id_, caller="ada")
+    found = bench.until(id_, lambda each: each.state is OperationState.COMPENSATED)
+    assert bench.runner.shutdown_and_wait()
+    assert task.world == []
+    made = [each.id for _, each in found.tasks() if not each.undoes]
+    assert task.undone == made[::-1]
+    assert [each.output for _, each in found.tasks() if each.undoes] == ["taken back"] * 2
