@@ -115,14 +115,14 @@ def take_overs(cluster: MemberCluster) -> int:
 
 
 @pytest.fixture
-def moved(
+def settled(
     tmp_path: Path,
     members: MemberCluster,
     source_server: LocalServer,
     target_server: LocalServer,
     new_database: Callable[[LocalServer], str],
 ) -> tuple[MemberCluster, Shop]:
-    """Three members that move the tables of a shop, which an application may write to."""
+    """Three members that know a shop, which an application may write to."""
     first = members.first("n1")
     databases = new_database(source_server), new_database(target_server)
     shop = Shop(first.node, source_server, target_server, *databases, tmp_path)
@@ -132,11 +132,18 @@ def moved(
         with shop.connect(side) as owner, contextlib.suppress(Exception):
             owner.execute(f"CREATE ROLE soaking LOGIN PASSWORD '{PASSWORD}'")
     with shop.connect("source") as owner:
-        owner.execute("GRANT SELECT, INSERT, UPDATE ON customer, corder TO soaking")
+        owner.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON customer, corder TO soaking")
     shop.describe()
     for name in ("n2", "n3"):
         members.joined(name, first)
-    with first.client() as client:
+    return members, shop
+
+
+@pytest.fixture
+def moved(settled: tuple[MemberCluster, Shop]) -> tuple[MemberCluster, Shop]:
+    """Three members that move the tables of a shop."""
+    members, shop = settled
+    with members.members[0].client() as client:
         client.movetables.create(
             "move", "customer", source_keyspace="commerce", tables=["customer", "corder"]
         )
