@@ -117,7 +117,7 @@ def list_(
     verbs = common.client().operation
     answer = verbs.list(states=states, name=name, caller=caller, before=before, limit=limit)
     common.items(answer, COLUMNS, "id")
-    if answer["next_before"] and common.output in {"table", "wide"}:
+    if answer.get("next_before") and common.output in {"table", "wide"}:
         note(f"there are older ones: tidegate operation list --before {answer['next_before']}")
 
 
