@@ -320,3 +320,16 @@ def test_operations_that_overlap_run_one_after_the_other_and_others_beside_them(
     assert taken([entry("a1"), entry("b1")], [], set(), room=1) == ["a1"]
     blocked = claiming.blocked_by(entry("a2"), [going], by_first_letter)
     assert blocked == (going, "a")
+
+
+def test_tasks_that_do_not_stop_park_their_operation_once_nothing_else_runs() -> None:
+    """automation 20: one or several at once; what else runs ends first."""
+    found = on(operation(container("a", "b", "c"), container("d")))
+    stuck = [attempt(found, "a"), attempt(found, "b")]
+    assert decisions.abandoned(found, stuck, NOW_MS) == found
+    found = done(found, "c")
+    parked = decisions.abandoned(found, stuck, NOW_MS)
+    assert parked.state is OperationState.PAUSED
+    assert not parked.running()
+    assert "1/1 a was told to stop and does not; task 1/2 b was told to stop" in parked.why
+    assert running(on(requests.resumed(parked))) == {"a", "b"}

@@ -24,7 +24,7 @@ def entries(bench: Bench, id_: str) -> list[Entry]:
     return Audit(bench.database).newest(before=None, limit=100, call=id_)[::-1]
 
 
-def skipped_by_bob(database: ClusterDatabase) -> tuple[Bench, str]:
+def skipped_by_bob(database: ClusterDatabase, reason: str = "done by hand") -> tuple[Bench, str]:
     """An operation that ada enqueued, whose task failed, and that bob ended by skipping it."""
 
     def breaks(_handle: TaskHandle) -> None:
@@ -34,7 +34,7 @@ def skipped_by_bob(database: ClusterDatabase) -> tuple[Bench, str]:
     bench.runner.run()
     id_ = bench.enqueue("Breaks", caller="ada")
     bench.ended(id_)
-    bench.service.skip(id_, "1/1", "done by hand", caller="bob")
+    bench.service.skip(id_, "1/1", reason, caller="bob")
     bench.until(id_, lambda found: found.state == "SUCCEEDED")
     assert bench.runner.shutdown_and_wait()
     return bench, id_
@@ -80,6 +80,15 @@ def test_one_row_that_is_deleted_breaks_the_chain(database: ClusterDatabase) -> 
                 text(f"INSERT INTO audit_entry VALUES ({columns})"), dict(row._mapping)
             )
         assert chain.verify().why is None
+
+
+def test_a_secret_in_a_reason_is_kept_nowhere(database: ClusterDatabase) -> None:
+    """automation 25: neither with the task, nor in the log, nor in the audit log."""
+    bench, id_ = skipped_by_bob(database, "by hand at postgresql://app:hunter2@db/orders")
+    lines = [line.line for line in bench.store.log(id_, after=0, limit=100)]
+    kept = f"{lines} {bench.get(id_)} {entries(bench, id_)}"
+    assert "hunter2" not in kept
+    assert kept.count("by hand at postgresql://app:***@db/orders") >= 3
 
 
 def test_secrets_are_refused_as_parameters_and_kept_out_of_logs(

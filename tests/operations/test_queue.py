@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from make_operations import Bench, FunctionTask
-from tidegate.errors import InvalidArgumentError
+from tidegate.errors import IdempotencyKeyError, InvalidArgumentError
 from tidegate.operations import claiming, runner
 from tidegate.operations.claiming import Limits
 from tidegate.operations.locks import OperationLock
@@ -85,6 +85,15 @@ def test_the_highest_priority_begins_first_and_then_the_oldest(bench: Bench) -> 
         bench.enqueue("A", priority=101)
 
 
+def test_a_key_stands_for_the_priority_and_the_undo_that_were_asked_for(bench: Bench) -> None:
+    """automation 13: another one under the same key is another request."""
+    first = bench.enqueue("A", key="k", undo=True, priority=1)
+    assert bench.enqueue("A", key="k", undo=True, priority=1) == first
+    for other in ({"undo": True}, {"priority": 1}, {}):
+        with pytest.raises(IdempotencyKeyError, match="another request"):
+            bench.enqueue("A", key="k", **other)
+
+
 def test_behind_any_number_of_blocked_operations_a_free_one_is_seen(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +126,7 @@ def test_a_list_is_filtered_by_who_asked_and_goes_on_where_a_page_ended(bench: B
         ("dbname='a b' host = 'db1'", "db1:5432"),
         ("hostaddr=10.0.0.1 port=1", "10.0.0.1:1"),
         ("postgresql://app@db1:5433/x", "db1:5433"),
+        ("postgresql://app@db1/x", "db1:5432"),
         ("dbname=x", ":5432"),
     ],
 )

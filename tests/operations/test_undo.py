@@ -113,6 +113,15 @@ def test_nothing_is_taken_back_behind_the_point_of_no_return() -> None:
         requests.undone(found)
 
 
+def test_after_a_try_of_what_has_no_way_back_only_a_person_has_it_taken_back() -> None:
+    """automation 23: what a task of no return did before it failed is unknown."""
+    found = on(undoable(operation(*map(container, "ab"), undo=True), "a"))
+    found = found.with_task("2/1", replace(found.task("2/1"), is_point_of_no_return=True))
+    found = fails(done(found, "1/1"), "2/1")
+    assert found.state is OperationState.FAILED
+    assert undoing(requests.undone(found)) == {"3/1": "1/1"}
+
+
 @pytest.mark.parametrize("state", [s for s in OperationState if s not in {"FAILED", "CANCELLED"}])
 def test_only_what_failed_or_was_cancelled_is_taken_back(state: OperationState) -> None:
     """automation 23: anything else is refused by its state."""

@@ -118,7 +118,7 @@ def list_(
     answer = verbs.list(states=states, name=name, caller=caller, before=before, limit=limit)
     common.items(answer, COLUMNS, "id")
     if answer.get("next_before") and common.output in {"table", "wide"}:
-        note(f"there are older ones: tidegate operation list --before {answer['next_before']}")
+        note(f"there are older ones: add --before {answer['next_before']}")
 
 
 @app.command(help_epilogue="Example:  tidegate operation show 019a2f6e-… -o json")

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tidegate.client.transport import Noun, path_of
-from tidegate.errors import UnreachableNodeError, WaitTimeoutError
+from tidegate.errors import TidegateError, UnreachableNodeError, WaitTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "COMPENSATED"})
 AGAIN_S: Final = 30.0
 """How long a follower tries to come back to a node that is away."""
-AGAIN_FIRST_S: Final = 0.2
+AGAIN_PAUSE_S: Final = 0.2
+"""Between two attempts of it."""
 WATCH_S: Final = 5.0
 """How long one request waits for news."""
 
@@ -49,14 +50,16 @@ class Operations(Noun):
             undo: when it fails, take back what it has done.
             dry_run: check everything, answer with the plan, store nothing.
         """
-        body = {
+        body: Json = {
             "task": task,
             "parameters": dict(parameters),
             "key": key,
             "pause_before": list(pause_before),
-            "priority": priority,
-            "undo": undo,
         }
+        if priority:  # left out otherwise: a node of an earlier version does not know them
+            body["priority"] = priority
+        if undo:
+            body["undo"] = True
         query = {"dry_run": dry_run}
         return self._call("POST", path_of("operations"), body, query=query, once=not dry_run)
 
@@ -94,26 +97,37 @@ class Operations(Noun):
     def follow(self, operation: str, *, after: int = 0) -> Iterator[Json]:
         """Lines of its log as they come, and itself after each change, until it has ended.
 
-        A connection that breaks is made again, and no line is missed or repeated.
+        A stream that breaks is opened again, at whichever node then owns the work, and no line is
+        missed or repeated. The first time it must open at once.
 
         Raises:
-            UnreachableNodeError: no node answered for :data:`AGAIN_S`.
+            UnreachableNodeError: no stream could be opened for :data:`AGAIN_S`.
+            TidegateError: the node's refusal, in its own class.
         """
         path = path_of("operations", operation, "log")
-        given_up_at = time.monotonic() + AGAIN_S
+        given_up_at: float | None = time.monotonic()
         while True:
+            failure: TidegateError = UnreachableNodeError(
+                f"the node ended the stream of operation {operation}",
+                next_step=f"tidegate operation logs {operation} --follow --after {after}",
+            )
             try:
                 with self._transport.events(path, str(after) if after else "") as events:
                     for _, news in events:
-                        given_up_at = time.monotonic() + AGAIN_S
+                        given_up_at = None
                         after = news.get("seq", after)
                         yield news
                         if news.get("state") in ENDED and after >= news["last_seq"]:
                             return
-            except UnreachableNodeError:
-                if time.monotonic() >= given_up_at:
+            except TidegateError as error:
+                if not (error.retryable or isinstance(error, UnreachableNodeError)):
                     raise
-            time.sleep(AGAIN_FIRST_S)
+                failure = error
+            if given_up_at is None:
+                given_up_at = time.monotonic() + AGAIN_S
+            if time.monotonic() >= given_up_at:
+                raise failure
+            time.sleep(AGAIN_PAUSE_S)
 
     def wait(self, operation: str, *, timeout_s: float) -> Json:
         """An operation once it has ended.

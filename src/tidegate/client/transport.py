@@ -38,6 +38,8 @@ REPEATS_MAX: Final = 5
 REPEAT_FIRST_S: Final = 0.1
 VERB_TIMEOUT_S: Final = 3600.0
 """A node answers a verb when it is done, and bounds every wait itself."""
+EVENTS_SILENCE_S: Final = 30.0
+"""How long a stream of events may be silent; a node says every two seconds that it is there."""
 
 type Json = dict[str, Any]
 
@@ -278,9 +280,14 @@ class Transport:
 
     @contextmanager
     def events(self, path: str, last_event_id: str = "") -> Iterator[Iterator[tuple[str, Json]]]:
-        """Server-sent events of a watched path: (id, data), until the block is left."""
+        """Server-sent events of a watched path: (id, data), until the block is left.
+
+        Raises:
+            UnreachableNodeError: there was no answer, or the stream broke or fell silent.
+            TidegateError: the node's refusal, in its own class.
+        """
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
-        timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
+        timeout = httpx2.Timeout(EVENTS_SILENCE_S, connect=CONNECT_TIMEOUT_S)
         try:
             with self._http.sse(
                 path, params={"watch": "true"}, headers=headers, timeout=timeout

@@ -1,11 +1,11 @@
 """Which operations a runner takes next, and which have to wait for others that hold their locks.
 
 Decides from values alone: the queue, in its order; what is under way anywhere; what this runner
-works on. An operation that is under way already (its runner left it) has its locks and its places
-and is taken in its turn, like all others. One that has not begun waits while another one whose
-locks overlap its own is under way, or is about to be taken; and while as many of its kind, or at
-one of its database servers, are worked on as may be. One that is paused, or waits for an approval,
-keeps its locks and leaves its place to others.
+works on. An operation that is under way already (its runner left it, or a person let it go on)
+has its locks and is taken in its turn, whatever the limits say. One that has not begun waits while
+another one whose locks overlap its own is under way, or is about to be taken; and while as many of
+its kind, or at one of its database servers, are worked on as the limits allow. One that is paused,
+or waits for an approval, keeps its locks and does not count for the limits.
 """
 
 from __future__ import annotations

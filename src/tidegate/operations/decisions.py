@@ -10,7 +10,8 @@ alone.
 * What a task emits is placed in the same step that records its success; if it cannot be placed, the
   task fails and nothing is placed.
 * What failed is taken back when that was asked for at the enqueue, or is asked for afterwards: what
-  takes it back are containers of their own, and the operation ends as COMPENSATED.
+  takes it back are containers of their own, and the operation ends as COMPENSATED. Once a task of
+  no return was begun, only a person asks for it: what that task did before it failed is unknown.
 * Nothing starts while somebody wants the operation to pause; it is paused once nothing runs.
 * A task that does not stop although it was told to cannot be ended from outside: its operation is
   parked with its locks until the node is started anew, and one that is being cancelled says so.
@@ -33,7 +34,7 @@ from tidegate.operations.model import (
     mark_task_succeeded,
     path_text,
 )
-from tidegate.operations.placing import emitted, taken_back
+from tidegate.operations.placing import emitted, taken_back, tried_no_return
 from tidegate.secret import redacted
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def advanced(operation: ClusterOperation, now_ms: int, at_once_max: int) -> Clus
 def _gone_on(operation: ClusterOperation, now_ms: int, at_once_max: int) -> ClusterOperation:
     container = _current(operation)
     if container is None:
-        undoing = taken_back(operation) if operation.undo and operation.failures() else operation
+        undoes = operation.undo and operation.failures() and not tried_no_return(operation)
+        undoing = taken_back(operation) if undoes else operation
         if undoing is not operation:
             return _gone_on(undoing, now_ms, at_once_max)
         return _finished(operation, now_ms)
@@ -126,19 +128,23 @@ def parked(operation: ClusterOperation, why: str) -> ClusterOperation:
     return operation.moved(OperationState.PAUSED, wish=Wish.RUN, why=f"parked: {why}")
 
 
-def abandoned(operation: ClusterOperation, attempt: Attempt, now_ms: int) -> ClusterOperation:
-    """After a task has not stopped for long that was told to; its thread still runs."""
-    if not attempt.counts(operation) or operation.wish is Wish.CANCEL:
+def abandoned(
+    operation: ClusterOperation, attempts: Sequence[Attempt], now_ms: int
+) -> ClusterOperation:
+    """After tasks were told to stop and have not for long; their threads still run."""
+    dead = [each.key for each in attempts if each.counts(operation)]
+    if not dead or operation.wish is Wish.CANCEL:
         return operation
-    task = operation.task(attempt.key)
-    left = operation.with_task(attempt.key, task.moved(TaskState.WAITING, not_before_ms=now_ms))
+    tasks = {key: operation.task(key) for key in dead}
+    left = operation.with_tasks(
+        {key: task.moved(TaskState.WAITING, not_before_ms=now_ms) for key, task in tasks.items()}
+    )
     if left.running():
         return operation
-    return parked(
-        left,
-        f"task {attempt.key} {task.name} was told to stop and does not; start the node again, then"
-        " resume or cancel the operation",
+    named = "; ".join(
+        f"task {key} {task.name} was told to stop and does not" for key, task in tasks.items()
     )
+    return parked(left, f"{named}; start the node again, then resume or cancel the operation")
 
 
 def noticed(operation: ClusterOperation, stuck: str) -> ClusterOperation:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from tidegate.cluster.audit import BEGUN, Call
 from tidegate.operations.model import OperationState
+from tidegate.secret import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,5 +95,5 @@ class History:
         """Note a change in its own transaction."""
         caller = after.caller if before is None else asked.caller if asked else "runner"
         for what, outcome in noted(before, after, asked, world):
-            said = f"operation {after.id} {after.name}: {what}"
+            said = redacted(f"operation {after.id} {after.name}: {what}")
             self.audit.append_in(connection, Call(caller, "", "", member, after.id, said), outcome)

@@ -110,6 +110,11 @@ def passed_no_return(operation: ClusterOperation) -> str:
     return next(passed, "")
 
 
+def tried_no_return(operation: ClusterOperation) -> bool:
+    """Whether a task of no return was ever begun, whatever it came to."""
+    return any(task.is_point_of_no_return and task.attempts for _, task in operation.tasks())
+
+
 def taken_back(operation: ClusterOperation) -> ClusterOperation:
     """The operation with containers that take back what its tasks did, the last one first.
 

@@ -25,6 +25,7 @@ from tidegate.operations.model import (
     path_text,
 )
 from tidegate.operations.placing import passed_no_return, taken_back
+from tidegate.secret import redacted
 
 if TYPE_CHECKING:
     from tidegate.operations.model import ClusterOperation, TaskRecord
@@ -184,7 +185,8 @@ def skipped(operation: ClusterOperation, key: str, reason: str) -> ClusterOperat
             operation=operation.id,
         )
     after = retried(operation)
-    return after.with_task(key, failed[key].moved(TaskState.SKIPPED, output=f"skipped: {reason}"))
+    skip = failed[key].moved(TaskState.SKIPPED, output=f"skipped: {redacted(reason)}")
+    return after.with_task(key, skip)
 
 
 def approved(operation: ClusterOperation, container: str | None) -> ClusterOperation:

@@ -201,8 +201,7 @@ class OperationWork:
 
         def change(before: ClusterOperation) -> ClusterOperation:
             after = before if settle is None else settle(before)
-            for attempt in dead:
-                after = decisions.abandoned(after, attempt, now_ms)
+            after = decisions.abandoned(after, dead, now_ms)
             return decisions.noticed(decisions.advanced(after, now_ms, TASKS_AT_ONCE_MAX), stuck)
 
         is_quiet = settle is None and not lines and not dead and stuck == self._stuck

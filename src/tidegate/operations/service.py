@@ -112,7 +112,7 @@ class OperationService:
         """
         root = new_task_container_with_single_task(name, parameters)
         if key is not None:  # what was enqueued then may have changed the world meanwhile
-            request = _request(name, parameters, [root], pause_before)
+            request = _request(name, parameters, [root], pause_before, priority, undo=undo)
             if (found := self.store.find_key(key, request)) is not None:
                 return found
         self.check(name, parameters)
@@ -184,7 +184,7 @@ class OperationService:
             undo=undo,
             caller=caller,
         )
-        request = _request(name, parameters, containers, pause_before)
+        request = _request(name, parameters, containers, pause_before, priority, undo=undo)
         added = self.store.insert(operation, key=key, request=request)
         steps.reached(ENQUEUED)
         self.wake()
@@ -345,11 +345,16 @@ def _request(
     parameters: Mapping[str, str],
     containers: Sequence[TaskContainer],
     pause_before: Sequence[str],
+    priority: int,
+    *,
+    undo: bool,
 ) -> str:
     """A hash of everything that was asked for."""
     shape = [
         [c.concurrency, [[task.name, dict(task.parameters)] for task in c.tasks]]
         for c in containers
     ]
-    asked = [name, dict(parameters), shape, list(pause_before)]
+    asked: list[object] = [name, dict(parameters), shape, list(pause_before)]
+    if priority or undo:  # left out otherwise, as keys are hashed that are stored already
+        asked += [priority, undo]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,6 @@ whoever works on the operation. With ``stored`` it holds the only statements on 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +17,15 @@ from tidegate.cluster.leases import Leases
 from tidegate.errors import ConflictError, IdempotencyKeyError, NotFoundError, TidegateError
 from tidegate.operations.decisions import told
 from tidegate.operations.model import ENDED, ClusterOperation
-from tidegate.operations.stored import LOG, OPERATION, TASK, columns, read_all, write_tasks
+from tidegate.operations.stored import (
+    LOG,
+    OPERATION,
+    TASK,
+    columns,
+    fields_of,
+    read_all,
+    write_tasks,
+)
 from tidegate.secret import redacted
 
 if TYPE_CHECKING:
@@ -350,6 +357,7 @@ def _entries(connection: Connection, where: ColumnElement[bool], limit: int | No
             OPERATION.c.id,
             OPERATION.c.name,
             OPERATION.c.body,
+            OPERATION.c.later,
             OPERATION.c.is_under_way,
             OPERATION.c.to_do,
             OPERATION.c.priority,
@@ -362,15 +370,15 @@ def _entries(connection: Connection, where: ColumnElement[bool], limit: int | No
 
 
 def _entry(row: Any) -> Entry:
-    body = json.loads(row.body)
+    fields = fields_of(row)
     return Entry(
         row.id,
         row.name,
-        body["parameters"],
+        fields["parameters"],
         bool(row.is_under_way),
         bool(row.to_do),
         row.priority,
-        tuple(body.get("servers", ())),
+        tuple(fields.get("servers", ())),
     )
 
 

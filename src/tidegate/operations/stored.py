@@ -23,7 +23,7 @@ from tidegate.operations.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -78,6 +78,11 @@ UPDATES: Final = (
         ),
         older_works=True,
     ),
+    Update(
+        "operations.later",
+        ("ALTER TABLE cluster_operation ADD COLUMN later text NOT NULL DEFAULT '{}'",),
+        older_works=True,
+    ),
 )
 """What this domain adds to the ledger of the cluster database."""
 
@@ -96,6 +101,7 @@ OPERATION: Final = Table(
     Column("priority", Integer),
     Column("caller", Text),
     Column("body", Text),
+    Column("later", Text),
 )
 TASK: Final = Table(
     "cluster_operation_task",
@@ -116,6 +122,12 @@ LOG: Final = Table(
 _KEPT_APART: Final = frozenset(
     {"id", "name", "state", "version", "serial_tasks", "priority", "caller"}
 )
+_LATER: Final = ("servers", "undo")
+"""Fields that came after `body`. A program that does not know them reads `body` as a whole, so they
+have a column of their own."""
+_LATER_OF_TASK: Final[Mapping[str, object]] = {"is_undoable": False, "undoes": ""}
+"""The same of a task, with what they are where nothing is stored: a program that does not know them
+reads every task that makes no use of them."""
 
 
 def read_all(connection: Connection, rows: Sequence[Any]) -> list[ClusterOperation]:
@@ -130,8 +142,14 @@ def read_all(connection: Connection, rows: Sequence[Any]) -> list[ClusterOperati
     return [_operation(row, tasks[row.id]) for row in rows]
 
 
+def fields_of(row: Any) -> dict[str, Any]:
+    """What an operation's own row says beside its columns, later fields included."""
+    found: dict[str, Any] = json.loads(row.body) | json.loads(row.later)
+    return found
+
+
 def _operation(row: Any, tasks: dict[str, TaskRecord]) -> ClusterOperation:
-    body: dict[str, Any] = json.loads(row.body)
+    body: dict[str, Any] = fields_of(row)
     containers = tuple(
         _container(tuple(path), concurrency, size, tasks)
         for path, concurrency, size in body.pop("containers")
@@ -163,11 +181,8 @@ def _container(
 
 def columns(operation: ClusterOperation) -> dict[str, Any]:
     """What an operation's own row says."""
-    body = {
-        name: getattr(operation, name)
-        for name in ClusterOperation.__slots__
-        if name not in _KEPT_APART
-    }
+    fields = {name: getattr(operation, name) for name in ClusterOperation.__slots__}
+    body = {k: v for k, v in fields.items() if k not in _KEPT_APART and k not in _LATER}
     body["containers"] = [[c.path, c.concurrency, len(c.tasks)] for c in operation.serial_tasks]
     body["parameters"] = dict(operation.parameters)
     return {
@@ -180,7 +195,14 @@ def columns(operation: ClusterOperation) -> dict[str, Any]:
         "priority": operation.priority,
         "caller": operation.caller,
         "body": json.dumps(body, sort_keys=True),
+        "later": json.dumps({name: fields[name] for name in _LATER}),
     }
+
+
+def _task_body(task: TaskRecord) -> str:
+    later = _LATER_OF_TASK
+    said = {k: v for k, v in task.to_json().items() if k not in later or v != later[k]}
+    return json.dumps(said)
 
 
 def write_tasks(
@@ -191,9 +213,9 @@ def write_tasks(
     added = []
     for key, task in after.tasks():
         if key not in known:
-            added.append({"operation": after.id, "task": key, "body": json.dumps(task.to_json())})
+            added.append({"operation": after.id, "task": key, "body": _task_body(task)})
         elif task != known[key]:
             mine = and_(TASK.c.operation == after.id, TASK.c.task == key)
-            connection.execute(TASK.update().where(mine).values(body=json.dumps(task.to_json())))
+            connection.execute(TASK.update().where(mine).values(body=_task_body(task)))
     if added:
         connection.execute(TASK.insert(), added)

@@ -217,7 +217,12 @@ class Forward:
             timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
             folder = IdentityFolder(self._runtime.settings.state_dir).path
             context = member_context(ssl.Purpose.SERVER_AUTH, folder)
-            found = httpx2.AsyncClient(verify=context, timeout=timeout, trust_env=False)
+            # Followers hold connections for hours. The listener bounds their number; a second bound
+            # here would make every other request wait for one of them to end.
+            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+            found = httpx2.AsyncClient(
+                verify=context, timeout=timeout, limits=limits, trust_env=False
+            )
             self._clients[owner.address] = found
         return found
 

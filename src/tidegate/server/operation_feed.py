@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from tidegate.errors import NotFoundError
+from tidegate.errors import TidegateError
 from tidegate.operations import shown
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def follow(
     seen, version, said_at = after, 0, 0.0
 
     def look() -> News:
-        if service.store.version(id_) == version:
+        if version and service.store.version(id_) == version:
             return [], None
         operation = service.get_cluster_operation_details(id_)
         lines = service.store.log(id_, after=seen, limit=LINES)
@@ -52,7 +52,7 @@ async def follow(
     while not is_closed():
         try:
             lines, operation = await anyio.to_thread.run_sync(look, limiter=LOOKING)
-        except NotFoundError:  # it was removed meanwhile
+        except TidegateError:  # it was removed, or the database is away: who comes back is told
             return
         for line in lines:
             seen = line["seq"]

@@ -19,13 +19,14 @@ from tidegate.secret import DEFAULT_VARIABLES, Places, redacted, resolve_secret
 __all__ = ["DEFAULT_VARIABLES", "Endpoint", "Places", "redacted", "resolve_secret", "server_of"]
 
 _WORD: Final = re.compile(r"(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))")
+_PORT: Final = re.compile(r":\d+$")
 
 
 def server_of(conninfo: str) -> str:
-    """HOST:PORT of a connection string, by which databases of one server are told to be so."""
+    """HOST:PORT of a connection string: databases with the same one are on one server."""
     if "://" in conninfo:
-        place = urlsplit(conninfo)
-        return place.netloc.rpartition("@")[2]
+        place = urlsplit(conninfo).netloc.rpartition("@")[2]
+        return place if _PORT.search(place) else f"{place}:5432"
     words = {name: bare or quoted for name, quoted, bare in _WORD.findall(conninfo)}
     return f"{words.get('host') or words.get('hostaddr', '')}:{words.get('port', '5432')}"
 
