@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import threading
+
 import pytest
 
 from make_operations import database_in
@@ -13,6 +15,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tidegate.cluster.database import ClusterDatabase
+
+
+@pytest.fixture(autouse=True)
+def no_runner_left() -> Iterator[None]:
+    """A runner that a test leaves behind goes on looking at a database that is closed."""
+    yield
+    assert [t.name for t in threading.enumerate() if t.name == "operations"] == []
 
 
 @pytest.fixture

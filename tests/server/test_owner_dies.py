@@ -54,6 +54,18 @@ def writable(shop: Shop, side: str) -> bool:
     return True
 
 
+def make_owner(members: MemberCluster, wanted: Member) -> None:
+    """Restart whoever owns the work until it is the wanted one: each time another one takes over."""
+    for _ in range(20):
+        owner = members.owner()
+        if owner is wanted:
+            return
+        owner.node.stop()
+        members.owner(of=[member for member in members.members if member is not owner])
+        owner.node.start()
+    raise AssertionError("another member is owner each time")
+
+
 @pytest.mark.parametrize("members", ["dqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("step", "ends"),
@@ -71,8 +83,8 @@ def test_another_member_ends_what_the_owner_began(
     first.node.environment = {"TIDEGATE_CRASH_AT": step}
     for member in (first, second):
         member.node.start()
-    assert members.owner(of=[first, second]) is first
     third.node.start()
+    make_owner(members, first)
     until(lambda: phase(third) == "running")
 
     with second.client() as client, contextlib.suppress(TidegateError):

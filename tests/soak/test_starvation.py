@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fix_members import MemberCluster, members
-from fix_moving import SETTLES_S, Writer, moved, notes, rests, router_of, take_overs
+from fix_moving import SETTLES_S, Writer, moved, notes, rests, router_of, settled, take_overs
 from fix_node import Shop, until
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fix_soak import Figures
 
-__all__ = ["members", "moved"]
+__all__ = ["members", "moved", "settled"]
 
 BUSY = 30
 """Processes that do nothing but compute, on however many cores there are."""

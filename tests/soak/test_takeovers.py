@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fix_members import MemberCluster, members
-from fix_moving import SETTLES_S, Writer, moved, notes, rests, router_of, take_overs
+from fix_moving import SETTLES_S, Writer, moved, notes, rests, router_of, settled, take_overs
 from fix_node import Shop, until
 from tidegate.errors import TidegateError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fix_members import Member
     from fix_soak import Figures
 
-__all__ = ["members", "moved"]
+__all__ = ["members", "moved", "settled"]
 
 REFUSED_MAX_S = 15.0
 FAULT_EVERY_S = 20.0
