@@ -32,7 +32,6 @@ class Reconciler:
     def __init__(self, split: Callable[[TableID], Sequence[Span]] = whole) -> None:
         self._split = split
         self._fresh: dict[TableID, list[Span]] = {}
-        self._last: tuple[frozenset[TableID], frozenset[Span], list[Span]] | None = None
 
     def wanted(self, tables: Iterable[TableID], existing: Iterable[Span]) -> list[Span]:
         """The spans that shall exist, in the order of the tables."""
@@ -40,7 +39,7 @@ class Reconciler:
         of: defaultdict[TableID, list[Span]] = defaultdict(list)
         for span in existing:
             of[span.table].append(span)
-        for table in [table for table in self._fresh if table not in set(wanted)]:
+        for table in self._fresh.keys() - set(wanted):
             del self._fresh[table]
         found: list[Span] = []
         for table in wanted:
