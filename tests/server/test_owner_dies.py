@@ -55,7 +55,7 @@ def writable(shop: Shop, side: str) -> bool:
 
 
 def make_owner(members: MemberCluster, wanted: Member) -> None:
-    """Restart whoever owns the work until it is the wanted one: each time another one takes over."""
+    """Restart whoever owns the work until it is the wanted one; each time another takes over."""
     for _ in range(20):
         owner = members.owner()
         if owner is wanted:
