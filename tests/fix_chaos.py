@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from fix_processes import WORKER
-from left_running import OWNER, RUN, running
+from fix_processes import own_worker
+from left_running import running
 from tidegate.errors import NotFoundError, OutcomeUnknownError, TidegateError
 from tidegate.router.psycopg import run
 
@@ -346,8 +346,7 @@ class Faults:
         process.send_signal(signal.SIGCONT)
 
     def _worker(self) -> int | None:
-        ours = (os.environ[RUN], os.environ[OWNER])
-        found = running(lambda each: (each.run, each.owner) == ours and WORKER in each.command)
+        found = running(own_worker())
         return self._rng.choice(found).pid if found else None
 
     def kill_worker(self) -> None:

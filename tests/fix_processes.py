@@ -36,10 +36,15 @@ def current_owner() -> str:
     return os.environ.get(OWNER, "")
 
 
+def own_worker() -> Callable[[Running], bool]:
+    """Which processes are workers of this test, its module or the session."""
+    ours = (os.environ[RUN], current_owner())
+    return lambda each: (each.run, each.owner) == ours and WORKER in each.command
+
+
 def end_workers() -> None:
     """End the workers that killed nodes have left: they live on, for the next node to adopt."""
-    run, owner = os.environ[RUN], current_owner()
-    end(lambda each: (each.run, each.owner) == (run, owner) and WORKER in each.command)
+    end(own_worker())
 
 
 class Owners:

@@ -6,7 +6,7 @@ of the last line, that they have seen, and the answer waits until there is more.
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -15,7 +15,7 @@ from fastapi.sse import EventSourceResponse
 from pydantic import Field
 
 from tidegate.operations import shown
-from tidegate.operations.model import OperationState
+from tidegate.operations.model import ClusterOperation, OperationState
 from tidegate.operations.service import PRIORITY_MAX
 from tidegate.server import operation_feed
 from tidegate.server.access import OPERATE, READ, AccessRole, caller_of
@@ -39,6 +39,13 @@ WaitS = Annotated[
 
 def _name(request: Request) -> str:
     return caller_of(request.scope).name
+
+
+def _changed(
+    verb: Callable[..., ClusterOperation], operation_id: str, request: Request, *arguments: Any
+) -> Json:
+    """What became of an operation by a verb that the caller of a request asked for."""
+    return one(shown.details(verb(operation_id, *arguments, caller=_name(request))))
 
 
 def _may_ask(node: Node, request: Request, operation_id: str) -> None:
@@ -178,45 +185,43 @@ async def show_operation_log(
 @router.post("/{operation_id}/pause", dependencies=ASK)
 def pause_operation(node: Node, request: Request, operation_id: str) -> Json:
     """Let the tasks that run end, and start no more."""
-    return one(shown.details(node.operations.pause(operation_id, caller=_name(request))))
+    return _changed(node.operations.pause, operation_id, request)
 
 
 @router.post("/{operation_id}/resume", dependencies=ASK)
 def resume_operation(node: Node, request: Request, operation_id: str) -> Json:
     """Go on with a paused operation."""
-    return one(shown.details(node.operations.resume(operation_id, caller=_name(request))))
+    return _changed(node.operations.resume, operation_id, request)
 
 
 @router.post("/{operation_id}/cancel", dependencies=ASK)
 def cancel_operation(node: Node, request: Request, operation_id: str) -> Json:
     """Stop an operation; refused after its point of no return. What was done stays."""
-    return one(shown.details(node.operations.cancel(operation_id, caller=_name(request))))
+    return _changed(node.operations.cancel, operation_id, request)
 
 
 @router.post("/{operation_id}/undo", dependencies=ASK)
 def undo_operation(node: Node, request: Request, operation_id: str) -> Json:
     """Take back what an operation did that failed or was cancelled, the last task first."""
-    return one(shown.details(node.operations.undo(operation_id, caller=_name(request))))
+    return _changed(node.operations.undo, operation_id, request)
 
 
 @router.post("/{operation_id}/retry", dependencies=ASK)
 def retry_operation(node: Node, request: Request, operation_id: str) -> Json:
     """Begin a failed operation again, with what failed."""
-    return one(shown.details(node.operations.retry(operation_id, caller=_name(request))))
+    return _changed(node.operations.retry, operation_id, request)
 
 
 @router.post("/{operation_id}/skip", dependencies=ASK)
 def skip_operation_task(node: Node, request: Request, operation_id: str, body: SkipBody) -> Json:
     """Go on without a task that failed; the reason is kept."""
-    skip, caller = node.operations.skip, _name(request)
-    return one(shown.details(skip(operation_id, body.task, body.reason, caller=caller)))
+    return _changed(node.operations.skip, operation_id, request, body.task, body.reason)
 
 
 @router.post("/{operation_id}/approve", dependencies=ASK)
 def approve_operation(node: Node, request: Request, operation_id: str, body: ApproveBody) -> Json:
     """Let a container start that waits for an approval."""
-    approve, caller = node.operations.approve, _name(request)
-    return one(shown.details(approve(operation_id, body.container, caller=caller)))
+    return _changed(node.operations.approve, operation_id, request, body.container)
 
 
 async def _in_thread(look: Callable[[], Json], wait_s: float) -> Json:
