@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from tidegate import steps
@@ -47,12 +48,13 @@ from tidegate.engines.postgres.table_applier import KEYS_NAMED_MAX
 from tidegate.errors import DivergenceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     import psycopg
 
     from tidegate.dataplane.accounts import Accounts
+    from tidegate.dataplane.collisions import KeptOut, Place
     from tidegate.dataplane.fanout import Route
     from tidegate.dataplane.model import SpanSpec
     from tidegate.engines.postgres.pgoutput import Row
@@ -89,8 +91,8 @@ class Refetcher:
         self._spec, self._source, self._routes = spec, spec.source, routes
         self._stream_id, self.place = stream_id, place
         self._tables: dict[str, int] = {}
-        self._kept_out: list[str] = []  # some rows of the last round that found no place
-        self._kept_out_since: datetime | None = None
+        self._kept_out: dict[Place, int] = {}  # rows of the last round that found no place
+        self._waits: Mapping[Place, KeptOut] = {}
         self._said = False
         self._next_at = 0.0
         self._pause_s = collisions.ROUND_WAIT_MIN_S
@@ -178,7 +180,7 @@ class Refetcher:
         control = stream_row.read(conn, self._stream_id)
         if control is not None and control.holding:
             return Round(H_UNKNOWN, accounts)
-        self._begun, self._kept_out = False, []
+        self._begun, self._kept_out = False, {}
         try:
             return self._round(conn, tables, origin=origin, epoch=epoch, accounts=accounts)
         except _HeldError:
@@ -219,30 +221,33 @@ class Refetcher:
         if not self._kept_out:
             if self._said:
                 streams.say(conn, self._stream_id, epoch, "")
-            self._kept_out_since, self._said = None, False
+            self._waits, self._said = {}, False
             self._pause_s = collisions.ROUND_WAIT_MIN_S
             return
         row = conn.execute("SELECT clock_timestamp()").fetchone()
         assert row is not None
         now: datetime = row[0]
-        since = self._kept_out_since = self._kept_out_since or now
         found = streams.read_streams(conn, self._spec.workflow_uuid, self._spec.direction)
         others = [stream for stream in found if stream.id != self._stream_id]
         asking.ask(conn, [stream.id for stream in others])  # their lag counts next time
-        wait = collisions.judge(others, since, now)
-        rows = "; ".join(self._kept_out)
+        wait = collisions.judge(others, self._waits, self._kept_out, now)
+        self._waits = wait.kept_out
         if wait.over:
+            rows = _named(wait.over)
             shards = ", ".join(sorted({stream.source_shard for stream in others}))
             raise DivergenceError(
                 f"a row of source shard {self._spec.source_shard} finds its key, or a unique value,"
-                f" taken by one of shard {shards}: {rows}; {wait.reason}",
+                f" taken by one of shard {shards}: {'; '.join(rows)}; {wait.reason}",
                 next_step="make key and unique values differ between the source shards, or delete"
                 " one of the rows; then start the workflow again",
-                rows=self._kept_out,
+                rows=rows,
             )
-        if not self._said and now - since >= timedelta(seconds=collisions.SAY_AFTER_S):
+        shown = now - timedelta(seconds=collisions.SAY_AFTER_S)
+        long = [place for place, kept in wait.kept_out.items() if kept.since <= shown]
+        if not self._said and long:
             self._said = True
-            message = f"waiting: {rows} finds its place taken; {wait.reason}"
+            rows = _named(long)
+            message = f"waiting: {'; '.join(rows)} finds its place taken; {wait.reason}"
             streams.say(conn, self._stream_id, epoch, message)
         self._next_at = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, collisions.ROUND_WAIT_MAX_S)
@@ -274,7 +279,7 @@ class Refetcher:
             return None, accounts
         route = self._routes[table]
         found = refetch.read_rows(source, applier.table, keys, binary=route.binary)
-        own = self._own(route, found)
+        own = self._own(route, list(found.values()))
         if self._newer is not None:
             self._newer.setdefault(table, set()).update(map(key_getter(route.key_places), own))
         self._begin(conn, origin, epoch)
@@ -288,8 +293,11 @@ class Refetcher:
         conn.execute("COMMIT")
         applier.committed()
         steps.reached(COMMITTED)
-        room = KEYS_NAMED_MAX - len(self._kept_out)
-        self._kept_out += [f"{table} ({', '.join(key)})" for key in done.again[:room]]
+        if done.again:
+            values = {tuple(keys[at]): hash(tuple(row)) for at, row in found.items()}
+            room = collisions.KEPT_OUT_MAX - len(self._kept_out)
+            kept_out = map(tuple, done.again[:room])
+            self._kept_out.update(((table, key), values.get(key, 0)) for key in kept_out)
         return keys[-1], accounts
 
     def _finish(self, conn: psycopg.Connection, h_lsn: int, *, origin: str, epoch: int) -> None:
@@ -306,3 +314,8 @@ class Refetcher:
         values = locator.values(found, route.shard, binary=route.binary)
         places = locator.locate(values)
         return [row for row, at in zip(found, places, strict=True) if at == self.place]
+
+
+def _named(places: Iterable[Place]) -> list[str]:
+    """A few rows, for a message."""
+    return [f"{table} ({', '.join(key)})" for table, key in islice(places, KEYS_NAMED_MAX)]

@@ -113,16 +113,16 @@ def lock(conn: psycopg.Connection, table: TargetTable) -> None:
 
 def read_rows(
     conn: psycopg.Connection, table: TargetTable, keys: Sequence[KeyText], *, binary: bool
-) -> list[Row]:
-    """The rows of these keys that exist in the session's snapshot."""
+) -> dict[int, Row]:
+    """The rows that exist in the session's snapshot, by the place of their key among ``keys``."""
     names = [sql.Identifier(f"k{n}") for n in range(len(table.key))]
     typed = [
         sql.SQL("{}::{} AS {}").format(name, sql.SQL(table.columns[k].type_name), name)
         for name, k in zip(names, table.key, strict=True)
     ]
     query = sql.SQL(
-        "SELECT {columns} FROM (SELECT {typed} FROM unnest({arrays}) AS u ({names})) AS s"
-        " JOIN ONLY {table} AS t ON {match}"
+        "SELECT s.n::text, {columns} FROM (SELECT {typed}, n - 1 AS n FROM unnest({arrays})"
+        " WITH ORDINALITY AS u ({names}, n)) AS s JOIN ONLY {table} AS t ON {match}"
     ).format(
         columns=sql.SQL(", ").join(sql.SQL("t.{}").format(table.names([i])) for i in table.all),
         typed=sql.SQL(", ").join(typed),
@@ -134,7 +134,9 @@ def read_rows(
     arrays = [[key[n] for key in keys] for n in range(len(names))]
     result = conn.execute(query, arrays, binary=binary).pgresult
     assert result is not None
-    return [
-        [field(result.get_value(at, i)) for i in range(result.nfields)]
-        for at in range(result.ntuples)
-    ]
+    found: dict[int, Row] = {}
+    for at in range(result.ntuples):
+        place, *row = [result.get_value(at, i) for i in range(result.nfields)]
+        assert place is not None
+        found[int(place)] = [field(value) for value in row]
+    return found
