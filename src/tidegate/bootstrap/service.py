@@ -7,7 +7,6 @@ close it at the end.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from tidegate.bootstrap.route import check_handles
 from tidegate.bootstrap.store import UpgradeStore
 from tidegate.bootstrap.tenant_work import PassResult, TenantWork
 from tidegate.bootstrap.work import BATCH_LEASE_S, Work, log, reason
+from tidegate.chance import CHANCE
 from tidegate.errors import CancelledError, InvalidArgumentError, WaitTimeoutError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Service[C]:
         batch_lease_s: float = BATCH_LEASE_S,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], bool] | None = None,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = CHANCE.random,
     ) -> None:
         versions = [handle.metadata for handle in handles]
         check_handles(versions)

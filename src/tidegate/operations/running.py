@@ -11,7 +11,6 @@ starts them again.
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from tidegate import steps
+from tidegate.chance import CHANCE
 from tidegate.cluster.keeper import LeaseKeeper
 from tidegate.errors import (
     CancelledError,
@@ -321,7 +321,7 @@ class OperationWork:
         if isinstance(error, CancelledError):
             why = error.message
             return partial(decisions.stopped, attempt=attempt, why=why, now_ms=now_ms)
-        chance = random.random()  # noqa: S311 - a pause, not a secret
+        chance = CHANCE.random()
 
         def failing(operation: ClusterOperation) -> ClusterOperation:
             task = operation.task(attempt.key)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import random
 import re
 import secrets
 import socket
@@ -25,6 +24,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from tidegate.chance import CHANCE
 from tidegate.errors import InvalidArgumentError, UnreachableNodeError
 from tidegate.router.model import Credentials, Route
 from tidegate.topology import routing
@@ -100,7 +100,7 @@ class Routes:
             shard=found.shard,
             table=found.table,
             tablet_type=tablet_type,
-            tablet=random.choice(near),  # noqa: S311 - spreads reads over replicas
+            tablet=CHANCE.choice(near),
             tablets=tablets,
             revision=self.revision,
         )
@@ -275,7 +275,7 @@ class Router:
             self._is_following = False
             if time.monotonic() - began_at > STEADY_S:
                 pause_s = FIRST_PAUSE_S
-            self._stop.wait(pause_s * random.uniform(0.5, 1))  # noqa: S311 - spreads out routers
+            self._stop.wait(pause_s * CHANCE.uniform(0.5, 1))
             pause_s = min(MAX_PAUSE_S, pause_s * 2)
 
     def _accept(self, snapshot: Snapshot) -> None:

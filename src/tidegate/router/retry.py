@@ -21,11 +21,11 @@ undone lifts the fence and changes no route. Everything ends at the caller's dea
 
 from __future__ import annotations
 
-import random
 import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from tidegate.chance import CHANCE
 from tidegate.errors import (
     DeniedTableError,
     FencedError,
@@ -143,7 +143,7 @@ class Attempts:
             ) from error
         pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._made, 10))
         self._made += 1
-        spread_s = pause_s * random.uniform(0.5, 1)  # noqa: S311 - spreads out the waiting ones
+        spread_s = pause_s * CHANCE.uniform(0.5, 1)
         self._router.wait_for_change(self._revision, min(spread_s, left_s))
 
     def _raise_unknown(self, error: Exception) -> NoReturn:

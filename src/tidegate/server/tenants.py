@@ -7,7 +7,6 @@ what it did stays. A new owner drops the scratch databases that a crash left bes
 
 from __future__ import annotations
 
-import random
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +14,7 @@ import structlog
 
 from tidegate.bootstrap.tenants.loop import RunLoop
 from tidegate.bootstrap.tenants.model import RunState
+from tidegate.chance import CHANCE
 from tidegate.cluster.leases import Leases
 from tidegate.errors import ConflictError, TidegateError
 
@@ -138,7 +138,7 @@ class TenantRuns:
                 run_id,
                 holder=self._holder,
                 ground=self._service.ground,
-                chance=random.random,
+                chance=CHANCE.random,
                 closing=self._closing,
             ).work()
             log.info("tenant run", run=run_id, state=run.state.value, message=run.message)

@@ -16,7 +16,6 @@ function again, which is why it must be pure.
 from __future__ import annotations
 
 import json
-import random
 import threading
 import time
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, select, text
 from sqlalchemy.exc import IntegrityError
 
+from tidegate.chance import CHANCE
 from tidegate.cluster.ledger import Update
 from tidegate.errors import ConflictError, InvalidArgumentError
 from tidegate.topology.model import ObjectKey, Snapshot
@@ -173,7 +173,7 @@ class TopologyStore:
                 self._notice(revision)
                 return committed
             pause_s = min(_MAX_PAUSE_S, 0.001 * 2**attempt)
-            time.sleep(random.uniform(0, pause_s))  # noqa: S311 - spreads out those who lost
+            time.sleep(CHANCE.uniform(0, pause_s))
         raise ConflictError(
             f"the topology was changed by somebody else in each of {attempts} attempts",
             next_step="try again",

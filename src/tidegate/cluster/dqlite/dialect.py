@@ -9,7 +9,6 @@ server; ROLLBACK is always sent, and a connection that cannot roll back is close
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from dqlitedbapi.exceptions import Error, OperationalError, is_no_transaction_error
 from sqlalchemy.dialects import registry
 from sqlalchemydqlite.base import DqliteDialect
+
+from tidegate.chance import CHANCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ class WriteGate:
                     self._holder = holder
                     return
                 # Random, to part the processes that wait.
-                self._freed.wait(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311
+                self._freed.wait(CHANCE.uniform(0.5, 1.0) * pause_s)
                 pause_s = min(2 * pause_s, _MAX_PAUSE_S)
         finally:
             self._turn.release()
