@@ -6,7 +6,14 @@ wall clocks jump. After each step it is checked that
 
 * no span has two captures that may write, except one whose assignment the target refuses,
 * the watermark never goes back, and never passes what a span has durably applied,
-* sets can be what they are.
+* sets can be what they are,
+* nobody obeys an order older than one obeyed before, or an order of another life of the workflow,
+* nobody becomes a writer beside one who may still write, and no limit of tasks is passed,
+* a silent capture, or an owner that hears nobody, does not last.
+
+Each seed draws its own mix and rate of faults, and aims some at captures that have a role in a
+span which prepares, commits or is removed. Tables are split, dropped and added while they move;
+there are barriers, some of them behind what is published, and a redo log.
 
 After the faults everything must become Replicating within a bound. A run is repeated by its seed;
 its transcript is what it did, line by line.
@@ -15,166 +22,54 @@ its transcript is what it did, line by line.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from scheduling.simulated_parts import CUTS, WRITES, End, Executor, Network, Part, Target, parts
 from tidegate.scheduling.agent import Agent
 from tidegate.scheduling.coordinator import Scheduler
 from tidegate.scheduling.lease import WriteLease
+from tidegate.scheduling.messages import REVISION_BITS
 from tidegate.scheduling.model import (
     BarrierWithMin,
     CaptureInfo,
-    Checkpoint,
+    Role,
     SetState,
     Span,
-    SpanStatus,
     TableState,
 )
+from tidegate.scheduling.placement import TaskKind
+from tidegate.scheduling.reconciling import Reconciler
 from tidegate.scheduling.settings import Settings
+from tidegate.scheduling.watermark import Redo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
-    from tidegate.scheduling.messages import Message
+    from scheduling.simulated_parts import Work
+    from tidegate.scheduling.model import TableID
 
 TICK_MS: Final = 100
 LEASE_MS: Final = 800
 SUCCESSOR_MS: Final = 1600
 SETTINGS: Final = Settings(
-    settle_ticks=10, silent_ticks=25, resend_ticks=4, balance_interval_ms=1500, heartbeat_ticks=2
+    settle_ticks=10,
+    silent_ticks=25,
+    resend_ticks=4,
+    balance_interval_ms=1500,
+    heartbeat_ticks=2,
+    max_task_concurrency=2,
 )
 TABLES: Final = ("one", "two", "three", "four", "five")
 CALM_TICKS: Final = 160
 """Within which everything must run again when no fault is left."""
 
+UNDETERMINED: Final = Role.UNDETERMINED
+
 
 class BrokenInvariantError(AssertionError):
     """What must always hold did not."""
-
-
-@dataclass
-class Network:
-    """Messages under way, by the tick at which they arrive."""
-
-    random: random.Random
-    due: list[tuple[int, int, str, Message]] = field(default_factory=list)
-    cut: set[tuple[str, str]] = field(default_factory=set)
-    loss: float = 0.0
-    delay_ticks: int = 0
-    now: int = 0
-    count: int = 0
-
-    def put(self, sender: str, to: str, message: Message, address: str) -> None:
-        if (sender, to) in self.cut or self.random.random() < self.loss:
-            return
-        for _ in range(2 if self.random.random() < self.loss else 1):
-            self.count += 1
-            late = self.random.randint(0, self.delay_ticks) if self.delay_ticks else 0
-            self.due.append((self.now + late, self.count, address, message))
-
-    def take(self, address: str) -> list[Message]:
-        here = [each for each in self.due if each[2] == address and each[0] <= self.now]
-        if here:
-            self.due = [each for each in self.due if each[2] != address or each[0] > self.now]
-        if self.delay_ticks:
-            self.random.shuffle(here)
-        return [message for *_, message in here]
-
-
-class End:
-    """One end of the network: a life of a capture, or an owner."""
-
-    def __init__(self, network: Network, node: str, address: str) -> None:
-        self.network, self.node, self.address = network, node, address
-
-    def send(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            prefix = "owner" if self.address.startswith("agent") else "agent"
-            self.network.put(self.node, message.to, message, f"{prefix}:{message.to}")
-
-    def receive(self) -> Sequence[Message]:
-        return self.network.take(self.address)
-
-    def close(self) -> None:
-        pass
-
-
-@dataclass
-class Target:
-    """The target shard: what is applied of each span, and the epoch it accepts."""
-
-    applied: dict[Span, int] = field(default_factory=dict)
-    epochs: dict[Span, int] = field(default_factory=dict)
-
-
-@dataclass
-class Work:
-    """A span at a capture."""
-
-    state: TableState
-    left: int
-    checkpoint: int = 0
-    epoch: int = 0
-
-
-class Executor:
-    """Runs spans in a capture of the simulation: each stage takes some steps."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.works: dict[Span, Work] = {}
-
-    def add_table_span(
-        self, span: Span, checkpoint: Checkpoint, *, is_prepare: bool, epoch: int
-    ) -> bool:
-        work = self.works.get(span)
-        if work is None or work.state is TableState.STOPPED:
-            left = self.world.random.randint(0, 4)
-            self.works[span] = Work(TableState.PREPARING, left)
-        elif work.state is TableState.PREPARED and not is_prepare:
-            work.state, work.epoch = TableState.REPLICATING, epoch
-            work.checkpoint = self.world.opened(span, epoch, checkpoint.checkpoint)
-        return True
-
-    def is_add_table_span_finished(self, span: Span, *, is_prepare: bool) -> bool:
-        wanted = TableState.PREPARED if is_prepare else TableState.REPLICATING
-        return self.works[span].state is wanted
-
-    def remove_table_span(self, span: Span) -> bool:
-        work = self.works.get(span)
-        if work is not None:
-            work.state, work.left = TableState.STOPPING, self.world.random.randint(0, 3)
-        return True
-
-    def is_remove_table_span_finished(self, span: Span) -> tuple[int, bool]:
-        work = self.works.get(span)
-        if work is None:
-            return 0, True
-        if work.state is not TableState.STOPPED:
-            return 0, False
-        del self.works[span]
-        return work.checkpoint, True
-
-    def get_table_span_status(self, span: Span, *, collect_stats: bool) -> SpanStatus:
-        _ = collect_stats
-        work = self.works.get(span)
-        if work is None:
-            return SpanStatus(span, TableState.ABSENT)
-        return SpanStatus(span, work.state, Checkpoint(work.checkpoint, work.checkpoint))
-
-    def run(self) -> None:
-        """What happens by itself between two ticks."""
-        for span, work in self.works.items():
-            work.left -= 1
-            if work.state is TableState.PREPARING and work.left <= 0:
-                work.state = TableState.PREPARED
-            elif work.state is TableState.STOPPING and work.left <= 0:
-                work.state = TableState.STOPPED
-            if work.state in WRITES and work.epoch:
-                work.checkpoint = self.world.wrote(span, work)
-
-
-WRITES: Final = (TableState.REPLICATING, TableState.STOPPING)
 
 
 @dataclass
@@ -193,12 +88,18 @@ class Node:
     was_open: bool = False
     scheduler: Scheduler | None = None
 
+    @property
+    def revision(self) -> int:
+        return self.scheduler.header.owner_revision if self.scheduler else 0
+
 
 class World:
     """All of it, for one seed."""
 
     agent_class: type[Agent] = Agent
     scheduler_class: type[Scheduler] = Scheduler
+    aim: tuple[str, ...] = ()
+    """Faults to be drawn often."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -209,14 +110,42 @@ class World:
         """By id: epoch of the life, and when its lease was renewed last."""
         self.lives = 0
         self.revision = 0
+        self.life = 1
+        self.lives_of: dict[int, int] = {}
+        """Life of the workflow, by revision of the owner."""
+        self.asked: set[Span] = set()
         self.owner: Node | None = None
         self.durable = 0
         self.source = 1
         self.tick_number = 0
         self.transcript: list[str] = [f"seed {seed}"]
-        self.tables = TABLES[: self.random.randint(1, len(TABLES))]
+        self.tables = list(TABLES[: self.random.randint(1, len(TABLES))])
+        self._draw()
         for name in "abcd"[: self.random.randint(1, 4)]:
             self.start(name)
+
+    def _draw(self) -> None:
+        """The mix and the rate of faults of this seed, and the shape of its tables."""
+        draw = self.random
+        names = sorted(set(FAULTS))
+        mix = [name for name in FAULTS if name in draw.sample(names, draw.randint(4, len(names)))]
+        self.mix = [*mix, *self.aim * (1 + len(mix) // max(1, len(self.aim)))]
+        self.rate = draw.choice([0.1, 0.25, 0.4])
+        self.aimed = draw.choice([0.0, 0.1, 0.3])
+        self.failing = draw.choice([0.0, 0.1])
+        self.splits = draw.choice([1, 1, 2, 3])
+        self.redo = draw.random() < 0.3
+        self.flushed = 0
+        self.held: tuple[int, int] | None = None
+        """Barrier, and the tick at which it is lifted."""
+        self.clock_ms = 0
+        self.heard: dict[tuple[int, str], int] = {}
+        self.before: dict[Span, Mapping[str, Role]] = {}
+        self.numbers: dict[tuple[int, str], int] = {}
+
+    def split(self, table: TableID) -> list[Span]:
+        cuts = [*CUTS[: self.splits], ""]
+        return [Span(table, a, b) for a, b in pairwise(cuts)]
 
     # -- what nodes do
 
@@ -232,36 +161,51 @@ class World:
         epoch = f"{name}{self.lives}"
         executor = Executor(self)
         end = End(self.network, name, f"agent:{name}")
-        agent = self.agent_class(name, epoch, executor, end, workflow_epoch=1)
+        agent = self.agent_class(name, epoch, executor, end, workflow_epoch=self.life)
         lease = WriteLease(LEASE_MS)
         self.nodes[name] = Node(name, epoch, agent, executor, lease)
         self.say(f"{name} starts as {epoch}")
 
+    def obeyed(self, executor: Executor, span: Span, epoch: int) -> None:
+        """A capture begins what it was ordered."""
+        if epoch < executor.obeyed.get(span, 0):
+            raise BrokenInvariantError(f"{span}: an order was obeyed after a younger one")
+        executor.obeyed[span] = epoch
+        if self.lives_of[epoch >> REVISION_BITS] != executor.life:
+            raise BrokenInvariantError(f"{span}: an order for another life of the workflow")
+
     def opened(self, span: Span, epoch: int, checkpoint: int) -> int:
         """A writer takes over at the target: it fences those before it and goes on from there."""
-        if epoch >= self.target.epochs.get(span, 0):
-            self.target.epochs[span] = epoch
-        applied = self.target.applied.setdefault(span, 0)
-        if checkpoint > applied:
+        target = self.target
+        for part in parts(span):
+            target.epochs[part] = max(epoch, target.epochs.get(part, 0))
+        applied = min(target.applied.setdefault(part, 0) for part in parts(span))
+        if checkpoint > applied and span.table in self.tables:
             raise BrokenInvariantError(f"{span} begins at {checkpoint}, {applied} is applied")
         return applied
 
-    def wrote(self, span: Span, work: Work) -> int:
+    def wrote(self, span: Span, work: Work, bound: int) -> int:
         """One transaction at the target, which refuses an older epoch."""
-        if work.epoch >= self.target.epochs.get(span, 0):
-            self.target.applied[span] = max(self.target.applied.get(span, 0), self.source)
-            return self.source
-        return work.checkpoint
+        target = self.target
+        if any(work.epoch < target.epochs.get(part, 0) for part in parts(span)):
+            return work.checkpoint
+        to = max(work.checkpoint, min(self.source, bound))
+        for part in parts(span):
+            target.applied[part] = max(target.applied.get(part, 0), to)
+        return to
 
     def step(self) -> None:
         self.tick_number += 1
         self.source += 1
         self.network.now = self.tick_number
+        if self.random.random() < 0.7:
+            self.flushed = self.source
         for node in list(self.nodes.values()):
             if node.is_dead or node.is_frozen:
                 continue
-            if node.was_open and not node.lease.is_open(self.now_ms):
-                self.say(f"{node.epoch} has lost its lease and begins a new life")
+            is_old = node.executor.life != self.life and self.random.random() < 0.1
+            if is_old or (node.was_open and not node.lease.is_open(self.now_ms)):
+                self.say(f"{node.epoch} has lost its lease or its workflow, and begins a new life")
                 self.do_restart(node)
                 continue
             self._renew(node)
@@ -269,7 +213,13 @@ class World:
             if not node.was_open:
                 continue
             node.executor.run()
-            node.agent.tick()
+            node.executor.failed.clear()
+            barrier = node.agent.tick()
+            if barrier:
+                node.executor.bound = max(node.executor.bound, barrier.global_ts)
+            for span in node.executor.failed:
+                if span not in node.executor.works and span not in node.agent.failures:
+                    raise BrokenInvariantError(f"{node.id} cannot begin {span} and does not say so")
         self._own()
         self.check()
 
@@ -319,23 +269,49 @@ class World:
         self.revision += 1
         end = End(self.network, node.id, f"owner:{node.id}")
         node.scheduler = self.scheduler_class(
-            node.id, self.revision, end, workflow_epoch=1, settings=SETTINGS
+            node.id,
+            self.revision,
+            end,
+            workflow_epoch=self.life,
+            settings=SETTINGS,
+            reconciler=Reconciler(self.split),
         )
+        self.lives_of[self.revision] = self.life
+        self.before = {}
         self.owner = node
         self.say(f"{node.id} is owner, revision {self.revision}")
 
     def _decide(self, node: Node, scheduler: Scheduler, alive: dict[str, CaptureInfo]) -> None:
+        at = self.source
+        if self.held:
+            at, until = self.held
+            self.held = self.held if self.tick_number < until else None
+        tasks = dict(scheduler.placement.running)
+        leaving = {*scheduler.captures.stopping(), scheduler.drain.target or ""} - {""}
+        is_rebalancing = scheduler.rebalancing.is_requested
+        self.network.owner_ticks = scheduler.captures.ticks + 1
         mark = scheduler.tick(
             self.durable,
             self.tables,
             alive,
-            BarrierWithMin.at(self.source),
-            now_ms=self.now_ms + self.random.choice([0, 0, 0, 3_600_000]),
+            BarrierWithMin.at(at),
+            now_ms=self.now_ms + self.clock_ms,
+            redo=Redo(self.flushed) if self.redo else None,
         )
         if mark.can_proceed:
             if mark.checkpoint < self.durable:
                 raise BrokenInvariantError(f"the watermark went back from {self.durable}: {mark}")
+            top = min(at, self.flushed) if self.redo else at
+            if mark.checkpoint > max(self.durable, top):
+                raise BrokenInvariantError(f"the watermark passes {top}: {mark}")
             self.durable = mark.checkpoint
+        moves = {
+            span: task
+            for span, task in scheduler.placement.running.items()
+            if task.kind is TaskKind.MOVE and tasks.get(span) is not task
+        }
+        self._check_moves(scheduler, set(moves), leaving, is_rebalancing=is_rebalancing)
+        self._check_silence(node, scheduler, alive)
         for id_ in scheduler.silent_captures:
             if id_ != node.id and id_ in self.registered and not scheduler.is_cut_off:
                 self.say(f"{node.id} ends the life of {id_}, which is silent")
@@ -349,22 +325,65 @@ class World:
 
     # -- what must hold
 
+    def _check_moves(
+        self, scheduler: Scheduler, begun: set[Span], leaving: set[str], *, is_rebalancing: bool
+    ) -> None:
+        placement = scheduler.placement
+        limit = SETTINGS.max_task_concurrency
+        if begun and len(placement.running) > limit and not is_rebalancing:
+            raise BrokenInvariantError(f"{len(placement.running)} tasks, {limit} may run")
+        now_leaving = {*scheduler.captures.stopping(), scheduler.drain.target or ""}
+        for span in begun - self.asked:
+            # who began to leave in this very tick may be emptied in it
+            if leaving & now_leaving and placement.sets[span].primary not in now_leaving:
+                raise BrokenInvariantError(f"{span} is balanced while {leaving} leave")
+        for span, found in placement.sets.items():
+            if found.state is not SetState.REPLICATING and not scheduler.waits_for(span):
+                raise BrokenInvariantError(f"nobody knows what {span} waits for")
+            before = self.before.get(span, {})
+            staying = [c for c, r in found.roles.items() if r is before.get(c) is UNDETERMINED]
+            primary = found.primary
+            if primary and before.get(primary) is Role.SECONDARY and staying:
+                raise BrokenInvariantError(f"{span}: {primary} is to write beside {staying}")
+        self.before = {span: found.roles for span, found in placement.sets.items()}
+
+    def _check_silence(
+        self, node: Node, scheduler: Scheduler, alive: dict[str, CaptureInfo]
+    ) -> None:
+        """By what the network has delivered."""
+        now = scheduler.captures.ticks
+        silent = 0
+        for known in scheduler.captures.known.values():
+            life = node.revision, known.epoch
+            heard = max(self.heard.setdefault(life, now), self.network.heard.get(life, 0))
+            self.heard[life] = heard
+            if known.number < self.numbers.get(life, 0):
+                raise BrokenInvariantError(f"what {known.epoch} said later is forgotten")
+            self.numbers[life] = known.number
+            if known.id in alive and known.id != node.id:
+                silent += now - heard > SETTINGS.silent_ticks + 8
+                if now - heard > SETTINGS.silent_ticks + 24 and self.owner is node:
+                    raise BrokenInvariantError(f"{known.epoch} is silent for ever")
+        if 2 * silent > len(scheduler.captures.known) and not scheduler.is_cut_off:
+            raise BrokenInvariantError(f"{node.id} hears nobody and keeps the lease")
+
     def check(self) -> None:
-        writers: dict[Span, list[str]] = {}
+        writers: dict[Part, list[str]] = {}
         for node in self.nodes.values():
             if node.is_dead or not node.lease.is_open(self.now_ms):
                 continue
             for span, work in node.executor.works.items():
                 if work.state in WRITES and work.epoch:
-                    writers.setdefault(span, []).append(node.id)
-        for span, who in writers.items():
+                    for part in parts(span):
+                        writers.setdefault(part, []).append(node.id)
+        for part, who in writers.items():
             if len(who) > 1:
-                raise BrokenInvariantError(f"{span} is written by {' and '.join(who)}")
+                raise BrokenInvariantError(f"{part} is written by {' and '.join(who)}")
         self._check_watermark()
 
     def _check_watermark(self) -> None:
         for table in self.tables:
-            applied = self.target.applied.get(Span(table), 0)
+            applied = min(self.target.applied.get(part, 0) for part in parts(Span(table)))
             if self.durable > applied:
                 raise BrokenInvariantError(
                     f"the watermark is at {self.durable}, {table} has {applied}"
@@ -379,13 +398,18 @@ class World:
         if scheduler is None or any(node.is_evicted for node in self.nodes.values()):
             return False
         sets = scheduler.placement.sets
-        wanted = {Span(table) for table in self.tables}
-        if set(sets) != wanted or scheduler.placement.running:
+        wanted = set(sets)
+        written = sorted(part for span in sets for part in parts(span))
+        if (
+            written != sorted(part for table in self.tables for part in parts(Span(table)))
+            or scheduler.placement.running
+        ):
             return False
         for span, found in sets.items():
             if found.state is not SetState.REPLICATING or len(found.roles) != 1:
                 return False
-            work = self.nodes[found.primary or ""].executor.works.get(span)
+            node = self.nodes.get(found.primary or "")
+            work = node.executor.works.get(span) if node else None
             if work is None or work.state is not TableState.REPLICATING:
                 return False
         running = sum(len(n.executor.works) for n in self.nodes.values() if not n.is_dead)
@@ -396,9 +420,25 @@ class World:
     def disturb(self) -> None:
         """One fault, or the end of one."""
         node = self.random.choice(list(self.nodes.values()))
-        choice = self.random.choice(FAULTS)
+        choice = self.random.choice(self.mix)
         self.say(f"{choice} {node.id}")
         getattr(self, f"do_{choice}")(node)
+
+    def strike(self) -> None:
+        """A fault exactly where something has begun and not ended."""
+        scheduler = self.owner.scheduler if self.owner else None
+        roles = [
+            (found.state, capture)
+            for found in (scheduler.placement.sets.values() if scheduler else ())
+            if found.state is not SetState.REPLICATING
+            for capture in found.roles
+        ]
+        if not roles:
+            return
+        state, capture = self.random.choice(roles)
+        choice = self.random.choice(self.aim or AIMED)
+        self.say(f"{choice} {capture}, which has a span in {state}")
+        getattr(self, f"do_{choice}")(self.nodes[capture])
 
     def do_crash(self, node: Node) -> None:
         node.is_dead = True
@@ -455,7 +495,11 @@ class World:
 
     def do_move(self, node: Node) -> None:
         if self.owner and self.owner.scheduler:
-            self.owner.scheduler.move_table(self.random.choice(self.tables), node.id)
+            sets = list(self.owner.scheduler.placement.sets)
+            if sets:
+                span = self.random.choice(sets)
+                self.asked.add(span)
+                self.owner.scheduler.move_table(span, node.id)
 
     def do_rebalance(self, _node: Node) -> None:
         if self.owner and self.owner.scheduler:
@@ -465,15 +509,56 @@ class World:
         """A span's pipeline fails and is gone, or stops."""
         if node.executor.works:
             span = self.random.choice(list(node.executor.works))
-            if self.random.random() < 0.5:
-                del node.executor.works[span]
-            else:
-                node.executor.works[span].state = TableState.STOPPED
+            work = node.executor.works[span]
+            match self.random.randrange(3):
+                case 0:
+                    del node.executor.works[span]
+                case 1:
+                    work.state = TableState.STOPPED
+                case _:
+                    work.state, work.left = TableState.STOPPING, self.random.randint(1, 20)
+
+    def do_drop(self, _node: Node) -> None:
+        if len(self.tables) > 1:
+            self.tables.remove(self.random.choice(self.tables))
+
+    def do_add(self, _node: Node) -> None:
+        """Another table; it begins where the others are."""
+        free = [table for table in TABLES if table not in self.tables]
+        if free:
+            self.tables.append(free[0])
+            for part in parts(Span(free[0])):
+                self.target.applied[part] = max(self.target.applied.get(part, 0), self.durable)
+
+    def do_hold(self, _node: Node) -> None:
+        """A barrier; one that is learnt of late lies behind what is published."""
+        at = self.source + self.random.choice([3, 0, -30])
+        self.held = max(1, at), self.tick_number + self.random.randint(2, 20)
+
+    def do_jump(self, _node: Node) -> None:
+        self.clock_ms = self.random.choice([0, 3_600_000, -3_600_000])
+
+    def do_recreate(self, _node: Node) -> None:
+        """The workflow is deleted, and one of the same name is made."""
+        owner = self.owner
+        if owner:
+            self.life += 1
+            self.elect(owner)
 
     def calm(self) -> None:
         """No fault is left: the dead come back, the cut off are heard again."""
         self.network.cut.clear()
         self.network.loss = self.network.delay_ticks = 0
+        self.held, self.clock_ms, self.failing = None, 0, 0.0
+        last = next((n for n in self.nodes.values() if n.agent.liveness and not n.is_dead), None)
+        if last and self.random.random() < 0.4:
+            self.say(f"only {last.id} is left, and wants to go")
+            for node in list(self.nodes.values()):
+                if node is not last:
+                    self.do_crash(node)
+                    del self.nodes[node.id]
+            last.is_frozen = last.is_isolated = False
+            return
         for node in list(self.nodes.values()):
             node.is_frozen = node.is_isolated = False
             if node.is_dead or node.agent.liveness:
@@ -484,7 +569,11 @@ class World:
 FAULTS: Final = (
     *("crash", "restart", "freeze", "wake", "wake", "isolate", "cut", "cut_one_way", "mend"),
     *("mend", "lose", "delay", "elect", "join", "drain", "stop", "move", "move", "move"),
-    *("rebalance", "fail"),
+    *("rebalance", "fail", "drop", "add", "add", "hold", "jump", "recreate"),
+)
+AIMED: Final = (
+    *("crash", "restart", "freeze", "isolate", "cut", "cut_one_way", "lose", "elect", "fail"),
+    *("drop", "add", "recreate", "stop"),
 )
 
 
@@ -494,8 +583,10 @@ def run(seed: int, world_class: type[World] = World) -> World:
     try:
         for _ in range(world.random.randint(20, 90)):
             world.step()
-            if world.random.random() < 0.25:
+            if world.random.random() < world.rate:
                 world.disturb()
+            if world.random.random() < world.aimed:
+                world.strike()
         world.calm()
         for _ in range(CALM_TICKS):
             world.step()

@@ -149,6 +149,17 @@ def test_a_span_that_cannot_begin_is_absent_and_its_error_is_kept(lab: Lab) -> N
     assert "away" in str(lab.agent.failures[T])
 
 
+def test_a_span_that_cannot_begin_twice_is_answered_twice(lab: Lab) -> None:
+    """Situation 1: the owner asks again, and waits for an answer to that very order."""
+    lab.spans.fails = True
+    lab.tick(order(OrderKind.PREPARE, 1))
+    first = lab.report()
+    lab.tick(beat(acked=first.number))
+    lab.tick(order(OrderKind.PREPARE, 2), beat(acked=first.number))
+    (status,) = lab.report().statuses
+    assert (status.state, status.order) == (TableState.ABSENT, 2)
+
+
 def test_only_what_changed_is_reported_until_a_full_report_is_due(lab: Lab) -> None:
     run(lab)
     lab.tick(beat(acked=lab.report().number))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduling.make_span_world import Spans, Wire
 from tidegate.errors import NotFoundError
-from tidegate.scheduling.agent import Agent
+from tidegate.scheduling.agent import Agent, _Known
 from tidegate.scheduling.barriers import TABLES_MAX, Waiting, barrier_of
 from tidegate.scheduling.coordinator import Scheduler
 from tidegate.scheduling.messages import Heartbeat, Order, Report
@@ -24,7 +26,7 @@ from tidegate.scheduling.model import (
     Watermark,
 )
 from tidegate.scheduling.settings import Settings
-from tidegate.scheduling.watermark import clamped
+from tidegate.scheduling.watermark import Behind, Redo, clamped, is_covered
 
 FAST = Settings(settle_ticks=5, silent_ticks=8, resend_ticks=3, balance_interval_ms=100)
 
@@ -215,6 +217,92 @@ def test_what_was_published_is_never_taken_back() -> None:
     """Scheduling 13: the final clamp."""
     assert clamped(Watermark(9, 12, 1), Watermark(8, 8, 0)) == Watermark(9, 12, 1)
     assert not clamped(Watermark(9, 12, 1), Watermark()).can_proceed
+
+
+@pytest.mark.parametrize("durable", [7, 0])
+def test_the_watermark_stands_while_a_barrier_or_the_durable_one_is_behind(durable: int) -> None:
+    """Situation 13: what is behind is named, and changes nothing that was published."""
+    lab = Lab("a")
+    lab.step(8)
+    for executor in lab.spans.values():
+        executor.checkpoints = dict.fromkeys(executor.states, Checkpoint(30, 30))
+    lab.step(8)
+    assert (lab.mark.checkpoint, lab.owner.behind) == (30, None)
+    alive = {"a": CaptureInfo("a", "a1")}
+    late = lab.owner.tick(durable, lab.tables, alive, BarrierWithMin.at(20))
+    assert late.checkpoint == 30
+    assert lab.owner.behind == Behind(30, 20)
+
+
+def test_a_span_behind_what_was_published_is_named() -> None:
+    """Situation 13: a table that is added begins where the durable checkpoint is."""
+    lab = Lab("a")
+    lab.step(8)
+    for executor in lab.spans.values():
+        executor.checkpoints = dict.fromkeys(executor.states, Checkpoint(30, 30))
+    lab.step(8)
+    lab.tables.append("late")
+    lab.step()
+    assert lab.mark.checkpoint == 30
+    assert lab.owner.behind == Behind(30, 7, Span("late"))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.booleans()),
+        max_size=30,
+    )
+)
+def test_whatever_the_caller_passes_what_is_published_never_falls(
+    ticks: list[tuple[int, int, int, bool]],
+) -> None:
+    """Situation 13."""
+    lab = Lab("a", tables=1)
+    lab.step(4)
+    published = Watermark()
+    for durable, barrier, at, has_redo in ticks:
+        spans = lab.spans["a"]
+        spans.checkpoints = dict.fromkeys(spans.states, Checkpoint(at, at))
+        for agent in lab.agents.values():
+            lab.wires["a"].inbox += lab.wire.sent
+            lab.wire.sent.clear()
+            agent.tick()
+            lab.wire.inbox += lab.wires["a"].sent
+            lab.wires["a"].sent.clear()
+        mark = lab.owner.tick(
+            durable,
+            lab.tables,
+            {"a": CaptureInfo("a", "a1")},
+            BarrierWithMin.at(barrier),
+            redo=Redo(at) if has_redo else None,
+        )
+        if mark.can_proceed:
+            assert mark.checkpoint >= published.checkpoint
+            assert mark.resolved >= max(published.resolved, mark.checkpoint)
+            published = mark
+
+
+@pytest.mark.parametrize(
+    "found", [("", "p", "h", ""), ("", "", "h", "p"), ("", "h", "", ""), ("", "h", "p", "h")]
+)
+def test_spans_that_overlap_are_stopped_until_they_tile_the_table(
+    found: tuple[str, str, str, str],
+) -> None:
+    """Invariant 4: an owner that finds what two others made goes on, and says what is wrong."""
+    lab = Lab("a", "b", tables=1)
+    one, other = Span("t0", *found[:2]), Span("t0", *found[2:])
+    for name, span in (("a", one), ("b", other)):
+        lab.spans[name].states[span] = TableState.REPLICATING
+        lab.agents[name]._known[span] = _Known(epoch=1)
+    lab.step(2)
+    assert "overlap" in str(lab.owner.faults["t0"])
+    assert not lab.mark.can_proceed
+    lab.step(20)
+    spans = sorted(span for each in lab.spans.values() for span in each.states)
+    assert is_covered(spans), spans
+    assert spans == sorted(lab.owner.placement.sets)
+    assert lab.owner.faults == {}
+    assert lab.mark.can_proceed
 
 
 def test_a_node_that_comes_back_is_ready_at_its_first_answer() -> None:

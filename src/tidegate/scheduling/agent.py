@@ -276,7 +276,8 @@ class Agent:
             status = self._status(span, known, collect_stats=collect_stats)
             is_told = known.said is not None and known.since <= self._acked
             if status.state is TableState.ABSENT and not known.task:
-                if is_told and known.said and known.said.state is TableState.ABSENT:
+                # said for this very order: a second one that came to nothing has to be answered too
+                if is_told and known.said == status:
                     if known.order < self._floor:
                         del self._known[span]
                     continue

@@ -11,6 +11,7 @@ ends its life in the cluster database, and it leaves the alive ones.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tidegate.errors import NotFoundError
@@ -36,11 +37,12 @@ from tidegate.scheduling.reconciling import Reconciler
 from tidegate.scheduling.replication import may_write, rebuilt
 from tidegate.scheduling.schedulers import Balance, Basic, Drain, Move, Rebalance, View
 from tidegate.scheduling.settings import DEFAULTS, Settings
-from tidegate.scheduling.watermark import Progress, Redo, clamped, progress
+from tidegate.scheduling.watermark import Behind, Progress, Redo, behind, clamped, progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tidegate.errors import TidegateError
     from tidegate.scheduling.messages import Message
     from tidegate.scheduling.model import BarrierWithMin, CaptureInfo, TableID
     from tidegate.scheduling.placement import Sends, Task
@@ -80,6 +82,8 @@ class Scheduler:
         self.move, self.rebalancing = Move(), Rebalance()
         self.balance = Balance(settings.max_task_concurrency, settings.balance_interval_ms)
         self.progress = Progress(Watermark(), NO_BARRIER)
+        self.behind: Behind | None = None
+        """Why the watermark stands at what was published before, when it does."""
         self._orders = Orders(owner, self.header, resend_ticks=settings.resend_ticks)
         self._reconciler = reconciler or Reconciler()
         self._transport = transport
@@ -120,7 +124,8 @@ class Scheduler:
             self._schedule(wanted, now_ms)
             self.progress = progress(tables, self.placement.sets, barrier, redo)
             before = self._published
-            floor = Watermark(checkpoint, before.resolved, before.last_synced)
+            floor = replace(before, checkpoint=max(checkpoint, before.checkpoint))
+            self.behind = behind(floor, self.progress)
             found = clamped(floor, self.progress.watermark)
             if found.can_proceed:
                 self._published = found
@@ -197,11 +202,18 @@ class Scheduler:
             for known in self.captures.known.values()
         }
 
+    @property
+    def faults(self) -> Mapping[TableID, TidegateError]:
+        """What is wrong with the spans of a table, while it is."""
+        return self._reconciler.faults
+
     def waits_for(self, span: Span) -> str:
         """What a span that is not Replicating waits for, for people and watchdogs; or nothing."""
         found = self.placement.sets.get(span)
         if found is None and self.captures.may_hold_unknown:
             return f"an answer of {', '.join(self.captures.may_hold_unknown)}"
+        if span in self._reconciler.blocked:
+            return "spans that overlap it to stop"
         if found is None or found.state is SetState.ABSENT:
             return "its turn" if self.captures.ready() else "a capture"
         leaving = sorted(c for c, role in found.roles.items() if role is Role.UNDETERMINED)
@@ -323,7 +335,7 @@ class Scheduler:
 
     def _schedule(self, wanted: list[Span], now_ms: int) -> None:
         """The first scheduler that wants something has the tick."""
-        held: set[Span] = set(self._found)
+        held: set[Span] = {*self._found, *self._reconciler.blocked}
         if self.captures.may_hold_unknown:
             held |= {span for span in wanted if span not in self.placement.sets}
         states = {each.id: each.state for each in self.captures.known.values()}

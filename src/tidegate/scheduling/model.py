@@ -33,6 +33,13 @@ class MultiplePrimaryError(ConflictError):
     default_next_step = "nothing: the owner stops the one with the older epoch"
 
 
+class SpansDoNotTileError(ConflictError):
+    """Spans of one table overlap, or a split of it leaves something out."""
+
+    code = "TG-SPN-002"
+    default_next_step = "nothing: the owner stops the spans in the way, then places what is missing"
+
+
 class SetState(StrEnum):
     """What the owner does with a span."""
 

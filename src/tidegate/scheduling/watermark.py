@@ -44,6 +44,7 @@ class Progress:
     Attributes:
         barrier: what captures may be told; below what the redo log has.
         slowest: the span with the lowest checkpoint.
+        slowest_checkpoint: that checkpoint.
         slowest_puller: the span that has received least.
         uncovered: the first table that is not covered.
     """
@@ -53,13 +54,14 @@ class Progress:
     slowest: Span | None = None
     slowest_puller: Span | None = None
     uncovered: TableID | None = None
+    slowest_checkpoint: int = MAX_TS
 
 
 def is_covered(spans: Sequence[Span]) -> bool:
     """Whether spans of one table, in their order, tile it."""
     if not spans or spans[0].start or spans[-1].end:
         return False
-    return all(a.end == b.start != "" for a, b in pairwise(spans))
+    return all(a.start < a.end == b.start for a, b in pairwise(spans))
 
 
 def progress(
@@ -88,7 +90,13 @@ def progress(
     checkpoint = min(least.checkpoint, barrier.min_table_ts)
     whole = Watermark(checkpoint, least.resolved, least.last_synced, least.puller)
     bounded, outgoing = _redone(whole, barrier, redo)
-    return Progress(bounded, outgoing, least.slowest, least.slowest_puller)
+    return Progress(
+        bounded,
+        outgoing,
+        least.slowest,
+        least.slowest_puller,
+        slowest_checkpoint=least.checkpoint if wanted else MAX_TS,
+    )
 
 
 @dataclass(slots=True)
@@ -133,6 +141,30 @@ def _redone(
     top = min(barrier.barrier.global_ts, resolved)
     assert top <= redo.flushed_resolved, "a barrier beyond the redo log"
     return bounded, replace(barrier.barrier, global_ts=top)
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What was published is ahead of what was found now; the published watermark stands.
+
+    Attributes:
+        published: checkpoint that stands.
+        found: checkpoint of the tick.
+        span: the one that is furthest behind; None when a barrier or the redo log is.
+    """
+
+    published: int
+    found: int
+    span: Span | None = None
+
+
+def behind(before: Watermark, found: Progress) -> Behind | None:
+    """Whether a tick's watermark is behind the published one, and what holds it there."""
+    mark = found.watermark
+    if not mark.can_proceed or mark.checkpoint >= before.checkpoint:
+        return None
+    is_span = found.slowest_checkpoint < before.checkpoint
+    return Behind(before.checkpoint, mark.checkpoint, found.slowest if is_span else None)
 
 
 def clamped(before: Watermark, found: Watermark) -> Watermark:
