@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from tidegate.engines.postgres.local import LocalServer
+    from tidegate.engines.postgres.session import PostgresSession
 
 APPLICATION = "application"
 
@@ -51,7 +52,7 @@ class Database:
     def endpoint(self) -> Endpoint:
         return Endpoint(self.server.conninfo(self.name), self.server.secret)
 
-    def admin(self) -> Connection[TupleRow]:
+    def admin(self) -> PostgresSession:
         """A session of Tidegate's own role."""
         return self._keep(connect(self.endpoint, purpose="test"))
 
@@ -66,7 +67,7 @@ class Database:
             )
         )
 
-    def _keep(self, connection: Connection[TupleRow]) -> Connection[TupleRow]:
+    def _keep[C: Connection[TupleRow]](self, connection: C) -> C:
         self.opened.append(connection)
         return connection
 

@@ -28,6 +28,7 @@ from tidegate.dataplane.model import (
 )
 from tidegate.engines.postgres import publication, slots
 from tidegate.engines.postgres.sidecar import installation as sidecar
+from tidegate.engines.seam import StreamFacts
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from tidegate.dataplane.streams import StreamRow
+    from tidegate.dataplane.stream_rows import StreamRow
     from tidegate.engines.postgres.local import LocalServer
     from tidegate.engines.postgres.position import Position
+    from tidegate.engines.postgres.session import PostgresSession
 
 
-def session(database: Database) -> Connection[TupleRow]:
+def session(database: Database) -> PostgresSession:
     """A session that finds tables without their schema."""
     conn = database.admin()
     conn.execute("SET search_path = public")
@@ -203,15 +205,17 @@ class SpanMaker:
             sidecar.install(conn)
             stream = streams.insert_stream(
                 conn,
-                workflow_uuid=spec.workflow_uuid,
-                workflow=spec.workflow,
-                direction=spec.direction,
-                source_keyspace=spec.source_keyspace,
-                source_shard=spec.source_shard,
-                target_keyspace=spec.target_keyspace,
-                target_shard=shard,
-                position=position,
-                state=StreamState.INIT if position is None else StreamState.RUNNING,
+                StreamFacts(
+                    workflow_uuid=spec.workflow_uuid,
+                    workflow=spec.workflow,
+                    direction=spec.direction,
+                    source_keyspace=spec.source_keyspace,
+                    source_shard=spec.source_shard,
+                    target_keyspace=spec.target_keyspace,
+                    target_shard=shard,
+                    state=StreamState.INIT if position is None else StreamState.RUNNING,
+                ),
+                position,
             )
             key_range = shard if "-" in shard else "-"
             specs.append(TargetSpec(shard, key_range, database.endpoint, stream))

@@ -13,7 +13,9 @@ from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
 from tidegate.dataplane.stream_states import RESUMED
 from tidegate.engines.postgres.position import Position, format_lsn
+from tidegate.engines.postgres.session import PostgresSession
 from tidegate.engines.postgres.sidecar import installation as sidecar
+from tidegate.engines.seam import StreamFacts
 from tidegate.errors import (
     AlreadyExistsError,
     EpochLostError,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.servers
 
-type Connect = Callable[[], psycopg.Connection]
+type Connect = Callable[[], PostgresSession]
 
 
 @pytest.fixture
@@ -37,10 +39,10 @@ def connect(
     target_server: LocalServer, new_database: Callable[[LocalServer], str]
 ) -> Iterator[Connect]:
     name = new_database(target_server)
-    opened: list[psycopg.Connection] = []
+    opened: list[PostgresSession] = []
 
-    def make() -> psycopg.Connection:
-        connection = psycopg.connect(
+    def make() -> PostgresSession:
+        connection = PostgresSession.connect(
             target_server.conninfo(name),
             password=target_server.password,
             autocommit=True,
@@ -55,33 +57,36 @@ def connect(
 
 
 @pytest.fixture
-def conn(connect: Connect) -> psycopg.Connection:
+def conn(connect: Connect) -> PostgresSession:
     connection = connect()
     sidecar.install(connection)
     return connection
 
 
 def insert(
-    conn: psycopg.Connection,
+    conn: PostgresSession,
     shard: str = "0",
     uuid: str | None = None,
     position: Position | None = None,
 ) -> int:
     return streams.insert_stream(
         conn,
-        workflow_uuid=uuid or str(uuid4()),
-        workflow="move",
-        direction=Direction.FORWARD,
-        source_keyspace="shop",
-        source_shard=shard,
-        target_keyspace="orders",
-        target_shard="0",
-        position=position,
+        StreamFacts(
+            workflow_uuid=uuid or str(uuid4()),
+            workflow="move",
+            direction=Direction.FORWARD,
+            source_keyspace="shop",
+            source_shard=shard,
+            target_keyspace="orders",
+            target_shard="0",
+            state=StreamState.INIT,
+        ),
+        position,
     )
 
 
 def test_installing_twice_changes_nothing_and_removal_spares_what_is_used(
-    conn: psycopg.Connection,
+    conn: PostgresSession,
 ) -> None:
     uuid = str(uuid4())
     insert(conn, uuid=uuid)
@@ -93,7 +98,7 @@ def test_installing_twice_changes_nothing_and_removal_spares_what_is_used(
     assert not sidecar.is_installed(conn)
 
 
-def test_a_stream_is_read_back_as_inserted(conn: psycopg.Connection) -> None:
+def test_a_stream_is_read_back_as_inserted(conn: PostgresSession) -> None:
     uuid = str(uuid4())
     stream = insert(conn, uuid=uuid, position=Position("7", 1, 0x1_0000_00A8))
     row = streams.read_stream(conn, stream)
@@ -106,17 +111,17 @@ def test_a_stream_is_read_back_as_inserted(conn: psycopg.Connection) -> None:
         streams.stop(conn, stream + 1)
 
 
-def test_a_frozen_stream_does_not_start(conn: psycopg.Connection) -> None:
+def test_a_frozen_stream_does_not_start(conn: PostgresSession) -> None:
     stream = insert(conn)
     assert streams.start(conn, stream).state is StreamState.COPYING
     assert streams.freeze(conn, stream).frozen
     with pytest.raises(FailedPreconditionError):
         streams.start(conn, stream)
-    streams.unfreeze(conn, stream, "Switched back")
+    streams.stop(conn, stream, "Switched back")
     assert streams.start(conn, stream).active
 
 
-def test_a_worker_that_goes_on_to_the_log_does_not_undo_a_stop(conn: psycopg.Connection) -> None:
+def test_a_worker_that_goes_on_to_the_log_does_not_undo_a_stop(conn: PostgresSession) -> None:
     stream = insert(conn)
     streams.stop(conn, stream, "Stopped by request")
     row = streams.move(conn, stream, RESUMED)
@@ -124,11 +129,11 @@ def test_a_worker_that_goes_on_to_the_log_does_not_undo_a_stop(conn: psycopg.Con
     assert [e.message for e in streams.log_entries(conn, stream)] == ["Stopped by request"]
 
 
-def test_a_repeated_message_is_counted(conn: psycopg.Connection) -> None:
+def test_a_repeated_message_is_counted(conn: PostgresSession) -> None:
     stream = insert(conn)
     for _ in range(3):
-        streams.log(conn, stream, "Running", "connection refused")
-    streams.log(conn, stream, "Running", "other")
+        conn.streams.log(stream, "Running", "connection refused")
+    conn.streams.log(stream, "Running", "other")
     assert [(e.message, e.count) for e in streams.log_entries(conn, stream)] == [
         ("connection refused", 3),
         ("other", 1),
@@ -136,7 +141,7 @@ def test_a_repeated_message_is_counted(conn: psycopg.Connection) -> None:
 
 
 def test_holds_are_set_and_released_and_starting_forgets_a_reached_stop(
-    conn: psycopg.Connection,
+    conn: PostgresSession,
 ) -> None:
     stream = insert(conn, position=Position("7", 1, 100))
     streams.hold_at(conn, [stream], 200, 60)
@@ -149,7 +154,7 @@ def test_holds_are_set_and_released_and_starting_forgets_a_reached_stop(
     assert streams.start(conn, stream).stop_lsn is None
 
 
-def test_waiting_for_a_position_ends_in_time_and_tells_why(conn: psycopg.Connection) -> None:
+def test_waiting_for_a_position_ends_in_time_and_tells_why(conn: PostgresSession) -> None:
     stream = insert(conn)
     with pytest.raises(WaitTimeoutError, match="has not begun"):
         streams.wait_position(conn, stream, 5, 0.05)
@@ -164,7 +169,7 @@ def test_waiting_for_a_position_ends_in_time_and_tells_why(conn: psycopg.Connect
 
 
 def test_a_take_over_ends_a_worker_that_holds_the_row(
-    conn: psycopg.Connection, connect: Connect
+    conn: PostgresSession, connect: Connect
 ) -> None:
     """Rule 17: a stopped worker inside its transaction cannot keep the row."""
     stream = insert(conn)
@@ -182,7 +187,7 @@ def test_a_take_over_ends_a_worker_that_holds_the_row(
         streams.record_backend(connect(), stream, 0)
 
 
-def test_a_take_over_does_not_end_strangers(conn: psycopg.Connection, connect: Connect) -> None:
+def test_a_take_over_does_not_end_strangers(conn: PostgresSession, connect: Connect) -> None:
     stream = insert(conn)
     stranger = connect()
     stranger.execute("BEGIN")
@@ -192,7 +197,7 @@ def test_a_take_over_does_not_end_strangers(conn: psycopg.Connection, connect: C
     stranger.execute("COMMIT")
 
 
-def test_a_marker_lies_above_everything_committed_before(conn: psycopg.Connection) -> None:
+def test_a_marker_lies_above_everything_committed_before(conn: PostgresSession) -> None:
     before = conn.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
     first = streams.emit_marker(conn, "one")
     second = streams.emit_marker(conn, "two")
@@ -204,7 +209,7 @@ def test_a_marker_lies_above_everything_committed_before(conn: psycopg.Connectio
     assert flushed == (True,)
 
 
-def test_lag_is_unknown_while_copying_and_true_on_an_idle_source(conn: psycopg.Connection) -> None:
+def test_lag_is_unknown_while_copying_and_true_on_an_idle_source(conn: PostgresSession) -> None:
     stream = insert(conn, position=Position("7", 1, 100))
     now = datetime.now(UTC)
     assert streams.lag(streams.read_stream(conn, stream), now) is None

@@ -15,7 +15,7 @@ from tidegate.engines.postgres.sequences import Raise, SequenceState
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
@@ -149,7 +149,7 @@ def test_numbers_stay_distinct_through_a_move_a_split_a_merge_and_back(
     halves, thirds = shards[:2], shards[2:]
     drawn: dict[str, list[set[int]]] = {name: [] for name in ALL}
 
-    def write(places: list[Connection[TupleRow]]) -> None:
+    def write(places: Sequence[Connection[TupleRow]]) -> None:
         for name in ALL:
             for place in places:
                 drawn[name].append(draw(place, name))

@@ -36,7 +36,7 @@ from tidegate.dataplane.booking import Book
 from tidegate.dataplane.compaction import REFETCH, Lenient, Strict
 from tidegate.dataplane.heartbeat import Heartbeat
 from tidegate.dataplane.reader import Batch, joined, split
-from tidegate.dataplane.stream_states import AT_POSITION
+from tidegate.dataplane.stream_states import ACTIVE, AT_POSITION
 from tidegate.engines.postgres.apply import MismatchError, apply_lenient, apply_strict
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.engines.postgres.sidecar import stream_row
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from tidegate.dataplane.refetch import Refetcher
     from tidegate.engines.postgres.emptying import OwnRows
     from tidegate.engines.postgres.pgoutput import Change
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.engines.postgres.table_applier import TableApplier
 
 BEFORE_COMMIT = steps.declare(
@@ -99,7 +100,7 @@ class TargetApplier(threading.Thread):
 
     def __init__(
         self,
-        conn: psycopg.Connection,
+        conn: PostgresSession,
         inbox: Inbox,
         source: Source,
         tables: dict[str, TableApplier],
@@ -112,7 +113,7 @@ class TargetApplier(threading.Thread):
         routes: Sequence[Route],
         emptying: Callable[[Route], OwnRows | None],
         settles_at: int,
-        on_exact: Callable[[psycopg.Connection], bool],
+        on_exact: Callable[[PostgresSession], bool],
         on_end: Callable[[], None],
     ) -> None:
         super().__init__(name=f"apply-{stream_id}", daemon=True)
@@ -193,7 +194,7 @@ class TargetApplier(threading.Thread):
         """Raises when the row belongs to another worker, or says that nothing is to be done."""
         if control is None or control.epoch != self._epoch:
             raise streams.epoch_lost(self.stream_id, self._epoch)
-        if control.state not in streams.ACTIVE:
+        if control.state not in ACTIVE:
             raise StreamStoppedError
         return control
 

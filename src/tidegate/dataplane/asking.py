@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from tidegate.dataplane import pace
 from tidegate.dataplane.model import StreamState
-from tidegate.dataplane.streams import CHANNEL, read_streams
+from tidegate.dataplane.streams import read_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    import psycopg
-
-    from tidegate.dataplane.streams import StreamRow
+    from tidegate.dataplane.stream_rows import StreamRow
+    from tidegate.engines.seam import Session
 
 OLD: Final = timedelta(seconds=2)
 """A worker that has work writes every second."""
@@ -50,54 +49,41 @@ def is_old(row: StreamRow, now: datetime) -> bool:
     return OLD < now - row.heartbeat_at < DEAD
 
 
-def ask(conn: psycopg.Connection, stream_ids: Iterable[int]) -> set[int]:
+def ask(session: Session, stream_ids: Iterable[int]) -> set[int]:
     """Ask the workers of streams; those that have a session here to answer with."""
-    asked = conn.execute(
-        "SELECT s.id, pg_notify(%s, %s || s.id) FROM _tidegate.stream AS s WHERE s.id = ANY(%s)"
-        " AND EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = ANY(s.backends))",
-        [CHANNEL, _QUESTION, list(stream_ids)],
-    ).fetchall()
-    return {row[0] for row in asked}
+    return session.streams.ask(_QUESTION, stream_ids)
 
 
 def read_fresh(
-    conn: psycopg.Connection, workflow_uuid: str, *, asks: bool = True
+    session: Session, workflow_uuid: str, *, asks: bool = True
 ) -> tuple[list[StreamRow], datetime]:
     """The streams of a workflow at a shard, none older than it must be, and the shard's clock.
 
-    ``conn`` is in autocommit. A worker that does not answer within :data:`ANSWER_S` leaves its row
-    as it was. ``asks`` is False where :func:`freshen` has asked all.
+    ``session`` is in autocommit. A worker that does not answer within :data:`ANSWER_S` leaves its
+    row as it was. ``asks`` is False where :func:`freshen` has asked all.
     """
-    rows, now = _read(conn, workflow_uuid)
+    rows, now = _read(session, workflow_uuid)
     old = {row.id: row.heartbeat_at for row in rows if asks and is_old(row, now)}
     if not old:
         return rows, now
-    waiting = ask(conn, old)
+    waiting = ask(session, old)
     deadline = time.monotonic() + ANSWER_S
     while waiting and time.monotonic() < deadline:
         time.sleep(POLL_S)
-        rows, now = _read(conn, workflow_uuid)
+        rows, now = _read(session, workflow_uuid)
         waiting = {r.id for r in rows if r.id in waiting and r.heartbeat_at == old[r.id]}
     return rows, now
 
 
-def freshen(conn: psycopg.Connection) -> None:
+def freshen(session: Session) -> None:
     """Ask all workers at a shard whose rows are old, at once, and wait for their answers."""
-    bounds = [StreamState.RUNNING, OLD, DEAD]
-    query = (
-        "SELECT id FROM _tidegate.stream WHERE state = %s"
-        " AND clock_timestamp() - heartbeat_at BETWEEN %s AND %s"
-    )
-    old = [row[0] for row in conn.execute(query, bounds).fetchall()]
-    waiting = ask(conn, old) if old else set()
+    old = session.streams.silent(StreamState.RUNNING, OLD, DEAD)
+    waiting = ask(session, old) if old else set()
     deadline = time.monotonic() + ANSWER_S
     while waiting and time.monotonic() < deadline:
         time.sleep(POLL_S)
-        waiting &= {row[0] for row in conn.execute(query, bounds).fetchall()}
+        waiting &= set(session.streams.silent(StreamState.RUNNING, OLD, DEAD))
 
 
-def _read(conn: psycopg.Connection, workflow_uuid: str) -> tuple[list[StreamRow], datetime]:
-    rows = read_streams(conn, workflow_uuid)
-    row = conn.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None
-    return rows, row[0]
+def _read(session: Session, workflow_uuid: str) -> tuple[list[StreamRow], datetime]:
+    return read_streams(session, workflow_uuid), session.clock()

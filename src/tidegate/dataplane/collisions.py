@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from tidegate.dataplane.streams import StreamRow
+    from tidegate.dataplane.stream_rows import StreamRow
 
 #: Clocks of a source and a target may differ by this much.
 SKEW_S = 5.0

@@ -12,13 +12,11 @@ if TYPE_CHECKING:
     import queue
     from collections.abc import Callable
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
     from tidegate.dataplane.chunks import ChunkTask
     from tidegate.dataplane.model import SpanSpec, TableRule
     from tidegate.engines.postgres import bounds, split
     from tidegate.engines.postgres import copy as wire
+    from tidegate.engines.postgres.session import PostgresSession
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class CopySummary:
     snapshot_lsn: int | None  # the highest snapshot of this run's chunks
 
 
-type Session = Connection[TupleRow]
+type Session = PostgresSession
 
 
 @dataclass

@@ -197,10 +197,6 @@ class SpanSpec:
         )
 
 
-#: Prefix argument of every ``pg_logical_emit_message`` Tidegate writes.
-MESSAGE_PREFIX = "tidegate"
-
-
 def origin_message(workflow_uuid: str, direction: Direction) -> str:
     """Content of the first message of every transaction a span applies (datapath rule 15)."""
     return f"apply:{workflow_uuid}:{direction}"

@@ -49,8 +49,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
-import psycopg
-
 from tidegate import steps
 from tidegate.dataplane import post_copy, source_tables, streams
 from tidegate.dataplane.copy import run_copy
@@ -58,16 +56,17 @@ from tidegate.dataplane.session import Outcome, Session, check_slot
 from tidegate.dataplane.stream_states import BEGUN, COPIED, COPIED_ONLY, RESUMED
 from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.connection import connect, server_facts
-from tidegate.engines.postgres.position import format_lsn
+from tidegate.engines.postgres.position import Position
 from tidegate.errors import CancelledError, CopyError, FailedPreconditionError, SlotPassedError
 
 if TYPE_CHECKING:
     from tidegate.dataplane.model import SpanSpec
     from tidegate.dataplane.progress import Progress
     from tidegate.dataplane.source_end import SourceEnd
-    from tidegate.dataplane.streams import StreamRow
+    from tidegate.dataplane.stream_rows import StreamRow
     from tidegate.dataplane.waking import Waking
     from tidegate.engines.postgres.connection import ServerFacts
+    from tidegate.engines.postgres.session import PostgresSession
 
 TAKEN = steps.declare(
     "stream.taken",
@@ -176,7 +175,7 @@ class Span:
         marker = self._marker(rows)
         for conn, row in zip(self._targets, rows, strict=True):
             self._record_h(conn, row, marker)
-        self._progress.event("phase", phase="catching_up", h_lsn=format_lsn(marker))
+        self._progress.event("phase", phase="catching_up", h_lsn=self._source.streams.shown(marker))
 
     def _marker(self, rows: list[StreamRow]) -> int:
         """One H for all targets: that of an earlier worker, if it died before all had it.
@@ -195,24 +194,12 @@ class Span:
         info = check_slot(self._source, self._spec, 2**64 - 1 if lowest is None else lowest)
         observed = source_tables.observe(self._source, self._spec)
         assert info.confirmed_flush_lsn is not None
+        start = Position(facts.system_identifier, facts.timeline, info.confirmed_flush_lsn)
         for conn, row in zip(self._targets, rows, strict=True):
             source_tables.remember(conn, row.id, self._spec.epoch, observed)
-            done = conn.execute(
-                "UPDATE _tidegate.stream SET lsn = coalesce(lsn, %s), timeline ="
-                " coalesce(timeline, %s), system_identifier = coalesce(system_identifier, %s),"
-                " state = CASE WHEN state = ANY(%s) THEN %s ELSE state END"
-                " WHERE id = %s AND epoch = %s",
-                [
-                    format_lsn(info.confirmed_flush_lsn),
-                    facts.timeline,
-                    facts.system_identifier,
-                    list(BEGUN.before),
-                    BEGUN.after,
-                    row.id,
-                    self._spec.epoch,
-                ],
-            )
-            if done.rowcount != 1:
+            if not conn.streams.begin_copy(
+                row.id, self._spec.epoch, start, before=BEGUN.before, after=BEGUN.after
+            ):
                 raise streams.epoch_lost(row.id, self._spec.epoch)
             steps.reached(POSITIONED)
 
@@ -223,28 +210,21 @@ class Span:
             post_copy.run(conn, self._spec, "after_copy")
             post_copy.analyze(conn, source_tables.names(self._spec))
 
-    def _record_h(self, conn: psycopg.Connection, row: StreamRow, marker: int) -> None:
+    def _record_h(self, conn: PostgresSession, row: StreamRow, marker: int) -> None:
         copied = COPIED_ONLY if self._spec.options.stop_after_copy else COPIED
-        before = list(copied.before)
         with conn.transaction():
-            done = conn.execute(
-                "UPDATE _tidegate.stream SET h_lsn = coalesce(h_lsn, %s), updated_at = now(),"
-                " (rows_copied, bytes_copied) = (SELECT coalesce(sum(rows), 0),"
-                "  coalesce(sum(bytes), 0) FROM _tidegate.copy_state WHERE stream_id = stream.id),"
-                " state = CASE WHEN state = ANY(%s) THEN %s ELSE state END,"
-                " message = CASE WHEN state = ANY(%s) THEN %s ELSE message END"
-                " WHERE id = %s AND epoch = %s RETURNING state, message",
-                [
-                    format_lsn(marker),
-                    *(before, copied.after, before, copied.message),
-                    row.id,
-                    self._spec.epoch,
-                ],
-            ).fetchone()
+            done = conn.streams.end_copy(
+                row.id,
+                self._spec.epoch,
+                marker,
+                before=copied.before,
+                after=copied.after,
+                message=copied.message,
+            )
             if done is None:
                 raise streams.epoch_lost(row.id, self._spec.epoch)
-            streams.log(conn, row.id, done[0], done[1] or "copy complete")
-            streams.notify(conn, row.id)
+            conn.streams.log(row.id, done[0], done[1] or "copy complete")
+            conn.streams.notify(row.id)
         steps.reached(H_RECORDED)
 
     # streaming
@@ -329,16 +309,9 @@ class _Guard:
         if self._stop.is_set():
             self.halt.set()
 
-    def _look(self, conn: psycopg.Connection, stream_id: int) -> None:
+    def _look(self, conn: PostgresSession, stream_id: int) -> None:
         row = streams.read_stream(conn, stream_id)
         if _forbids_copy(row) or row.epoch != self._spec.epoch or self._stop.is_set():
             self.halt.set()
             return
-        with contextlib.suppress(psycopg.errors.LockNotAvailable):
-            conn.execute(
-                "UPDATE _tidegate.stream AS s SET rows_copied = c.rows, bytes_copied = c.bytes,"
-                " heartbeat_at = now() FROM (SELECT coalesce(sum(rows), 0)::bigint AS rows,"
-                "  coalesce(sum(bytes), 0)::bigint AS bytes FROM _tidegate.copy_state"
-                "  WHERE stream_id = %(id)s) AS c WHERE s.id = %(id)s AND s.epoch = %(epoch)s",
-                {"id": stream_id, "epoch": self._spec.epoch},
-            )
+        conn.streams.count_copied(stream_id, self._spec.epoch)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tidegate.dataplane.model import SpanSpec
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.topology.names import TableName
 
 type Phase = Literal["after_copy", "after_catchup"]
@@ -69,7 +70,7 @@ class NotYetError(Exception):
         self.told = told
 
 
-def run(conn: psycopg.Connection, spec: SpanSpec, phase: Phase) -> bool:
+def run(conn: PostgresSession, spec: SpanSpec, phase: Phase) -> bool:
     """Run the actions of a phase that are not done; false while another stream is not ready.
 
     ``conn`` is a session on the target in autocommit.
@@ -105,7 +106,7 @@ def run(conn: psycopg.Connection, spec: SpanSpec, phase: Phase) -> bool:
     return True
 
 
-def is_unfinished(conn: psycopg.Connection, workflow_uuid: str) -> bool:
+def is_unfinished(conn: PostgresSession, workflow_uuid: str) -> bool:
     """Whether something at this shard still waits for rows; no where nothing is installed."""
     there = conn.execute("SELECT to_regclass('_tidegate.post_copy_action') IS NOT NULL").fetchone()
     if there != (True,):
@@ -118,9 +119,7 @@ def is_unfinished(conn: psycopg.Connection, workflow_uuid: str) -> bool:
     return row == (True,)
 
 
-def _run_one(
-    conn: psycopg.Connection, workflow_uuid: str, table: str, ordinal: int, ddl: str
-) -> None:
+def _run_one(conn: PostgresSession, workflow_uuid: str, table: str, ordinal: int, ddl: str) -> None:
     try:
         with conn.transaction():
             conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
@@ -145,7 +144,7 @@ def _run_one(
     steps.reached(DONE)
 
 
-def _put_off(conn: psycopg.Connection, workflow_uuid: str, table: str, ordinal: int) -> None:
+def _put_off(conn: PostgresSession, workflow_uuid: str, table: str, ordinal: int) -> None:
     """Build something after H instead: what repairs its rows may be in the log already."""
     conn.execute(
         "UPDATE _tidegate.post_copy_action SET phase = 'after_catchup'"
@@ -154,7 +153,7 @@ def _put_off(conn: psycopg.Connection, workflow_uuid: str, table: str, ordinal: 
     )
 
 
-def _rows_are_on_their_way(conn: psycopg.Connection, workflow_uuid: str) -> bool:
+def _rows_are_on_their_way(conn: PostgresSession, workflow_uuid: str) -> bool:
     """A row may be missing, or be there twice, until the streams have come further."""
     row = conn.execute(
         "SELECT count(*) > 1 OR coalesce(bool_or(lsn < h_lsn), false) FROM _tidegate.stream"
@@ -164,7 +163,7 @@ def _rows_are_on_their_way(conn: psycopg.Connection, workflow_uuid: str) -> bool
     return row == (True,)
 
 
-def analyze(conn: psycopg.Connection, tables: Iterable[TableName]) -> None:
+def analyze(conn: PostgresSession, tables: Iterable[TableName]) -> None:
     """Give the planner statistics of the copied tables, before anybody reads them."""
     for table in tables:
         conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table.schema, table.name)))

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from tidegate.dataplane import fanout
-from tidegate.dataplane.model import MESSAGE_PREFIX
 from tidegate.dataplane.waking import Waking
 from tidegate.engines.postgres import pgoutput
+from tidegate.engines.postgres.markers import MESSAGE_PREFIX
 from tidegate.engines.postgres.replication import HEADER_BYTES, LogStream
 from tidegate.errors import SchemaChangedError
 

@@ -51,13 +51,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    import psycopg
-
     from tidegate.dataplane.accounts import Accounts
     from tidegate.dataplane.collisions import KeptOut, Place
     from tidegate.dataplane.fanout import Route
     from tidegate.dataplane.model import SpanSpec
     from tidegate.engines.postgres.pgoutput import Row
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.engines.postgres.table_applier import TableApplier
 
 COMMITTED = steps.declare(
@@ -119,7 +118,7 @@ class Refetcher:
         with connect(self._source, purpose="refetch") as writer:
             return streams.emit_marker(writer, f"refetch:{self._stream_id}")
 
-    def reload(self, conn: psycopg.Connection) -> None:
+    def reload(self, conn: PostgresSession) -> None:
         """Look at what the target has recorded."""
         self._tables = refetch.pending(conn, self._stream_id)
 
@@ -138,7 +137,7 @@ class Refetcher:
 
     def note(
         self,
-        conn: psycopg.Connection,
+        conn: PostgresSession,
         applier: TableApplier,
         table: str,
         sets: LenientSets,
@@ -155,7 +154,7 @@ class Refetcher:
             refetch.enter(conn, self._stream_id, table, again)
             self._tables[table] = self._tables.get(table, 0) + len(again)
 
-    def _read(self, source: psycopg.Connection, tables: Mapping[str, TableApplier]) -> None:
+    def _read(self, source: PostgresSession, tables: Mapping[str, TableApplier]) -> None:
         """Begin the transaction that reads: locks first, then the snapshot."""
         source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         for table in sorted(self._tables):
@@ -164,7 +163,7 @@ class Refetcher:
 
     def round(
         self,
-        conn: psycopg.Connection,
+        conn: PostgresSession,
         tables: Mapping[str, TableApplier],
         *,
         origin: str,
@@ -188,7 +187,7 @@ class Refetcher:
 
     def _round(
         self,
-        conn: psycopg.Connection,
+        conn: PostgresSession,
         tables: Mapping[str, TableApplier],
         *,
         origin: str,
@@ -216,7 +215,7 @@ class Refetcher:
         self._wait_for_others(conn, epoch)
         return Round(h_lsn, accounts)
 
-    def _wait_for_others(self, conn: psycopg.Connection, epoch: int) -> None:
+    def _wait_for_others(self, conn: PostgresSession, epoch: int) -> None:
         """Decide when rows that were kept out are tried again, and whether they are at all."""
         if not self._kept_out:
             if self._said:
@@ -252,7 +251,7 @@ class Refetcher:
         self._next_at = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, collisions.ROUND_WAIT_MAX_S)
 
-    def _begin(self, conn: psycopg.Connection, origin: str, epoch: int) -> None:
+    def _begin(self, conn: PostgresSession, origin: str, epoch: int) -> None:
         control = stream_row.begin(conn, self._stream_id, origin)
         if control is None or control.epoch != epoch:
             raise streams.epoch_lost(self._stream_id, epoch)
@@ -263,8 +262,8 @@ class Refetcher:
 
     def _part(
         self,
-        conn: psycopg.Connection,
-        source: psycopg.Connection,
+        conn: PostgresSession,
+        source: PostgresSession,
         applier: TableApplier,
         table: str,
         *,
@@ -300,7 +299,7 @@ class Refetcher:
             self._kept_out.update(((table, key), values.get(key, 0)) for key in kept_out)
         return keys[-1], accounts
 
-    def _finish(self, conn: psycopg.Connection, h_lsn: int, *, origin: str, epoch: int) -> None:
+    def _finish(self, conn: PostgresSession, h_lsn: int, *, origin: str, epoch: int) -> None:
         self._begin(conn, origin, epoch)
         stream_row.set_h(conn, self._stream_id, h_lsn)
         conn.execute("COMMIT")

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-import psycopg
-
 from tidegate import waits
 from tidegate.dataplane import accounts, asking, post_copy, source_tables, streams
 from tidegate.dataplane.apply import Source, StreamStoppedError, TargetApplier
@@ -29,6 +27,7 @@ from tidegate.dataplane.model import OnDDL
 from tidegate.dataplane.pace import Pace
 from tidegate.dataplane.reader import Inbox, Reader
 from tidegate.dataplane.refetch import Refetcher
+from tidegate.dataplane.stream_states import ACTIVE
 from tidegate.dataplane.waking import Waking
 from tidegate.engines.postgres import capacity, slots, write_path
 from tidegate.engines.postgres import copy as wire
@@ -49,8 +48,9 @@ if TYPE_CHECKING:
     from tidegate.dataplane.model import SpanSpec
     from tidegate.dataplane.progress import Progress
     from tidegate.dataplane.source_end import SourceEnd
-    from tidegate.dataplane.streams import StreamRow
+    from tidegate.dataplane.stream_rows import StreamRow
     from tidegate.engines.postgres.emptying import OwnRows
+    from tidegate.engines.postgres.session import PostgresSession
 
 CONSTRAINT = waits.declare(
     "constraint.settle",
@@ -94,8 +94,8 @@ class Session:
         spec: SpanSpec,
         rows: Mapping[int, StreamRow],
         *,
-        source: psycopg.Connection,
-        targets: Sequence[psycopg.Connection],
+        source: PostgresSession,
+        targets: Sequence[PostgresSession],
         end: SourceEnd,
         stop: Waking,
         progress: Progress,
@@ -136,8 +136,8 @@ class Session:
 
     def _open(self) -> None:
         for conn in self._watched.values():
-            conn.execute(f"LISTEN {streams.CHANNEL}")
-            self._stack.callback(_unlisten, conn)
+            conn.streams.listen()
+            self._stack.callback(conn.streams.stop_listening)
         active = {place: row for place, row in self._rows.items() if row.active}
         start = min(_position(row) for row in active.values())
         check_slot(self._source, self._spec, min(_position(r) for r in self._rows.values()))
@@ -213,7 +213,7 @@ class Session:
             on_end=self._event.set,
         )
 
-    def _tables(self, conn: psycopg.Connection, *, others: bool) -> dict[str, TableApplier]:
+    def _tables(self, conn: PostgresSession, *, others: bool) -> dict[str, TableApplier]:
         found = {}
         rules = {rule.table: rule for rule in self._spec.tables}
         for route in self._routes.values():
@@ -234,11 +234,11 @@ class Session:
         return found
 
     def _emptying(
-        self, conn: psycopg.Connection, *, others: bool
+        self, conn: PostgresSession, *, others: bool
     ) -> Callable[[Route], OwnRows | None]:
         return lambda route: source_tables.emptying(route, self._spec, conn, shared=others)
 
-    def _exact(self, conn: psycopg.Connection, shard: str) -> bool:
+    def _exact(self, conn: PostgresSession, shard: str) -> bool:
         """In the applier's thread, between transactions: the stream has passed H."""
         try:
             done = post_copy.run(conn, self._spec, "after_catchup")
@@ -284,10 +284,10 @@ class Session:
         """Take what the targets notify: a row has changed, or somebody wants to know the lag."""
         mine = {asking.question(row.id) for row in self._rows.values()}
         for conn in self._watched.values():
-            for each in conn.notifies(timeout=0):
-                if each.payload in mine:
+            for told in conn.streams.heard():
+                if told in mine:
                     self._pace.asked()
-                elif not asking.is_question(each.payload):
+                elif not asking.is_question(told):
                     self._pace.notified()
 
     def _set_pace(self) -> None:
@@ -308,7 +308,7 @@ class Session:
 
     def _pause(self) -> None:
         """Until a target notifies, a thread ends, the log goes on or it is time to look again."""
-        waiting = [conn.pgconn.socket for conn in self._watched.values()]
+        waiting = [conn.fileno() for conn in self._watched.values()]
         with self._pace.sleeping():
             delivered = self._reader.delivered  # what comes from now on wakes this thread
             pause_s = self._pace.pause_s(time.monotonic(), delivered, is_still=self._is_still())
@@ -326,7 +326,7 @@ class Session:
             applier = self._appliers.get(place)
             if applier is not None and control is not None:
                 applier.seen(control)
-            elif applier is None and control is not None and control.state in streams.ACTIVE:
+            elif applier is None and control is not None and control.state in ACTIVE:
                 return True
         accounts.require_even_at(controls)
         return False
@@ -363,7 +363,7 @@ class Session:
                 self._observation = now
                 for place in self._appliers:
                     row = self._rows[place]
-                    source_tables.renew(self._watched[place], row.id, self._spec.epoch, now)
+                    self._watched[place].streams.observe_again(row.id, self._spec.epoch, now)
             return
         bound, message = self._altered
         self._pace.observe_again()
@@ -415,12 +415,7 @@ def _qualified(route: Route) -> tuple[str, str]:
     return (name.schema, name.name)
 
 
-def _unlisten(conn: psycopg.Connection) -> None:
-    with contextlib.suppress(psycopg.Error):  # a connection that is lost listens to nothing
-        conn.execute("UNLISTEN *")
-
-
-def check_slot(source: psycopg.Connection, spec: SpanSpec, lowest: int) -> slots.SlotInfo:
+def check_slot(source: PostgresSession, spec: SpanSpec, lowest: int) -> slots.SlotInfo:
     """Make sure that the slot still holds everything above ``lowest`` (datapath rule 3).
 
     Raises:

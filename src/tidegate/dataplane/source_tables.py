@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from tidegate.dataplane import streams
 from tidegate.dataplane.fanout import Locator, Route
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.catalog import Column, Table
     from tidegate.engines.postgres.copy import ColumnForm
     from tidegate.engines.postgres.emptying import OwnRows
+    from tidegate.engines.postgres.session import PostgresSession
 
 type Observation = dict[str, dict[str, Any]]
 
@@ -61,7 +61,7 @@ def names(spec: SpanSpec) -> list[TableName]:
     return [TableName.parse(rule.table) for rule in spec.tables]
 
 
-def observe(source: psycopg.Connection, spec: SpanSpec) -> Observation:
+def observe(source: PostgresSession, spec: SpanSpec) -> Observation:
     """The span's tables as they are at the source now; ``at``: the moment, as a transaction id.
 
     All of one snapshot: an ALTER is in it as a whole or not at all. ``source`` is in autocommit
@@ -86,9 +86,7 @@ def observe(source: psycopg.Connection, spec: SpanSpec) -> Observation:
     }
 
 
-def unrewritten(
-    source: psycopg.Connection, before: Observation, now: Observation
-) -> frozenset[str]:
+def unrewritten(source: PostgresSession, before: Observation, now: Observation) -> frozenset[str]:
     """Of the tables that may have been rewritten since ``before``, those that were not for certain.
 
     A table without a row that is old enough is not among them, and none whose rows take longer than
@@ -102,7 +100,7 @@ def unrewritten(
     return frozenset(t for t in suspects if _has_old_row(source, t, str(before[t]["at"])))
 
 
-def _has_old_row(source: psycopg.Connection, table: str, at: str) -> bool:
+def _has_old_row(source: PostgresSession, table: str, at: str) -> bool:
     name = TableName.parse(table)
     query = sql.SQL(_OLD_ROW).format(table=sql.Identifier(name.schema, name.name))
     try:
@@ -131,7 +129,7 @@ def altered(before: Observation, now: Observation, kept: frozenset[str] = frozen
     return found
 
 
-def alterations(source: psycopg.Connection, before: Observation, now: Observation) -> list[str]:
+def alterations(source: PostgresSession, before: Observation, now: Observation) -> list[str]:
     """The same, after a look at the source for tables that were not rewritten for certain."""
     return altered(before, now, unrewritten(source, before, now))
 
@@ -144,7 +142,7 @@ def differs(before: Observation, now: Observation) -> bool:
 
 
 def require_unaltered(
-    source: psycopg.Connection, targets: Sequence[psycopg.Connection], spec: SpanSpec
+    source: PostgresSession, targets: Sequence[PostgresSession], spec: SpanSpec
 ) -> None:
     """Make sure that the tables are those that the streams have observed first.
 
@@ -159,32 +157,15 @@ def require_unaltered(
 
 
 def remember(
-    target: psycopg.Connection, stream_id: int, epoch: int, observation: Observation
+    target: PostgresSession, stream_id: int, epoch: int, observation: Observation
 ) -> Observation:
     """Keep the first observation in the stream's row; returns the one that is kept."""
-    row = target.execute(
-        "UPDATE _tidegate.stream SET observed = coalesce(observed, %s)"
-        " WHERE id = %s AND epoch = %s RETURNING observed",
-        [Jsonb(observation), stream_id, epoch],
-    ).fetchone()
-    return observation if row is None else row[0]
-
-
-def renew(target: psycopg.Connection, stream_id: int, epoch: int, observation: Observation) -> None:
-    """Keep a later observation, from which nothing was altered, unless the row is busy."""
-    try:
-        with target.transaction():
-            target.execute("SET LOCAL lock_timeout = 200")
-            target.execute(
-                "UPDATE _tidegate.stream SET observed = %s WHERE id = %s AND epoch = %s",
-                [Jsonb(observation), stream_id, epoch],
-            )
-    except psycopg.errors.LockNotAvailable:
-        return  # the old one still serves
+    kept = target.streams.observe(stream_id, epoch, observation)
+    return observation if kept is None else kept
 
 
 def routes(
-    source: psycopg.Connection, targets: Sequence[psycopg.Connection], spec: SpanSpec
+    source: PostgresSession, targets: Sequence[PostgresSession], spec: SpanSpec
 ) -> list[Route]:
     """How each table of the span travels; binary only if every one can (one option a stream).
 
@@ -278,7 +259,7 @@ def _logged(table: Table) -> tuple[str, ...]:
 
 
 def routing(
-    source: psycopg.Connection, name: TableName, key: tuple[str, ...], spec: SpanSpec
+    source: PostgresSession, name: TableName, key: tuple[str, ...], spec: SpanSpec
 ) -> split.Routing:
     """How the rows of a table find their targets.
 
@@ -301,7 +282,7 @@ def routing(
 
 
 def copy_routing(
-    source: psycopg.Connection, name: TableName, key: tuple[str, ...], spec: SpanSpec
+    source: PostgresSession, name: TableName, key: tuple[str, ...], spec: SpanSpec
 ) -> split.Routing:
     """As :func:`routing`; into one target of several sources, the rows that belong to this one.
 
@@ -315,7 +296,7 @@ def copy_routing(
 
 
 def copy_home(
-    source: psycopg.Connection, name: TableName, key: tuple[str, ...], spec: SpanSpec
+    source: PostgresSession, name: TableName, key: tuple[str, ...], spec: SpanSpec
 ) -> split.Routing | None:
     """What refuses rows of other source shards where the routing of the copy does not.
 
@@ -332,7 +313,7 @@ def copy_home(
 
 
 def home_routing(
-    source: psycopg.Connection, name: TableName, key: tuple[str, ...], home: Home, shard: str
+    source: PostgresSession, name: TableName, key: tuple[str, ...], home: Home, shard: str
 ) -> split.Routing:
     """Which rows of a table belong to a source shard; all others have no place.
 
@@ -351,14 +332,14 @@ def home_routing(
     )
 
 
-def other_sources(target: psycopg.Connection, spec: SpanSpec) -> tuple[str, ...]:
+def other_sources(target: PostgresSession, spec: SpanSpec) -> tuple[str, ...]:
     """The other source shards that feed a target of the span, sorted."""
     rows = streams.read_streams(target, spec.workflow_uuid, spec.direction)
     return tuple(sorted({row.source_shard for row in rows} - {spec.source_shard}))
 
 
 def own_of(
-    route: Route, rule: TableRule, spec: SpanSpec, target: psycopg.Connection
+    route: Route, rule: TableRule, spec: SpanSpec, target: PostgresSession
 ) -> OwnRows | None:
     """What tells the rows of this source shard from others at a shared target.
 
@@ -380,7 +361,7 @@ def own_of(
     return _own(route, rule.home, spec, target)
 
 
-def _own(route: Route, home: Home, spec: SpanSpec, target: psycopg.Connection) -> OwnRows:
+def _own(route: Route, home: Home, spec: SpanSpec, target: PostgresSession) -> OwnRows:
     return own_rows(
         target,
         TableName.parse(route.table),
@@ -393,7 +374,7 @@ def _own(route: Route, home: Home, spec: SpanSpec, target: psycopg.Connection) -
 
 
 def emptying(
-    route: Route, spec: SpanSpec, target: psycopg.Connection, *, shared: bool
+    route: Route, spec: SpanSpec, target: PostgresSession, *, shared: bool
 ) -> OwnRows | None:
     """What a TRUNCATE at the source means at a target: the rows of this source, or everything.
 

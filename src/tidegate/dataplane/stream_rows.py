@@ -1,62 +1,35 @@
-"""A stream's row as a value; LSNs are integers.
+"""A stream's row as a value; positions are integers of its source.
 
-The columns are those of ``engines/postgres/sidecar/schema.sql``; what may be done with a row is in
+What is stored is :class:`tidegate.engines.seam.StreamRecord`; what may be done with a row is in
 :mod:`tidegate.dataplane.streams`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 from tidegate.dataplane.model import FROZEN, Direction, StreamState
 from tidegate.dataplane.stream_states import ACTIVE
-from tidegate.engines.postgres.position import parse_lsn
+from tidegate.engines.seam import StreamRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
-_LSNS = ("lsn", "h_lsn", "stop_lsn")
-COLUMNS = (
-    "id, workflow_uuid::text, workflow, direction, source_keyspace, source_shard, target_keyspace,"
-    " target_shard, spec, state, message, epoch, system_identifier, timeline, lsn::text,"
-    " h_lsn::text, stop_lsn::text, hold_until, source_commit_at, heartbeat_at, updated_at,"
-    " rows_copied, bytes_copied, rows_applied, backends, accounts"
-)
+    from typing import Any
 
 
-@dataclass(frozen=True)
-class StreamRow:
-    """One stream as its row says; LSNs as integers, ``None`` where not known yet."""
+@dataclass(frozen=True, kw_only=True)
+class StreamRow(StreamRecord):
+    """One stream as its row says."""
 
-    id: int
-    workflow_uuid: str
-    workflow: str
     direction: Direction
-    source_keyspace: str
-    source_shard: str
-    target_keyspace: str
-    target_shard: str
-    spec: dict[str, Any]
     state: StreamState
-    message: str
-    epoch: int
-    system_identifier: str | None
-    timeline: int | None
-    lsn: int | None
-    h_lsn: int | None
-    stop_lsn: int | None
-    hold_until: datetime | None
-    source_commit_at: datetime | None
-    heartbeat_at: datetime | None
-    updated_at: datetime
-    rows_copied: int
-    bytes_copied: int
-    rows_applied: int
-    backends: tuple[int, ...]
-    accounts: dict[str, list[int]] | None = None
+
+    @classmethod
+    def of(cls, record: StreamRecord) -> Self:
+        """The row as it was stored."""
+        facts: dict[str, Any] = vars(record)
+        read = {"direction": Direction(record.direction), "state": StreamState(record.state)}
+        return cls(**(facts | read))
 
     @property
     def active(self) -> bool:
@@ -77,15 +50,3 @@ class StreamRow:
     def copied(self) -> bool:
         """The stream has passed its first H; a few rows may wait to be read again since."""
         return self.exact or self.accounts is not None
-
-
-def stream_row(values: Sequence[Any]) -> StreamRow:
-    """A row of :data:`COLUMNS` as a value."""
-    names = [f.name for f in dataclasses.fields(StreamRow)]
-    facts = dict(zip(names, values, strict=True))
-    for name in _LSNS:
-        facts[name] = None if facts[name] is None else parse_lsn(facts[name])
-    facts["direction"] = Direction(facts["direction"])
-    facts["state"] = StreamState(facts["state"])
-    facts["backends"] = tuple(facts["backends"])
-    return StreamRow(**facts)

@@ -25,9 +25,7 @@ from tidegate.workflow.objects import (
 )
 
 if TYPE_CHECKING:
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.topology.names import TableName
     from tidegate.workflow.work import Work
 
@@ -37,7 +35,7 @@ def stop_everything(work: Work, message: str) -> None:
     if work.workflow.wanted:
         work.save(lambda w: replace(w, wanted=()))
 
-    def stop(_shard: str, session: Connection[TupleRow]) -> None:
+    def stop(_shard: str, session: PostgresSession) -> None:
         if sidecar.is_installed(session):
             for row in streams.read_streams(session, work.workflow.uuid):
                 if not row.frozen:
@@ -60,7 +58,7 @@ def forget(work: Work) -> None:
     for direction in Direction:
         delete_streams(work, direction)
 
-    def delete(_shard: str, session: Connection[TupleRow]) -> None:
+    def delete(_shard: str, session: PostgresSession) -> None:
         if sidecar.is_installed(session):
             journal.delete(session, work.workflow.uuid)
             vdiff_tables.delete(session, work.workflow.uuid, None)
@@ -69,9 +67,7 @@ def forget(work: Work) -> None:
     at_target(work, delete)
 
 
-def fenced_tables(
-    work: Work, session: Connection[TupleRow], side: fence.Side
-) -> tuple[TableName, ...]:
+def fenced_tables(work: Work, session: PostgresSession, side: fence.Side) -> tuple[TableName, ...]:
     """The workflow's tables at a shard that still carry its fence.
 
     A table without it is not the one the workflow knew: somebody made it anew, and it stays.

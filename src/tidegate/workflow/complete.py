@@ -26,9 +26,7 @@ from tidegate.workflow.state import TableRemovalType, WorkflowType
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.requests import CompleteRequest
@@ -162,7 +160,7 @@ class CompleteActions:
         )
 
     def _remove_tables(self) -> None:
-        def remove(_shard: str, session: Connection[TupleRow]) -> None:
+        def remove(_shard: str, session: PostgresSession) -> None:
             tables = cleanup.fenced_tables(self.work, session, "source")
             if self.request.rename_tables:
                 table_removal.rename(session, tables)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
+from tidegate.engines.seam import StreamFacts
 from tidegate.workflow import identities, objects, recheck, spans, target_tables, traffic
 from tidegate.workflow.model import Phase, StreamRef, Workflow, replication_name
 from tidegate.workflow.plan import Plan, PlanStep, Zone
@@ -28,9 +29,7 @@ from tidegate.workflow.state import WorkflowType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
+    from tidegate.engines.seam import Session
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.preflight.facts import Facts
     from tidegate.workflow.target_tables import TargetPlan
@@ -184,7 +183,7 @@ class CreateActions:
         workflow = self.work.workflow
         pairs = spans.stream_pairs(self.work.snapshot, workflow, Direction.FORWARD)
 
-        def insert(shard: str, session: Connection[TupleRow]) -> list[StreamRef]:
+        def insert(shard: str, session: Session) -> list[StreamRef]:
             with session.transaction():
                 return [
                     StreamRef(
@@ -193,15 +192,17 @@ class CreateActions:
                         target,
                         streams.insert_stream(
                             session,
-                            workflow_uuid=workflow.uuid,
-                            workflow=workflow.name,
-                            direction=Direction.FORWARD,
-                            source_keyspace=workflow.source_keyspace,
-                            source_shard=source,
-                            target_keyspace=workflow.target_keyspace,
-                            target_shard=target,
-                            state=StreamState.STOPPED,
-                            message="created",
+                            StreamFacts(
+                                workflow_uuid=workflow.uuid,
+                                workflow=workflow.name,
+                                direction=Direction.FORWARD,
+                                source_keyspace=workflow.source_keyspace,
+                                source_shard=source,
+                                target_keyspace=workflow.target_keyspace,
+                                target_shard=target,
+                                state=StreamState.STOPPED,
+                                message="created",
+                            ),
                         ),
                     )
                     for source, target in pairs

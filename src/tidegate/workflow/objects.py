@@ -20,9 +20,7 @@ from tidegate.workflow.model import Phase, opposite, replication_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.work import Work
 
@@ -43,7 +41,7 @@ def analyse_targets(work: Work) -> None:
     at_target(work, lambda _s, session: compared.analyze(session, tables))
 
 
-def publish(work: Work, direction: Direction, shard: str, session: Connection[TupleRow]) -> None:
+def publish(work: Work, direction: Direction, shard: str, session: PostgresSession) -> None:
     """Publish at one source shard what its span carries."""
     rules = spans.table_rules(work.snapshot, work.workflow, direction, shard)
     if rules:
@@ -78,7 +76,7 @@ def drop_publications(work: Work, direction: Direction) -> None:
 def delete_streams(work: Work, direction: Direction) -> None:
     """Delete a direction's stream rows at all its target shards; absent ones are no error."""
 
-    def delete(_shard: str, session: Connection[TupleRow]) -> None:
+    def delete(_shard: str, session: PostgresSession) -> None:
         if sidecar.is_installed(session):
             streams.delete_streams(session, work.workflow.uuid, direction)
 
@@ -109,7 +107,7 @@ def remove_sidecars(work: Work) -> None:
         if other.uuid != mine.uuid and other.phase is not Phase.CREATING
     ]
 
-    def leave(keyspace: str, shard: str, session: Connection[TupleRow]) -> None:
+    def leave(keyspace: str, shard: str, session: PostgresSession) -> None:
         using = [user_of(other) for other in others if (keyspace, shard) in other.places()]
         sidecar.leave(session, user_of(mine), using)
 
@@ -123,7 +121,7 @@ def remove_fence(work: Work, side: fence.Side) -> None:
     at(work, lambda _s, session: fence.remove(session, work.workflow.uuid, side))
 
 
-def at_source[T](work: Work, what: Callable[[str, Connection[TupleRow]], T]) -> dict[str, T]:
+def at_source[T](work: Work, what: Callable[[str, PostgresSession], T]) -> dict[str, T]:
     """Do something at every source shard; complete may have removed some from the topology."""
     workflow = work.workflow
     keyspace = workflow.source_keyspace
@@ -136,7 +134,7 @@ def at_sources_of(direction: Direction) -> Callable[..., dict[str, Any]]:
     return at_source if direction is Direction.FORWARD else at_target
 
 
-def at_target[T](work: Work, what: Callable[[str, Connection[TupleRow]], T]) -> dict[str, T]:
+def at_target[T](work: Work, what: Callable[[str, PostgresSession], T]) -> dict[str, T]:
     """Do something at every target shard."""
     workflow = work.workflow
     return work.sessions.each(workflow.target_keyspace, sorted(workflow.target_shards), what)

@@ -16,9 +16,7 @@ from tidegate.workflow.denying import Denial, next_denial
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.topology.names import TableName
 
 WRITERS: Final = waits.declare(
@@ -30,7 +28,7 @@ POLL_S: Final = 0.02
 
 
 def await_end(
-    session: Connection[TupleRow], tables: Sequence[TableName], where: str, deadline: float
+    session: PostgresSession, tables: Sequence[TableName], where: str, deadline: float
 ) -> None:
     """Wait until nobody has held a write lock on one of the tables for long.
 

@@ -21,9 +21,7 @@ from tidegate.workflow.status import require_ready, stream_statuses
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.requests import SwitchRequest
@@ -99,7 +97,7 @@ def require_removable(work: Work, *, source: bool) -> None:
     at = objects.at_source if source else objects.at_target
     names = tuple(map(TableName.parse, work.workflow.tables))
 
-    def look(shard: str, session: Connection[TupleRow]) -> list[str]:
+    def look(shard: str, session: PostgresSession) -> list[str]:
         if source:
             found = table_removal.dependents(session, names)
             return [*found, *table_removal.leaning(session, names)]

@@ -39,10 +39,9 @@ from tidegate.workflow.work import Locks, workflow_lease
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
     from sqlalchemy import Connection as ClusterConnection
 
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.work import Cluster
@@ -224,7 +223,7 @@ def users_of(cluster: Cluster, tablet: Tablet) -> list[Workflow]:
     ]
 
 
-def place_of(session: Connection[TupleRow]) -> Place:
+def place_of(session: PostgresSession) -> Place:
     """What an endpoint says about itself."""
     facts = server_facts(session)
     return Place(
@@ -238,7 +237,7 @@ def place_of(session: Connection[TupleRow]) -> Place:
 
 
 def _known(
-    snapshot: Snapshot, old: Tablet, users: Iterable[Workflow], new: Connection[TupleRow]
+    snapshot: Snapshot, old: Tablet, users: Iterable[Workflow], new: PostgresSession
 ) -> Known:
     place: Place | None = None
     try:
@@ -299,7 +298,7 @@ def _rows_of(workflow: Workflow, tablet: Tablet) -> set[int]:
     }
 
 
-def _rows_at(session: Connection[TupleRow], workflow: Workflow) -> set[int]:
+def _rows_at(session: PostgresSession, workflow: Workflow) -> set[int]:
     """The streams of a workflow whose rows an endpoint holds."""
     if not has_streams(session):
         return set()

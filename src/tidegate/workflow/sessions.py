@@ -32,10 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
     from tidegate.engines.postgres.predecessors import Mark
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.requests import SchemaRequest
@@ -125,14 +123,14 @@ class Sessions:
         self._purpose = purpose
         self._lock_timeout_s = lock_timeout_s
         self._lock = threading.Lock()
-        self._open: dict[tuple[str, str], Connection[TupleRow]] = {}
+        self._open: dict[tuple[str, str], PostgresSession] = {}
         self._pool = ThreadPoolExecutor(PARALLEL_MAX, thread_name_prefix="workflow")
 
     def endpoint(self, keyspace: str, shard: str) -> Endpoint:
         """Where the primary of a shard is."""
         return endpoint_of(self._snapshot, keyspace, shard)
 
-    def get(self, keyspace: str, shard: str) -> Connection[TupleRow]:
+    def get(self, keyspace: str, shard: str) -> PostgresSession:
         """The session of a shard, in autocommit mode.
 
         Raises:
@@ -165,7 +163,7 @@ class Sessions:
         self,
         keyspace: str,
         shards: Iterable[str],
-        work: Callable[[str, Connection[TupleRow]], T],
+        work: Callable[[str, PostgresSession], T],
     ) -> dict[str, T]:
         """Do the same at several shards side by side; waits for all, also when one fails.
 
@@ -220,7 +218,7 @@ class Sessions:
 
 
 @contextmanager
-def hurried(session: Connection[TupleRow], left_s: float) -> Iterator[None]:
+def hurried(session: PostgresSession, left_s: float) -> Iterator[None]:
     """Locks are waited for no longer than ``left_s``, seconds."""
     set_lock_timeout(session, left_s)
     try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate.dataplane import asking, streams
 from tidegate.dataplane.model import Direction, StreamState
+from tidegate.dataplane.stream_states import ACTIVE
 from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.capacity import Capacity, Disk, read_capacity, retention_alarm
 from tidegate.engines.postgres.position import format_lsn
@@ -30,11 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
-    from tidegate.dataplane.streams import StreamRow
+    from tidegate.dataplane.stream_rows import StreamRow
     from tidegate.engines.postgres.capacity import LimitSource
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.engines.postgres.sidecar.copy_state import CopyProgress
     from tidegate.topology.model import Snapshot
     from tidegate.waits import Wait
@@ -66,7 +65,7 @@ class StreamStatus:
     @property
     def active(self) -> bool:
         """A worker is to work on it."""
-        return self.state in set(streams.ACTIVE)
+        return self.state in set(ACTIVE)
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def read_status(
 
 
 def stream_statuses(
-    session: Connection[TupleRow], workflow: Workflow, *, asks: bool = True
+    session: PostgresSession, workflow: Workflow, *, asks: bool = True
 ) -> list[StreamStatus]:
     """The streams of a workflow at one shard; none where nothing is installed.
 
@@ -244,7 +243,7 @@ def _share(snapshot: Snapshot, workflow: Workflow, table: str, source_shard: str
 
 
 def _table_copies(
-    session: Connection[TupleRow], workflow: Workflow, share: Callable[[str, str], int]
+    session: PostgresSession, workflow: Workflow, share: Callable[[str, str], int]
 ) -> list[TableCopy]:
     if not has_streams(session):
         return []
@@ -305,7 +304,7 @@ def slot_places(workflow: Workflow) -> list[tuple[str, str]]:
 
 
 def slot_statuses(
-    session: Connection[TupleRow],
+    session: PostgresSession,
     workflow: Workflow,
     keyspace: str,
     shard: str,

@@ -20,6 +20,7 @@ from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.position import Position, format_lsn
 from tidegate.engines.postgres.sidecar import installation as sidecar
 from tidegate.engines.postgres.sidecar import journal
+from tidegate.engines.seam import StreamFacts
 from tidegate.errors import NotFoundError, WaitTimeoutError
 from tidegate.topology.names import TableName
 from tidegate.workflow import (
@@ -42,10 +43,8 @@ from tidegate.workflow.sessions import hurried
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
-    from tidegate.dataplane.streams import StreamRow
+    from tidegate.dataplane.stream_rows import StreamRow
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.requests import SwitchRequest
@@ -151,7 +150,7 @@ class SwitchActions:
     def _publish(self) -> None:
         self._at_opening_sources(self._publish_one)
 
-    def _publish_one(self, shard: str, session: Connection[TupleRow]) -> None:
+    def _publish_one(self, shard: str, session: PostgresSession) -> None:
         """A left-over of an earlier switch may publish other tables: it goes first."""
         name = replication_name(self.work.workflow, self.back, shard)
         rules = spans.table_rules(self.work.snapshot, self.work.workflow, self.back, shard)
@@ -162,7 +161,7 @@ class SwitchActions:
     def _make_slots(self) -> None:
         self._at_opening_sources(self._make_slot)
 
-    def _make_slot(self, shard: str, session: Connection[TupleRow]) -> None:
+    def _make_slot(self, shard: str, session: PostgresSession) -> None:
         name = replication_name(self.work.workflow, self.back, shard)
         slots.drop(session, name)
         endpoint = self.work.sessions.endpoint(self.opening_keyspace, shard)
@@ -173,11 +172,11 @@ class SwitchActions:
         self._at_closing(self._install)
         self._at_closing(self._arm_one)
 
-    def _install(self, _shard: str, session: Connection[TupleRow]) -> None:
+    def _install(self, _shard: str, session: PostgresSession) -> None:
         """Where the closing side lost the schema, or has one of an older release, it gets it."""
         sidecar.install(session, objects.user_of(self.work.workflow))
 
-    def _arm_one(self, _shard: str, session: Connection[TupleRow]) -> None:
+    def _arm_one(self, _shard: str, session: PostgresSession) -> None:
         """A fence that stands and is open is left alone."""
         now = fence.state(session, self.uuid, self.closing_side)
         if now is None or now.unprotected or now.denying or set(now.tables) != set(self.tables):
@@ -251,11 +250,11 @@ class SwitchActions:
             return late
         return None
 
-    def _deny_one(self, _shard: str, session: Connection[TupleRow]) -> None:
+    def _deny_one(self, _shard: str, session: PostgresSession) -> None:
         with journal.latest(session, self.key, token=self.token):
             fence.deny(session, self.uuid, self.closing_side)
 
-    def _wait_holders(self, shard: str, session: Connection[TupleRow], deadline: float) -> None:
+    def _wait_holders(self, shard: str, session: PostgresSession, deadline: float) -> None:
         """Wait until nobody has held a write lock for long; writers go on meanwhile."""
         open_writers.await_end(session, self.tables, f"{self.closing_keyspace}/{shard}", deadline)
 
@@ -271,7 +270,7 @@ class SwitchActions:
         held = self._at_opening(self._hold_at)
         accounts.require_even_spans(row for found in held.values() for row in found)
 
-    def _hold_at(self, _shard: str, session: Connection[TupleRow]) -> list[StreamRow]:
+    def _hold_at(self, _shard: str, session: PostgresSession) -> list[StreamRow]:
         with hurried(session, self._left_s()):
             rows = streams.read_streams(session, self.uuid, self.direction)
             streams.hold(session, [row.id for row in rows], HOLD_S)
@@ -300,7 +299,7 @@ class SwitchActions:
     def _prepare_way_back(self) -> None:
         self._at_closing(self._insert_way_back)
 
-    def _insert_way_back(self, shard: str, session: Connection[TupleRow]) -> None:
+    def _insert_way_back(self, shard: str, session: PostgresSession) -> None:
         for source in self._way_back_sources(shard):
             self._insert_stream(session, source, shard, self.positions[source])
 
@@ -386,7 +385,7 @@ class SwitchActions:
         self.work.save(lambda w: w.with_wanted(self.direction, wanted=False))
         self._at_closing(self._drop_replication)
 
-    def _drop_replication(self, shard: str, session: Connection[TupleRow]) -> None:
+    def _drop_replication(self, shard: str, session: PostgresSession) -> None:
         name = replication_name(self.work.workflow, self.direction, shard)
         slots.drop(session, name)
         publication.drop(session, name)
@@ -396,7 +395,7 @@ class SwitchActions:
     def _lift_closing(self) -> None:
         self._at_closing(lambda _s, session: self._lift(session, self.closing_side))
 
-    def _lift(self, session: Connection[TupleRow], side: fence.Side) -> None:
+    def _lift(self, session: PostgresSession, side: fence.Side) -> None:
         """A later switch may have raised the fence again; then it is not ours to lift."""
         with journal.latest(session, self.key), suppress(NotFoundError):
             fence.lift(session, self.uuid, side)
@@ -412,7 +411,7 @@ class SwitchActions:
     def _delete_way_back(self) -> None:
         self._at_closing(self._delete_way_back_at)
 
-    def _delete_way_back_at(self, _shard: str, session: Connection[TupleRow]) -> None:
+    def _delete_way_back_at(self, _shard: str, session: PostgresSession) -> None:
         streams.delete_streams(session, self.uuid, self.back)
 
     def _drop_slots(self) -> None:
@@ -439,7 +438,7 @@ class SwitchActions:
         )
 
     def _wait_streams(self, left_s: Callable[[], float], *, exact: bool = True) -> None:
-        def wait(shard: str, session: Connection[TupleRow]) -> None:
+        def wait(shard: str, session: PostgresSession) -> None:
             for ref in self._streams_by_target()[shard]:
                 bound = self.markers[ref.source_shard]
                 timeout_s = max(0.0, left_s())
@@ -462,31 +461,31 @@ class SwitchActions:
         return [source for source, target in pairs if target == target_shard]
 
     def _insert_stream(
-        self, session: Connection[TupleRow], source: str, target: str, position: Position
+        self, session: PostgresSession, source: str, target: str, position: Position
     ) -> int:
         return streams.insert_stream(
             session,
-            workflow_uuid=self.uuid,
-            workflow=self.work.workflow.name,
-            direction=self.back,
-            source_keyspace=self.opening_keyspace,
-            source_shard=source,
-            target_keyspace=self.closing_keyspace,
-            target_shard=target,
-            state=StreamState.STOPPED,
-            message="prepared for the way back",
-            position=position,
+            StreamFacts(
+                workflow_uuid=self.uuid,
+                workflow=self.work.workflow.name,
+                direction=self.back,
+                source_keyspace=self.opening_keyspace,
+                source_shard=source,
+                target_keyspace=self.closing_keyspace,
+                target_shard=target,
+                state=StreamState.STOPPED,
+                message="prepared for the way back",
+            ),
+            position,
         )
 
-    def _at_closing[T](self, what: Callable[[str, Connection[TupleRow]], T]) -> dict[str, T]:
+    def _at_closing[T](self, what: Callable[[str, PostgresSession], T]) -> dict[str, T]:
         return self.work.sessions.each(self.closing_keyspace, sorted(self.closing), what)
 
-    def _at_opening[T](self, what: Callable[[str, Connection[TupleRow]], T]) -> dict[str, T]:
+    def _at_opening[T](self, what: Callable[[str, PostgresSession], T]) -> dict[str, T]:
         return self.work.sessions.each(self.opening_keyspace, sorted(self.opening), what)
 
-    def _at_opening_sources[T](
-        self, what: Callable[[str, Connection[TupleRow]], T]
-    ) -> dict[str, T]:
+    def _at_opening_sources[T](self, what: Callable[[str, PostgresSession], T]) -> dict[str, T]:
         shards = spans.source_shards(self.work.snapshot, self.work.workflow, self.back)
         return self.work.sessions.each(self.opening_keyspace, shards, what)
 

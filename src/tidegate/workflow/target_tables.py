@@ -27,10 +27,8 @@ from tidegate.workflow.objects import at_target
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
     from tidegate.engines.postgres.schema_copy import SchemaPlan
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.engines.postgres.surroundings import Change
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.preflight.facts import Facts
@@ -114,7 +112,7 @@ def make(work: Work, target_plan: TargetPlan) -> None:
         FailedPreconditionError, AlreadyExistsError: the target does not allow it.
     """
 
-    def make_one(shard: str, session: Connection[TupleRow]) -> None:
+    def make_one(shard: str, session: PostgresSession) -> None:
         workflow, schema = work.workflow, target_plan.schema
         if schema is not None:
             schema_make.create_tables(
@@ -138,7 +136,7 @@ def make(work: Work, target_plan: TargetPlan) -> None:
     at_target(work, make_one)
 
 
-def _plan_actions(session: Connection[TupleRow], workflow: Workflow, schema: SchemaPlan) -> None:
+def _plan_actions(session: PostgresSession, workflow: Workflow, schema: SchemaPlan) -> None:
     """What waits for the rows is recorded where they will be; indexes may be made at once."""
     actions = [(table, "after_catchup", ddl) for table, ddl in schema.after_catchup]
     if workflow.options.defer_secondary_keys:
@@ -152,7 +150,7 @@ def _plan_actions(session: Connection[TupleRow], workflow: Workflow, schema: Sch
 def remove(work: Work) -> None:
     """Drop what the workflow made and empty what it only filled; repeatable."""
 
-    def remove_one(shard: str, session: Connection[TupleRow]) -> None:
+    def remove_one(shard: str, session: PostgresSession) -> None:
         if fence.state(session, work.workflow.uuid, "target") is None:
             return
         made = set(map(TableName.parse, work.workflow.created_tables))

@@ -16,9 +16,7 @@ from tidegate.engines.postgres import blocked
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.workflow.model import Workflow
 
 
@@ -33,7 +31,7 @@ def lines_of(workflow: Workflow) -> list[str]:
 
 
 def at_shard(
-    session: Connection[TupleRow], workflow: Workflow, keyspace: str, shard: str
+    session: PostgresSession, workflow: Workflow, keyspace: str, shard: str
 ) -> list[waits.Wait]:
     """The locks that the workflow's sessions wait for at one shard."""
     return blocked.waiting(session, lines_of(workflow), f"{keyspace}/{shard}")

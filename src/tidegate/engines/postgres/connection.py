@@ -31,6 +31,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tidegate.conninfo import guarded, parsed
 from tidegate.engines.failures import FailureKind
 from tidegate.engines.postgres.predecessors import application_name
+from tidegate.engines.postgres.session import PostgresSession
 from tidegate.engines.postgres.sqlstates import failure_of
 from tidegate.errors import AuthenticationError, ConnectError, TidegateError
 from tidegate.topology.connections import Places, redacted
@@ -183,7 +184,7 @@ def connect(
     idle_transaction_s: float = IDLE_TRANSACTION_S,
     replication: bool = False,
     mark: Mark | None = None,
-) -> Connection[TupleRow]:
+) -> PostgresSession:
     """Open a session on ``endpoint`` with Tidegate's settings.
 
     Args:
@@ -210,7 +211,7 @@ def connect(
     arguments = _arguments(endpoint, application_name(purpose, mark), dbname, replication)
     password = endpoint.password()
     try:
-        connection = psycopg.connect(
+        connection = PostgresSession.connect(
             make_conninfo("", **arguments),
             password=password,
             autocommit=True,

@@ -38,11 +38,9 @@ from tidegate.workflow.preflight.facts import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
     from tidegate.engines.postgres.catalog import Table
     from tidegate.engines.postgres.schema_pair import SchemaPair, Seen
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.engines.postgres.survey import Need
     from tidegate.topology.model import Snapshot
     from tidegate.topology.names import TableName
@@ -135,7 +133,7 @@ def _changes(
     )
     by_shard = {target.shard: target for target in targets}
 
-    def look(shard: str, connection: Connection[TupleRow]) -> tuple[surroundings.Change, ...]:
+    def look(shard: str, connection: PostgresSession) -> tuple[surroundings.Change, ...]:
         target = by_shard[shard]
         return surroundings.lacking(
             at_source,
@@ -200,7 +198,7 @@ def gather_again(
     """
     names = None if request.reshards else request.tables
 
-    def read(keyspace: str, shard: str, connection: Connection[TupleRow]) -> DatabaseFacts:
+    def read(keyspace: str, shard: str, connection: PostgresSession) -> DatabaseFacts:
         tables = read_tables(connection, names)
         oids = {name: tables[name].oid for name in request.tables if name in tables}
         return DatabaseFacts(
@@ -255,7 +253,7 @@ def _databases(
     """
     model = next(iter(tables), None)
 
-    def read(shard: str, connection: Connection[TupleRow]) -> DatabaseFacts:
+    def read(shard: str, connection: PostgresSession) -> DatabaseFacts:
         chosen = [tables[shard][name] for name in wanted if name in tables[shard]]
         return DatabaseFacts(
             keyspace=keyspace,

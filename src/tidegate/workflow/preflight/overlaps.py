@@ -19,11 +19,9 @@ from tidegate.topology.vschema import TableKind
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
     from tidegate.engines.postgres.catalog import Table
     from tidegate.engines.postgres.overlap import Sample, Sent, Values
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.topology.keyrange import KeyRange
     from tidegate.topology.model import Snapshot
     from tidegate.topology.names import TableName
@@ -154,12 +152,12 @@ class _Looker:
             if not set(self._home.columns) <= set(columns):
                 self._note_meetings(columns, samples)
 
-    def _routing(self, conn: Connection[TupleRow], ranges: Mapping[int, str]) -> split.Routing:
+    def _routing(self, conn: PostgresSession, ranges: Mapping[int, str]) -> split.Routing:
         return self._plan(conn, self._request.source_keyspace, self._home, ranges)
 
     def _plan(
         self,
-        conn: Connection[TupleRow],
+        conn: PostgresSession,
         keyspace: str,
         by: ColumnVindex,
         ranges: Mapping[int, str],
@@ -176,7 +174,7 @@ class _Looker:
             alias="t",
         )
 
-    def _sample(self, columns: tuple[str, ...], shard: str, conn: Connection[TupleRow]) -> Sample:
+    def _sample(self, columns: tuple[str, ...], shard: str, conn: PostgresSession) -> Sample:
         routing = self._routing(conn, {0: shard})
         return overlap.read(
             conn, self._name, columns, routing, est_rows=self._found[shard].est_rows
@@ -219,7 +217,7 @@ class _Looker:
                         Meeting(self._name, columns, (one, other), len(both), whole, rows)
                     )
 
-    def _meet(self, conn: Connection[TupleRow], mine: Sent, theirs: Sent) -> bool:
+    def _meet(self, conn: PostgresSession, mine: Sent, theirs: Sent) -> bool:
         """Two rows go to one target shard."""
         shards = self._request.target_shards
         target = self._snapshot.vschema(self._request.target_keyspace)

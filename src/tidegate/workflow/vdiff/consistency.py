@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from tidegate.dataplane.model import SpanSpec, TargetSpec
-    from tidegate.dataplane.streams import StreamRow
+    from tidegate.dataplane.stream_rows import StreamRow
     from tidegate.workflow.vdiff.links import Links, Session
 
 #: The server lets held streams run on after the wait of a step and this.
@@ -236,7 +236,8 @@ def _await_each(part: _Held, deadline: float, wait: waits.Waiting) -> None:
             if time.monotonic() > deadline:
                 raise _never_exact(row.workflow, 0)
             if wait.due():
-                wait.held_by(f"stream {stream_id}, which {streams.whereabouts(row)}")
+                where = streams.whereabouts(part.control, row)
+                wait.held_by(f"stream {stream_id}, which {where}")
             time.sleep(EXACT_POLL_S)
 
 

@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
     from tidegate.dataplane.model import SpanSpec, TargetSpec
+    from tidegate.engines.postgres.session import PostgresSession
     from tidegate.topology.connections import Endpoint
 
-type Session = Connection[TupleRow]
+type Session = PostgresSession
 
 CANCEL_TIMEOUT_S = 5.0
 

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tidegate.engines.seam import LogEntry
+
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import psycopg
-
-
-@dataclass(frozen=True)
-class LogEntry:
-    """One line of a stream's log; ``count`` times in a row."""
-
-    id: int
-    stream_id: int
-    at: datetime
-    state: str
-    message: str
-    count: int
 
 
 def log(conn: psycopg.Connection, stream_id: int, state: str, message: str, code: str = "") -> None:

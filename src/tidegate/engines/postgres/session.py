@@ -1,0 +1,35 @@
+"""A session of PostgreSQL: the driver's connection, with what the seam promises beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from tidegate.engines.postgres.markers import Markers
+from tidegate.engines.postgres.sidecar.streams import StreamTable
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+class PostgresSession(Connection[TupleRow]):
+    """One connection; see :class:`tidegate.engines.seam.Session`."""
+
+    @property
+    def streams(self) -> StreamTable:
+        """The rows of streams at this shard."""
+        return StreamTable(self)
+
+    @property
+    def log(self) -> Markers:
+        """What is written into this server's log."""
+        return Markers(self)
+
+    def clock(self) -> datetime:
+        """The server's time now."""
+        row = self.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None
+        now: datetime = row[0]
+        return now

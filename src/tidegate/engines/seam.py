@@ -1,0 +1,226 @@
+"""What a database must offer so that rows can be moved from and to it: values and protocols only.
+
+Decides the line between the rooms that move rows and the engines, which know one database's SQL
+and wire. A :class:`Session` is one connection; what can be done over it is grouped by what it is
+about. Nothing here is PostgreSQL's: an engine without slots, without transactional DDL and without
+messages in its log can keep these promises with other statements.
+
+Unless a method says otherwise it is one statement, runs in the transaction that the session is in,
+and raises what the driver raises. Positions and bounds are integers of the stream's source, in the
+order of its log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from datetime import datetime, timedelta
+
+
+class LockedError(Exception):
+    """Another session holds a lock, and did for as long as was to be waited; says where to look."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamFacts:
+    """What a stream's row is made from: whose it is, from where to where, and its first state."""
+
+    workflow_uuid: str
+    workflow: str
+    direction: str
+    source_keyspace: str
+    source_shard: str
+    target_keyspace: str
+    target_shard: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    state: str
+    message: str = ""
+    epoch: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamRecord(StreamFacts):
+    """A stream's row as it is stored; positions are ``None`` where not known yet."""
+
+    id: int
+    system_identifier: str | None
+    timeline: int | None
+    lsn: int | None
+    h_lsn: int | None
+    stop_lsn: int | None
+    hold_until: datetime | None
+    source_commit_at: datetime | None
+    heartbeat_at: datetime | None
+    updated_at: datetime
+    rows_copied: int
+    bytes_copied: int
+    rows_applied: int
+    backends: tuple[int, ...]
+    accounts: dict[str, list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One line of a stream's log; ``count`` times in a row."""
+
+    id: int
+    stream_id: int
+    at: datetime
+    state: str
+    message: str
+    count: int
+
+
+class Position(Protocol):
+    """A place in one server's log, opaque outside its engine."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored and shown."""
+
+
+class Streams(Protocol):
+    """The rows of streams at their target; which change is allowed, the data plane decides."""
+
+    def insert(self, facts: StreamFacts, position: Position | None) -> int | None:
+        """Insert a row and return its id; None: the workflow has one for direction and source.
+
+        A stream that starts at a position, the end of its source's log at this moment, has its
+        first heartbeat from here.
+        """
+
+    def read(self, stream_id: int) -> StreamRecord | None:
+        """One row; None when there is none."""
+
+    def read_all(self, workflow_uuid: str | None, direction: str | None) -> list[StreamRecord]:
+        """All rows, or those of one workflow (and direction), by id."""
+
+    def lock(self, stream_id: int) -> tuple[str, str] | None:
+        """State and message of a row, locked until the transaction ends; None when it is gone."""
+
+    def set_state(self, stream_id: int, state: str, message: str, *, active: bool) -> None:
+        """Store a state; ``active`` ends a hold and forgets a stop position that was reached."""
+
+    def tell(
+        self, stream_id: int, epoch: int, message: str, before: Sequence[str], after: str | None
+    ) -> str | None:
+        """Store a message, and a state unless None, where the epoch is no newer; the state then.
+
+        None: the row is in none of the states ``before``, or belongs to a newer epoch.
+        """
+
+    def set_stop(
+        self, stream_ids: Sequence[int], lsn: int | None, hold_for: timedelta | None
+    ) -> None:
+        """Set where streams stop, and for how long they are held there; None: for good."""
+
+    def delete(self, workflow_uuid: str, direction: str) -> int:
+        """Delete a workflow's rows, and with the last of them what waited for its copy."""
+
+    def log(self, stream_id: int, state: str, message: str, code: str = "") -> None:
+        """Add to a stream's log; the same state, message and error code only count up."""
+
+    def log_entries(self, stream_id: int, after_id: int, limit: int) -> list[LogEntry]:
+        """The log of a stream, oldest first, from the newest ``limit`` entries."""
+
+    def notify(self, stream_id: int | None = None) -> None:
+        """Wake the workers that serve this shard; heard when the transaction commits."""
+
+    def ask(self, question: str, stream_ids: Iterable[int]) -> set[int]:
+        """Notify ``question`` and id for each stream whose worker has a session here; those ids."""
+
+    def listen(self) -> None:
+        """Have what is notified at this shard delivered to this session; ends a wait for it."""
+
+    def heard(self) -> list[str]:
+        """What was notified since the last call; does not wait."""
+
+    def stop_listening(self) -> None:
+        """End that; a session that is lost may be told so, too."""
+
+    def silent(self, state: str, least: timedelta, most: timedelta) -> list[int]:
+        """Streams in a state whose last heartbeat is so old, by the shard's clock."""
+
+    def record_backend(self, stream_id: int, epoch: int) -> bool:
+        """Note this session in the row, so that a take-over can end it; whether it is ours."""
+
+    def end_backends(self, stream_id: int) -> None:
+        """End the sessions of ours that the row names; transactions of theirs roll back."""
+
+    def raise_epoch(self, stream_id: int, epoch: int, wait_s: float) -> bool:
+        """Give the row a higher epoch and no sessions; whether its own was lower.
+
+        Raises:
+            LockedError: the row was not free within ``wait_s``; the transaction is lost.
+        """
+
+    def begin_copy(
+        self, stream_id: int, epoch: int, position: Position, *, before: Sequence[str], after: str
+    ) -> bool:
+        """Store the first position where there is none, and ``after``; whether the row is ours."""
+
+    def count_copied(self, stream_id: int, epoch: int) -> None:
+        """Count the copied rows and renew the heartbeat, unless the row is locked."""
+
+    def end_copy(
+        self,
+        stream_id: int,
+        epoch: int,
+        h_lsn: int,
+        *,
+        before: Sequence[str],
+        after: str,
+        message: str,
+    ) -> tuple[str, str] | None:
+        """Store H where there is none, and the counts; state and message then, None: not ours.
+
+        State and message become those given where the state is one of ``before``.
+        """
+
+    def observe(
+        self, stream_id: int, epoch: int, tables: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Store what the source's tables looked like first; what is stored, None: not ours."""
+
+    def observe_again(self, stream_id: int, epoch: int, tables: Mapping[str, Any]) -> None:
+        """Store a later look at the tables, unless the row is locked; its own transaction."""
+
+    def forget_observed(self, stream_id: int) -> None:
+        """Have the tables looked at as if for the first time."""
+
+    def shown(self, lsn: int) -> str:
+        """A position as people read it."""
+
+
+class Log(Protocol):
+    """A source's log."""
+
+    def mark(self, content: str) -> int:
+        """Write a marker and return the bound: where it ends. Its own transaction, durable.
+
+        Everything committed before the call lies below it.
+        """
+
+
+class Session(Protocol):
+    """One connection to a database, for one thread."""
+
+    @property
+    def streams(self) -> Streams:
+        """The streams whose target this is."""
+
+    @property
+    def log(self) -> Log:
+        """The log of this database as a source."""
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """A transaction, undone when left by an exception; within another, a part of that."""
+
+    def fileno(self) -> int:
+        """The socket, to wait for what is notified."""
+
+    def clock(self) -> datetime:
+        """The database's time now, not that of the transaction's start."""
