@@ -257,9 +257,9 @@ def test_a_conflict_forbids_repair() -> None:
 
 def test_retries_end() -> None:
     last = retry.MAX_ATTEMPTS
-    assert retry.after_failure(retry.Backoff(), last, NOW, 0.5) is None
-    assert retry.after_failure(retry.Backoff(), 1, NOW, 0.0) == NOW + timedelta(seconds=10)
-    before_last = retry.after_failure(retry.Backoff(), last - 1, NOW, 0.0)
+    assert retry.after_failure(retry.USUAL, last, NOW, 0.5) is None
+    assert retry.after_failure(retry.USUAL, 1, NOW, 0.0) == NOW + timedelta(seconds=10)
+    before_last = retry.after_failure(retry.USUAL, last - 1, NOW, 0.0)
     assert before_last == NOW + timedelta(minutes=10)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "backoff": set(),
     "chance": set(),
+    "durations": set(),
     "steps": set(),
     "waits": set(),
     "steady_lines": set(),
     "secret": {"errors"},
     "conninfo": {"errors"},
-    "cluster": {"errors", "chance", "steps", "secret", "conninfo"},
+    "cluster": {"errors", "backoff", "chance", "steps", "secret", "conninfo"},
     "operations": {"errors", "backoff", "chance", "steps", "secret", "cluster"},
     "scheduling": {"errors", "cluster"},
     "topology": {"errors", "backoff", "chance", "steps", "secret", "cluster"},
-    "engines": {"errors", "steps", "waits", "conninfo", "cluster", "topology"},
+    "engines": {"errors", "backoff", "steps", "waits", "conninfo", "cluster", "topology"},
     "dataplane": {"errors", "steps", "steady_lines", "waits", "cluster", "topology", "engines"},
     "workflow": {
+        "backoff",
+        "durations",
         "errors",
         "steps",
         "waits",
@@ -48,9 +52,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "topology",
         "engines",
     },
-    "router": {"chance", "errors", "topology"},
-    "client": {"errors"},
-    "cli": {"errors", "client"},
+    "router": {"backoff", "chance", "errors", "topology"},
+    "client": {"backoff", "errors"},
+    "cli": {"errors", "durations", "client"},
     "server": {
         "backoff",
         "chance",
@@ -160,3 +164,18 @@ def test_the_exceptions_are_still_needed() -> None:
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_every_module_says_what_it_decides(path: Path) -> None:
     assert ast.get_docstring(tree_of(path)), path
+
+
+def test_pauses_grow_in_one_place() -> None:
+    """A pause that doubles by itself has its own bounds, and its own mistakes."""
+    doubles = re.compile(r"\* 2 ?\*\*|pause\w* \* 2\b|\b2 \* \w*pause")
+    # It runs in the user's environment, where nothing of ours is installed.
+    alone = SOURCE / "bootstrap" / "tenants" / "worker"
+    found = [
+        f"{path.relative_to(SOURCE)}: {line.strip()}"
+        for path in modules()
+        if path.parent != alone
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if doubles.search(line)
+    ]
+    assert found == []

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tidegate.backoff import Backoff
 from tidegate.bootstrap.model import Leg, StepState, TenantState, UpgradeState
 from tidegate.bootstrap.tenant_work import upgrade_held
 from tidegate.bootstrap.versions import compare
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     from tidegate.bootstrap.tenant_work import Outcome, TenantWork
     from tidegate.bootstrap.work import Work
 
-FIRST_PAUSE_S: Final = 1.0
-LONGEST_PAUSE_S: Final = 10.0
+BY_HAND: Final = Backoff(1.0, 10.0)
 ATTEMPTS_MAX: Final = 100
 
 
@@ -113,12 +113,9 @@ class OneTenant[C]:
             NotFoundError: the tenant was dropped.
         """
         self._require_cluster_part()
-        pause_s = FIRST_PAUSE_S
         for attempt in range(1, min(max(attempts, 1), ATTEMPTS_MAX) + 1):
-            if attempt > 1:
-                if self.pause(pause_s):
-                    raise CancelledError("the service is being closed")
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            if attempt > 1 and self.pause(BY_HAND.pause_s(attempt - 1)):
+                raise CancelledError("the service is being closed")
             outcome = self._attempt(tenant_id)
             if outcome.state is TenantState.DONE:
                 return outcome.has_run

@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
+from tidegate.backoff import Backoff
 from tidegate.bootstrap.cluster_work import ClusterWork
 from tidegate.bootstrap.founding import Founding, Role
 from tidegate.bootstrap.locker import LeaseLocker, Locker
@@ -22,7 +23,7 @@ from tidegate.bootstrap.model import Options
 from tidegate.bootstrap.one_tenant import OneTenant
 from tidegate.bootstrap.operating import Operating
 from tidegate.bootstrap.planner import Planner
-from tidegate.bootstrap.retry import Backoff, is_transient
+from tidegate.bootstrap.retry import USUAL, is_transient
 from tidegate.bootstrap.route import check_handles
 from tidegate.bootstrap.store import UpgradeStore
 from tidegate.bootstrap.tenant_work import PassResult, TenantWork
@@ -44,8 +45,7 @@ if TYPE_CHECKING:
 DEFAULT_TRACK: Final = "tidegate"
 BOOTSTRAP_S: Final = 300.0
 UPGRADE_S: Final = 7200.0
-FIRST_PLAN_PAUSE_S: Final = 1.0
-LONGEST_PLAN_PAUSE_S: Final = 10.0
+PLAN_AGAIN: Final = Backoff(1.0, 10.0)
 CLOSE_S: Final = 30.0
 
 
@@ -111,7 +111,7 @@ class Service[C]:
             options=bounded,
             members=members,
             chance=chance,
-            backoff=backoff or Backoff(),
+            backoff=backoff or USUAL,
             batch_lease_s=batch_lease_s,
         )
         self._clock = clock
@@ -169,7 +169,7 @@ class Service[C]:
             return decision
 
     def _plan(self, timeout_s: float) -> Decision:
-        deadline, pause_s = self._clock() + timeout_s, FIRST_PLAN_PAUSE_S
+        deadline, failures = self._clock() + timeout_s, 0
         while True:
             try:
                 return self._planner.plan()
@@ -183,9 +183,9 @@ class Service[C]:
                     f"the upgrade could not be planned in time: {why}",
                     next_step="check the cluster database, then start the node again",
                 )
-            if self._pause(pause_s):
+            failures += 1
+            if self._pause(PLAN_AGAIN.pause_s(failures)):
                 raise CancelledError("the service is being closed")
-            pause_s = min(2 * pause_s, LONGEST_PLAN_PAUSE_S)
 
     def maybe_upgrade_tenant(self, fetch: Callable[[], tuple[int, str]], connection: C) -> bool:
         """Upgrade a tenant that is about to be used, inside the caller's transaction.

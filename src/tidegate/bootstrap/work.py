@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from tidegate.bootstrap.retry import Backoff
+from tidegate.bootstrap.retry import USUAL
 from tidegate.errors import TidegateError
 from tidegate.secret import redacted
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
+    from tidegate.backoff import Backoff
     from tidegate.bootstrap.directory import TenantDirectory
     from tidegate.bootstrap.model import Member, Options, Version, VersionHandle
     from tidegate.bootstrap.store import UpgradeStore
@@ -40,7 +41,7 @@ class Work[C]:
     options: Options
     members: Callable[[], Sequence[Member]]
     chance: Callable[[], float]
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = USUAL
     batch_lease_s: float = BATCH_LEASE_S
 
     @property

@@ -18,6 +18,7 @@ from cyclopts import Parameter
 from tidegate.cli import settings
 from tidegate.cli.lifetime import AT_END
 from tidegate.cli.output import Column, Json, emit_items, emit_one, out
+from tidegate.durations import typed_duration_s
 from tidegate.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -94,9 +95,6 @@ Watch = Annotated[
 ]
 Recursive = Annotated[bool, Parameter(help="Remove what belongs to it as well.")]
 
-_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h|d)?")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
-
 
 def seconds(text: str) -> float:
     """A duration such as ``500ms``, ``30s``, ``2m``, or a number of seconds.
@@ -104,13 +102,10 @@ def seconds(text: str) -> float:
     Raises:
         InvalidArgumentError: it is none.
     """
-    found = _DURATION.fullmatch(text.strip())
-    if found is None:
-        raise InvalidArgumentError(
-            f"{text!r} is not a duration",
-            next_step="write 500ms, 30s, 2m, 90d or seconds",
-        )
-    return float(found["number"]) * _UNITS[found["unit"]]
+    try:
+        return typed_duration_s(text)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{text!r} is not a duration", next_step=str(error)) from None
 
 
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?:(?P<unit>[kmgt])(?:i?b)?|b)?", re.IGNORECASE)

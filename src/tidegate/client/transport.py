@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import httpx2
 
+from tidegate.backoff import Backoff
 from tidegate.errors import (
     ConflictError,
     ExitStatus,
@@ -35,7 +36,7 @@ CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
 #: How often a request with a key is sent again, after pauses that double.
 REPEATS_MAX: Final = 5
-REPEAT_FIRST_S: Final = 0.1
+REPEATS: Final = Backoff(0.1, 3.2)
 VERB_TIMEOUT_S: Final = 3600.0
 """A node answers a verb when it is done, and bounds every wait itself."""
 EVENTS_SILENCE_S: Final = 30.0
@@ -224,7 +225,7 @@ class Transport:
                 failure = error
             if time.monotonic() >= deadline:
                 break
-            time.sleep(REPEAT_FIRST_S * 2**attempt)
+            time.sleep(REPEATS.pause_s(attempt + 1))
         raise failure
 
     def _answer(self, response: httpx2.Response) -> Json:

@@ -26,6 +26,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from tidegate.backoff import Backoff
 from tidegate.cluster.stores.seam import WRITES
 from tidegate.errors import ClusterDatabaseError, InvalidArgumentError, TidegateError
 
@@ -50,8 +51,7 @@ STORES: Final = {
 """By the scheme of the URL: the engine's module, which has ``open_store(url, busy_timeout_s=…)``,
 and how the URL is written."""
 FORMS: Final = " or ".join(form for _, form in STORES.values())
-_FIRST_PAUSE_S: Final = 0.02
-_MAX_PAUSE_S: Final = 0.5
+_AGAIN: Final = Backoff(0.02, 0.5)
 _ERRORS: Final = (DBAPIError, PoolTimeoutError, TidegateError)
 
 
@@ -226,7 +226,7 @@ class ClusterDatabase:
 
     def _begin(self, *, writes: bool) -> Connection:
         deadline = time.monotonic() + self._store.busy_timeout_s
-        pause_s = _FIRST_PAUSE_S
+        tries = 0
         while True:
             if self._closed.is_set():
                 raise ClusterDatabaseError(
@@ -237,8 +237,8 @@ class ClusterDatabase:
             except _ERRORS as error:
                 if time.monotonic() >= deadline or not self._store.is_passing(error):
                     raise self._store.translated(error) from error
-            self._closed.wait(pause_s)
-            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+            tries += 1
+            self._closed.wait(_AGAIN.pause_s(tries))
 
     def _begin_once(self, *, writes: bool) -> Connection:
         connection = self._store.engine.connect().execution_options(**{WRITES: writes})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidegate.backoff import grown_s
+from tidegate.backoff import Backoff
 from tidegate.errors import TidegateError
 
 
@@ -30,8 +30,9 @@ class RetryPolicy:
 
     def pause_ms(self, failures: int, chance: float) -> int:
         """How long to wait after so many failures; ``chance`` is drawn from [0, 1)."""
-        pause_s = grown_s(self.first_s, self.longest_s, failures)
-        return round(1000 * pause_s * (1 + self.jitter * (2 * chance - 1)))
+        spread = (1 - self.jitter, 1 + self.jitter)
+        pause_s = Backoff(self.first_s, self.longest_s, spread=spread).pause_s(failures, chance)
+        return round(1000 * pause_s)
 
     def delay_ms(self, error: BaseException, failures: int, chance: float) -> int | None:
         """The pause before the next attempt; None: there is none."""

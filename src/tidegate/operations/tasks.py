@@ -12,7 +12,6 @@ whether its work is done, and names what it makes after its id or its operation'
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 TASK_TIMEOUT_S: Final = 24 * 3600.0
 SILENCE_S: Final = 600.0
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +57,6 @@ def count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise ValueError("write a whole number that is not negative")
     return int(text)
-
-
-def duration_s(text: str) -> float:
-    """A duration such as ``500ms``, ``30s``, ``2m``."""
-    found = _DURATION.fullmatch(text)
-    if found is None:
-        raise ValueError("write 500ms, 30s, 2m or 1h")
-    return float(found[1]) * _UNITS_S[found[2]]
 
 
 def names(text: str) -> tuple[str, ...]:

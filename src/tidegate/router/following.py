@@ -24,6 +24,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from tidegate.backoff import Backoff
 from tidegate.chance import CHANCE
 from tidegate.errors import InvalidArgumentError, UnreachableNodeError
 from tidegate.router.model import Credentials, Route
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
     from tidegate.router.sources import RouteSource
     from tidegate.topology.model import Snapshot
 
-FIRST_PAUSE_S: Final = 0.05
-MAX_PAUSE_S: Final = 2.0
+PAUSES: Final = Backoff(0.05, 2.0, spread=(0.5, 1.0))
 STEADY_S: Final = 5.0
 """A source that was followed for so long is tried again without delay."""
 REPORT_S: Final = 5.0
@@ -251,7 +251,7 @@ class Router:
             self._changed.notify_all()
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(timeout=MAX_PAUSE_S * 2)
+                thread.join(timeout=PAUSES.longest_s * 2)
         self._say_goodbye()
         while self._closers:
             self._closers.pop()()
@@ -263,7 +263,7 @@ class Router:
         self.close()
 
     def _follow(self) -> None:
-        pause_s = FIRST_PAUSE_S
+        failures = 0
         while not self._stop.is_set():
             began_at = time.monotonic()
             try:
@@ -273,10 +273,8 @@ class Router:
                 self._last_error = error
                 _log.debug("the source of routes was lost: %s", error)
             self._is_following = False
-            if time.monotonic() - began_at > STEADY_S:
-                pause_s = FIRST_PAUSE_S
-            self._stop.wait(pause_s * CHANCE.uniform(0.5, 1))
-            pause_s = min(MAX_PAUSE_S, pause_s * 2)
+            failures = 1 if time.monotonic() - began_at > STEADY_S else failures + 1
+            self._stop.wait(PAUSES.pause_s(failures, CHANCE.random()))
 
     def _accept(self, snapshot: Snapshot) -> None:
         with self._changed:
@@ -308,7 +306,7 @@ class Router:
                 self._source.report(self.router_id, self.revision)
             except Exception as error:  # noqa: BLE001 - reporting never gets in the way of routing
                 _log.debug("reporting the revision failed: %s", error)
-            self._stop.wait(FIRST_PAUSE_S)
+            self._stop.wait(PAUSES.first_s)
 
     def _say_goodbye(self) -> None:
         """Once, by the process that reported: a fork of it goes on under the same name."""

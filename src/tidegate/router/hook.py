@@ -24,6 +24,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
+from tidegate.backoff import Backoff
 from tidegate.errors import InvalidArgumentError
 from tidegate.router.following import Router
 from tidegate.router.http import HttpSource
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
     from tidegate.topology.model import Snapshot
 
 DEFAULT_TIMEOUT_S: Final = 30.0
-FIRST_PAUSE_S: Final = 0.5
-MAX_PAUSE_S: Final = 30.0
+PAUSES: Final = Backoff(0.5, 30.0)
 OUTPUT_BYTES: Final = 4096
 _LOOK_UP_S: Final = 0.5
 
@@ -124,24 +124,24 @@ class RouteHook:
         self.close()
 
     def _work(self) -> None:
-        done, pause_s, retry_at = -1, FIRST_PAUSE_S, 0.0
+        done, failures, retry_at = -1, 0, 0.0
         while not self._stop.is_set():
             if not self._router.wait_for_change(done, _LOOK_UP_S) or self._router.revision < 0:
                 continue
             snapshot = self._router.routes().snapshot
             is_repeated = self._last is not None and self._last.revision == snapshot.revision
             if is_repeated and time.monotonic() < retry_at:
-                self._stop.wait(FIRST_PAUSE_S / 10)
+                self._stop.wait(PAUSES.first_s / 10)
                 continue
             self._last = self._run(snapshot)
             if self._on_run is not None:
                 self._on_run(self._last)
             if self._last.is_success:
-                done, pause_s = snapshot.revision, FIRST_PAUSE_S
+                done = snapshot.revision
                 continue
             _log.warning("the hook failed at revision %s: %s", snapshot.revision, self._last)
-            pause_s = min(MAX_PAUSE_S, pause_s * 2) if is_repeated else FIRST_PAUSE_S
-            retry_at = time.monotonic() + pause_s
+            failures = failures + 1 if is_repeated else 1
+            retry_at = time.monotonic() + PAUSES.pause_s(failures)
 
     def _run(self, snapshot: Snapshot) -> HookRun:
         began_at = time.monotonic()

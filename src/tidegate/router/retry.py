@@ -25,6 +25,7 @@ import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from tidegate.backoff import Backoff
 from tidegate.chance import CHANCE
 from tidegate.errors import (
     DeniedTableError,
@@ -41,8 +42,7 @@ FENCE_SQLSTATE: Final = "TG001"
 """What a fenced table answers; equal to the constant of the fence, which a test makes sure of."""
 
 DEFAULT_DEADLINE_S: Final = 30.0
-FIRST_PAUSE_S: Final = 0.005
-MAX_PAUSE_S: Final = 0.1
+PAUSES: Final = Backoff(0.005, 0.1, spread=(0.5, 1.0))
 
 
 class Phase(StrEnum):
@@ -141,10 +141,9 @@ class Attempts:
                 f" {self._made + 1} attempts; nothing was committed; the last one: {error}",
                 next_step="see what holds it: tidegate workflow list",
             ) from error
-        pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._made, 10))
         self._made += 1
-        spread_s = pause_s * CHANCE.uniform(0.5, 1)
-        self._router.wait_for_change(self._revision, min(spread_s, left_s))
+        pause_s = PAUSES.pause_s(self._made, CHANCE.random())
+        self._router.wait_for_change(self._revision, min(pause_s, left_s))
 
     def _raise_unknown(self, error: Exception) -> NoReturn:
         raise OutcomeUnknownError(

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from tidegate.backoff import grown_s
+from tidegate.backoff import Backoff
 from tidegate.topology import refusals
 
 if TYPE_CHECKING:
@@ -186,9 +186,8 @@ def delay_s(failures: int, policy: Policy, jitter: float) -> float:
         policy: the bounds.
         jitter: 0 to 1, from whoever has randomness; half of the delay is spread by it.
     """
-    assert 0.0 <= jitter <= 1.0
-    full = grown_s(policy.first_delay_s, policy.longest_delay_s, failures)
-    return full * (0.5 + 0.5 * jitter)
+    rule = Backoff(policy.first_delay_s, policy.longest_delay_s, spread=(0.5, 1.0))
+    return rule.pause_s(failures, jitter)
 
 
 def started(state: SpanState, wish: Wish, process: Process, now: float) -> SpanState:

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tidegate.backoff import grown_s
+from tidegate.backoff import Backoff
 from tidegate.errors import AuthenticationError, SecretError, TidegateError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ LONGEST_DELAY_S: Final = 900.0
 
 def delay_s(refusals: int, first_s: float = FIRST_DELAY_S) -> float:
     """How long to wait after so many refusals in a row: each doubles it, up to a bound."""
-    return grown_s(first_s, LONGEST_DELAY_S, refusals)
+    return Backoff(first_s, LONGEST_DELAY_S).pause_s(refusals)
 
 
 def is_refusal(error: BaseException | None) -> bool:

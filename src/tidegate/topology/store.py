@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, select, text
 from sqlalchemy.exc import IntegrityError
 
+from tidegate.backoff import Backoff
 from tidegate.chance import CHANCE
 from tidegate.cluster.ledger import Update
 from tidegate.errors import ConflictError, InvalidArgumentError
@@ -46,7 +47,7 @@ TRACE_POLL_S: Final = 0.05
 """The same on engines whose files show whether something was committed at all."""
 LOOK_S: Final = 1.0
 """How often the database itself is asked where its files show no change."""
-_MAX_PAUSE_S: Final = 0.1
+_OVERTAKEN: Final = Backoff(0.001, 0.1, spread=(0.0, 1.0))
 OBJECTS_A_STATEMENT: Final = 60
 """A workflow of a thousand tables changes ten thousand rules in one transaction, and every other
 writer waits for it. Each object takes four parameters, and some engines take 255 of them."""
@@ -172,8 +173,7 @@ class TopologyStore:
                 self._known = _Stored(committed, bodies, _versions(stored, bodies))
                 self._notice(revision)
                 return committed
-            pause_s = min(_MAX_PAUSE_S, 0.001 * 2**attempt)
-            time.sleep(CHANCE.uniform(0, pause_s))
+            time.sleep(_OVERTAKEN.pause_s(attempt + 1, CHANCE.random()))
         raise ConflictError(
             f"the topology was changed by somebody else in each of {attempts} attempts",
             next_step="try again",

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from tidegate.bootstrap.retry import Backoff, next_attempt
+from tidegate.backoff import Backoff
+from tidegate.bootstrap.retry import next_attempt
 from tidegate.bootstrap.tenants.model import ItemState
 from tidegate.bootstrap.tenants.versions import Standing
 from tidegate.engines.failures import FailureKind
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from tidegate.bootstrap.tenants.versions import Look
 
-BACKOFF: Final = Backoff(first_s=0.5, factor=2.0, longest_s=60.0, jitter=0.5)
+BACKOFF: Final = Backoff(0.5, 60.0, spread=(1.0, 0.5))
 MESSAGE_MAX: Final = 2000
 
 

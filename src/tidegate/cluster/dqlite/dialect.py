@@ -19,6 +19,7 @@ from dqlitedbapi.exceptions import Error, OperationalError, is_no_transaction_er
 from sqlalchemy.dialects import registry
 from sqlalchemydqlite.base import DqliteDialect
 
+from tidegate.backoff import Backoff
 from tidegate.chance import CHANCE
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ BEGINNING: Final = "tidegate_beginning"
 COMMIT_TIMEOUT_S: Final = 5.0
 """How long a COMMIT that the server could not begin is tried: the lock is ours already."""
 
-_MIN_PAUSE_S: Final = 0.001
-_MAX_PAUSE_S: Final = 0.025
+_AGAIN: Final = Backoff(0.001, 0.025, spread=(0.5, 1.0))
+"""Spread, to part the processes that wait."""
 _HELD_PAUSE_S: Final = 0.1
 
 registry.register("dqlite.tidegate", __name__, "Dialect")
@@ -63,7 +64,7 @@ class WriteGate:
         if not self._turn.acquire(timeout=timeout_s):
             raise OperationalError("database is locked", BUSY)
         try:
-            pause_s = _MIN_PAUSE_S
+            tries = 0
             while True:
                 self._freed.clear()
                 if self._holder is not None:
@@ -76,9 +77,8 @@ class WriteGate:
                 else:
                     self._holder = holder
                     return
-                # Random, to part the processes that wait.
-                self._freed.wait(CHANCE.uniform(0.5, 1.0) * pause_s)
-                pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+                tries += 1
+                self._freed.wait(_AGAIN.pause_s(tries, CHANCE.random()))
         finally:
             self._turn.release()
 
@@ -132,7 +132,7 @@ class Dialect(DqliteDialect):
                 except OperationalError as error:
                     if not is_busy(error) or time.monotonic() > deadline:
                         raise
-                    time.sleep(_MIN_PAUSE_S)
+                    time.sleep(_AGAIN.first_s)
                 else:
                     return
         finally:

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from tidegate import waits
+from tidegate.backoff import Backoff
 from tidegate.engines.postgres import holders as named
 from tidegate.errors import WaitTimeoutError
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 FREE = waits.declare("table.lock", description="a moment in which nobody holds a table")
 
 LOCK_TRY_S = 0.2
-BACK_OFF_S = (0.02, 0.5)
+AGAIN = Backoff(0.02, 0.5)
 
 #: Locks under which rows may have been changed, or may yet be without asking again.
 WRITERS = ("RowExclusiveLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")
@@ -98,7 +99,7 @@ def in_short_tries(
     against = (
         _AGAINST_ACCESS_EXCLUSIVE if mode == "ACCESS EXCLUSIVE" else _AGAINST_SHARE_ROW_EXCLUSIVE
     )
-    pause_s = BACK_OFF_S[0]
+    tries = 0
     with waits.waiting(FREE, f"a moment's {mode} lock on table {table}") as wait:
         while True:
             found = holders_of(connection, held(connection, [table], against))
@@ -109,6 +110,8 @@ def in_short_tries(
                 return
             in_the_way = old or found
             named.tell(wait, lambda: in_the_way)  # noqa: B023 - called at once
+            tries += 1
+            pause_s = AGAIN.pause_s(tries)
             if time.monotonic() + pause_s >= deadline:
                 raise WaitTimeoutError(
                     f"table {table} in {connection.info.dbname} was not free for a moment's"
@@ -117,7 +120,6 @@ def in_short_tries(
                     holders=[h.to_json() for h in in_the_way],
                 )
             time.sleep(pause_s)
-            pause_s = min(pause_s * 2, BACK_OFF_S[1])
 
 
 def users(connection: Connection[TupleRow], tables: Iterable[TableName]) -> list[Holder]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from tidegate.durations import duration_s
 from tidegate.operations.retrying import RetryPolicy
 from tidegate.operations.tasks import (
     Parameter,
@@ -17,7 +18,6 @@ from tidegate.operations.tasks import (
     TaskResult,
     boolean,
     count,
-    duration_s,
     names,
 )
 from tidegate.workflow.tasks.calls import ServiceCall

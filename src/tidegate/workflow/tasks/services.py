@@ -22,6 +22,7 @@ import time
 import uuid as uuids
 from typing import TYPE_CHECKING, Any, Final
 
+from tidegate.durations import duration_s
 from tidegate.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -32,7 +33,7 @@ from tidegate.errors import (
     VDiffFailedError,
     WaitTimeoutError,
 )
-from tidegate.operations.tasks import duration_s, names
+from tidegate.operations.tasks import names
 from tidegate.topology.connections import server_of
 from tidegate.topology.records import READ_TYPES, TabletType
 from tidegate.workflow.condition import WorkflowState, carrying

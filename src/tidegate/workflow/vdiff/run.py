@@ -22,6 +22,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from tidegate import steps
+from tidegate.backoff import Backoff
 from tidegate.dataplane import compare
 from tidegate.dataplane.chunks import Chunk, KeySlice, agreed_plan, tile
 from tidegate.engines.failures import FailurePhase
@@ -94,7 +95,7 @@ COMPLETED = steps.declare(
 
 CLAIM_TIMEOUT_S = 5.0
 RETRIES_MAX = 5
-RETRY_FIRST_S = 1.0
+RETRIES = Backoff(1.0, 16.0)
 
 #: Between two moments of which the second is for what the first had to leave.
 AGAIN_S = 0.1
@@ -180,7 +181,7 @@ class _Run:
                 self._record_failure(error, last=last)
                 if last:
                     return VDiffState.ERROR
-                self.stop.wait(RETRY_FIRST_S * 2**attempt)
+                self.stop.wait(RETRIES.pause_s(attempt + 1))
             else:
                 if mine:
                     return VDiffState.COMPLETED
