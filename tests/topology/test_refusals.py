@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.errors import AuthenticationError, ConnectError, SecretError, WaitTimeoutError
+from tidegate.errors import (
+    AuthenticationError,
+    ConnectError,
+    SecretError,
+    WaitTimeoutError,
+    is_refusal,
+)
+from tidegate.operations.executor import UndoFailedError
 from tidegate.topology.connections import Endpoint
 from tidegate.topology.refusals import (
     FIRST_DELAY_S,
@@ -15,10 +22,8 @@ from tidegate.topology.refusals import (
     Refusals,
     SecretDigest,
     delay_s,
-    is_refusal,
     refused,
 )
-from tidegate.workflow.executor import UndoFailedError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from tidegate.workflow.requests import CancelRequest
 
 if TYPE_CHECKING:
     from fix_fleet import Fleet
-    from tidegate.workflow.plan import PlanStep
+    from tidegate.operations.plan import PlanStep
 
 pytestmark = pytest.mark.servers
 

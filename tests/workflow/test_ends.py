@@ -14,8 +14,8 @@ from sqlalchemy import text
 
 from fix_fleet import move_tables, switch_request
 from tidegate.errors import TidegateError
+from tidegate.operations.executor import UnfinishedError
 from tidegate.workflow import create
-from tidegate.workflow.executor import UnfinishedError
 from tidegate.workflow.requests import CancelRequest, CompleteRequest
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from tidegate.workflow.work import Locks, workflow_lease
 
 if TYPE_CHECKING:
     from fix_fleet import Fleet
-    from tidegate.workflow.plan import PlanStep
+    from tidegate.operations.plan import PlanStep
 
 pytestmark = pytest.mark.servers
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fix_databases import Database
     from fix_fleet import Fleet
     from tidegate.engines.postgres.local import LocalServer
-    from tidegate.workflow.plan import PlanStep
+    from tidegate.operations.plan import PlanStep
 
 pytestmark = pytest.mark.servers
 

@@ -20,8 +20,8 @@ from tidegate.errors import (
     TidegateError,
     WaitTimeoutError,
 )
+from tidegate.operations.executor import UndoFailedError, UnfinishedError
 from tidegate.workflow import open_writers, switch_steps
-from tidegate.workflow.executor import UndoFailedError, UnfinishedError
 from tidegate.workflow.service import WorkflowService
 from tidegate.workflow.switch_steps import SwitchActions
 from tidegate.workflow.vdiff.service import VDiffService

@@ -21,8 +21,8 @@ from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.predecessors import Mark
 from tidegate.engines.postgres.replication import LogStream
 from tidegate.errors import TidegateError, WaitTimeoutError
+from tidegate.operations.executor import UnfinishedError
 from tidegate.topology.names import TableName
-from tidegate.workflow.executor import UnfinishedError
 from tidegate.workflow.open_writers import WRITERS
 from tidegate.workflow.overview import overviews
 from tidegate.workflow.requests import CompleteRequest

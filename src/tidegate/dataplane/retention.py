@@ -24,8 +24,8 @@ from tidegate.dataplane import streams
 from tidegate.dataplane.stream_states import FAILED
 from tidegate.engines.postgres.capacity import Disk, read_capacity, retention_alarm
 from tidegate.engines.postgres.connection import connect
-from tidegate.errors import LogRetentionError, TidegateError
-from tidegate.topology.refusals import delay_s, is_refusal
+from tidegate.errors import LogRetentionError, TidegateError, is_refusal
+from tidegate.topology.refusals import delay_s
 
 if TYPE_CHECKING:
     from tidegate.dataplane.model import SpanSpec, TargetSpec

@@ -78,6 +78,7 @@ from tidegate.errors.cluster import (
     SomeNodesAreBehindError,
     SupersededError,
 )
+from tidegate.errors.refusals import is_refusal
 
 __all__ = [
     "AlreadyExistsError",
@@ -151,4 +152,5 @@ __all__ = [
     "WaitTimeoutError",
     "WorkflowNotFullySwitchedError",
     "WorkflowPartiallySwitchedError",
+    "is_refusal",
 ]

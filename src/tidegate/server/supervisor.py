@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from tidegate.dataplane.waking import Waking
+from tidegate.errors import is_refusal
 from tidegate.server import processes
 from tidegate.server.processes import Record, SpanFiles
 from tidegate.server.supervision import (
@@ -43,7 +44,7 @@ from tidegate.server.supervision import (
     not_started,
     started,
 )
-from tidegate.topology.refusals import SecretDigest, is_refusal
+from tidegate.topology.refusals import SecretDigest
 
 if TYPE_CHECKING:
     import subprocess

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tidegate.backoff import Backoff
-from tidegate.errors import AuthenticationError, SecretError, TidegateError
+from tidegate.errors import SecretError, is_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,18 +32,6 @@ LONGEST_DELAY_S: Final = 900.0
 def delay_s(refusals: int, first_s: float = FIRST_DELAY_S) -> float:
     """How long to wait after so many refusals in a row: each doubles it, up to a bound."""
     return Backoff(first_s, LONGEST_DELAY_S).pause_s(refusals)
-
-
-def is_refusal(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is about credentials."""
-    seen = 0
-    while error is not None and seen < 20:
-        if isinstance(error, AuthenticationError | SecretError):
-            return True
-        if isinstance(error, TidegateError) and error.details.get("refused"):
-            return True
-        error, seen = error.__cause__, seen + 1
-    return False
 
 
 class SecretDigest:

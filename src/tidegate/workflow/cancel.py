@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING
 
 from tidegate import steps
 from tidegate.errors import FailedPreconditionError, WorkflowPartiallySwitchedError
+from tidegate.operations.plan import Plan, PlanStep, StepTable, Zone
 from tidegate.workflow import cleanup, objects, target_tables, traffic
-from tidegate.workflow.plan import Plan, PlanStep, Zone
 from tidegate.workflow.state import WorkflowType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.requests import CancelRequest
     from tidegate.workflow.state import State
@@ -102,24 +100,28 @@ class CancelActions:
     """The steps of one cancellation."""
 
     work: Work
+    plan: Plan
     request: CancelRequest
 
     def __post_init__(self) -> None:
         self.work.delete_when_finished = True
-        self._do: dict[str, Callable[[], None]] = {
-            STOPPED: lambda: cleanup.stop_everything(self.work, "cancelled"),
-            UNROUTED: self._unroute,
-            UNREPLICATED: lambda: cleanup.drop_replication(self.work),
-            REMOVED: lambda: target_tables.remove(self.work),
-            UNFENCED: self._unfence,
-            FORGOTTEN: lambda: cleanup.forget(self.work),
-            CLEANED: lambda: objects.remove_sidecars(self.work),
-        }
+        self._table = StepTable(
+            self.plan,
+            {
+                STOPPED: lambda: cleanup.stop_everything(self.work, "cancelled"),
+                UNROUTED: self._unroute,
+                UNREPLICATED: lambda: cleanup.drop_replication(self.work),
+                REMOVED: lambda: target_tables.remove(self.work),
+                UNFENCED: self._unfence,
+                FORGOTTEN: lambda: cleanup.forget(self.work),
+                CLEANED: lambda: objects.remove_sidecars(self.work),
+            },
+        )
 
     def do(self, step: PlanStep) -> None:
         """Perform a step."""
         self.work.locks.confirm()
-        self._do[step.name]()
+        self._table.do[step.name]()
 
     def undo(self, step: PlanStep) -> None:
         """Nothing of a cancellation is ever taken back."""

@@ -19,12 +19,12 @@ from tidegate import steps
 from tidegate.dataplane.model import Direction
 from tidegate.engines.postgres import table_removal
 from tidegate.errors import FailedPreconditionError, WorkflowNotFullySwitchedError
+from tidegate.operations.plan import Plan, PlanStep, StepTable, Zone
 from tidegate.workflow import cleanup, objects, traffic
-from tidegate.workflow.plan import Plan, PlanStep, Zone
 from tidegate.workflow.state import TableRemovalType, WorkflowType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from tidegate.engines.postgres.session import PostgresSession
     from tidegate.topology.model import Snapshot
@@ -119,25 +119,29 @@ class CompleteActions:
     """The steps of one completion."""
 
     work: Work
+    plan: Plan
     request: CompleteRequest
 
     def __post_init__(self) -> None:
         self.work.delete_when_finished = True
-        self._do: dict[str, Callable[[], None]] = {
-            STOPPED: lambda: cleanup.stop_everything(self.work, "completed"),
-            UNROUTED: self._unroute,
-            UNREPLICATED: lambda: cleanup.drop_replication(self.work),
-            REMOVED: self._remove_tables,
-            UNFENCED: self._unfence,
-            FORGOTTEN: lambda: cleanup.forget(self.work),
-            CLEANED: lambda: objects.remove_sidecars(self.work),
-            SHARDS_GONE: self._remove_shards,
-        }
+        self._table = StepTable(
+            self.plan,
+            {
+                STOPPED: lambda: cleanup.stop_everything(self.work, "completed"),
+                UNROUTED: self._unroute,
+                UNREPLICATED: lambda: cleanup.drop_replication(self.work),
+                REMOVED: self._remove_tables,
+                UNFENCED: self._unfence,
+                FORGOTTEN: lambda: cleanup.forget(self.work),
+                CLEANED: lambda: objects.remove_sidecars(self.work),
+                SHARDS_GONE: self._remove_shards,
+            },
+        )
 
     def do(self, step: PlanStep) -> None:
         """Perform a step."""
         self.work.locks.confirm()
-        self._do[step.name]()
+        self._table.do[step.name]()
 
     def undo(self, step: PlanStep) -> None:
         """Nothing of a completion is ever taken back."""

@@ -21,9 +21,9 @@ from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
 from tidegate.engines.seam import StreamFacts
+from tidegate.operations.plan import Plan, PlanStep, StepTable, Zone
 from tidegate.workflow import identities, objects, recheck, spans, target_tables, traffic
 from tidegate.workflow.model import Phase, StreamRef, Workflow, replication_name
-from tidegate.workflow.plan import Plan, PlanStep, Zone
 from tidegate.workflow.state import WorkflowType
 
 if TYPE_CHECKING:
@@ -128,13 +128,14 @@ class CreateActions:
     """The steps of one creation; plan and facts are None when a crashed one is taken back."""
 
     work: Work
+    plan: Plan
     auto_start: bool
     target_plan: TargetPlan | None = None
     facts: Facts | None = None
 
     def __post_init__(self) -> None:
         self.work.delete_when_undone = True
-        self._do: dict[str, Callable[[], None]] = {
+        do: dict[str, Callable[[], None]] = {
             INSTALLED: lambda: objects.install_sidecars(self.work),
             TABLES_MADE: self._make_tables,
             STREAMS_MADE: self._make_streams,
@@ -145,7 +146,7 @@ class CreateActions:
             ACTIVATED: self._activate,
             STARTED: self._start,
         }
-        self._undo: dict[str, Callable[[], None]] = {
+        undo: dict[str, Callable[[], None]] = {
             INSTALLED: lambda: objects.remove_sidecars(self.work),
             TABLES_MADE: self._remove_tables,
             STREAMS_MADE: lambda: objects.delete_streams(self.work, Direction.FORWARD),
@@ -154,15 +155,16 @@ class CreateActions:
             SLOTTED: lambda: objects.drop_slots(self.work, Direction.FORWARD),
             ROUTED: self._unroute,
         }
+        self._table = StepTable(self.plan, do, undo)
 
     def do(self, step: PlanStep) -> None:
         """Perform a step."""
         self.work.locks.confirm()
-        self._do[step.name]()
+        self._table.do[step.name]()
 
     def undo(self, step: PlanStep) -> None:
         """Take a step back."""
-        self._undo[step.name]()
+        self._table.undo[step.name]()
 
     def point_reached(self) -> bool:
         """Whether the record says so."""

@@ -10,8 +10,8 @@ from tidegate.workflow import traffic
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tidegate.operations.plan import Plan
     from tidegate.workflow.model import Workflow
-    from tidegate.workflow.plan import Plan
     from tidegate.workflow.preflight.check import Finding
     from tidegate.workflow.work import Work
 

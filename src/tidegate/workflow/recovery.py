@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tidegate.dataplane.model import Direction
-from tidegate.workflow import cancel, complete, create, executor, switch
+from tidegate.operations import executor
+from tidegate.workflow import cancel, complete, create, switch
 from tidegate.workflow.model import OperationKind
 from tidegate.workflow.requests import CancelRequest, CompleteRequest, SwitchRequest
 from tidegate.workflow.switch_steps import SwitchActions
@@ -17,8 +18,8 @@ from tidegate.workflow.switch_steps import SwitchActions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tidegate.workflow.executor import Actions
-    from tidegate.workflow.plan import Plan
+    from tidegate.operations.executor import Actions
+    from tidegate.operations.plan import Plan
     from tidegate.workflow.work import Work
 
 
@@ -39,25 +40,21 @@ def _again(work: Work) -> tuple[Plan, Actions]:
     workflow, params = work.workflow, work.operation.params
     match work.operation.kind:
         case OperationKind.CREATE:
-            auto_start = bool(params["auto_start"])
-            return create.plan_again(), create.CreateActions(work, auto_start)
+            plan = create.plan_again()
+            return plan, create.CreateActions(work, plan, bool(params["auto_start"]))
         case OperationKind.SWITCH_WRITES:
             direction = Direction(params["direction"])
             request = SwitchRequest(**_tuples(params["request"]))
             plan = switch.plan_switch(work.snapshot, workflow, direction, request)
-            return plan, SwitchActions(work, direction, request)
+            return plan, SwitchActions(work, plan, direction, request)
         case OperationKind.COMPLETE:
             completion = CompleteRequest(**params)
-            return (
-                complete.plan_complete(workflow, completion),
-                complete.CompleteActions(work, completion),
-            )
+            plan = complete.plan_complete(workflow, completion)
+            return plan, complete.CompleteActions(work, plan, completion)
         case OperationKind.CANCEL:
             cancellation = CancelRequest(**params)
-            return (
-                cancel.plan_cancel(workflow, cancellation),
-                cancel.CancelActions(work, cancellation),
-            )
+            plan = cancel.plan_cancel(workflow, cancellation)
+            return plan, cancel.CancelActions(work, plan, cancellation)
 
 
 def _tuples(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,13 +24,13 @@ from tidegate.cluster.leases import Leases
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
 from tidegate.errors import ConflictError, TidegateError
+from tidegate.operations import executor
 from tidegate.topology.followers import RouterReports
 from tidegate.topology.refusals import Refusals
 from tidegate.workflow import (
     cancel,
     complete,
     create,
-    executor,
     objects,
     reads,
     recovery,
@@ -213,7 +213,7 @@ class WorkflowService:
             )
             with Work(self._cluster, locks, recorded) as work:
                 actions = create.CreateActions(
-                    work, request.auto_start, target_plan, admission.facts
+                    work, plan, request.auto_start, target_plan, admission.facts
                 )
                 executor.run(plan, actions, work)
                 return outcome_of(work, f"{plan.title}: done", plan, findings=admission.findings)
@@ -337,9 +337,10 @@ class WorkflowService:
 
     def _move_writes(self, work: Work, request: SwitchRequest, direction: Direction) -> None:
         plan = switch.plan_switch(work.snapshot, work.workflow, direction, request)
+        actions = SwitchActions(work, plan, direction, request)
         params = {"direction": str(direction), "request": asdict(request)}
         work.begin(OperationKind.SWITCH_WRITES, params, {"token": new_token()})
-        executor.run(plan, SwitchActions(work, direction, request), work)
+        executor.run(plan, actions, work)
 
     # -- the end
 
@@ -359,9 +360,10 @@ class WorkflowService:
                 require_removable(work, source=True)
             plan = complete.plan_complete(work.workflow, request)
             if not dry_run:
+                actions = complete.CompleteActions(work, plan, request)
                 work.begin(OperationKind.COMPLETE, asdict(request), {})
                 work.save(lambda w: replace(w, phase=Phase.COMPLETING))
-                executor.run(plan, complete.CompleteActions(work, request), work)
+                executor.run(plan, actions, work)
             return outcome_of(
                 work,
                 plan.title,
@@ -385,9 +387,10 @@ class WorkflowService:
                 require_removable(work, source=False)
             plan = cancel.plan_cancel(work.workflow, request)
             if not dry_run:
+                actions = cancel.CancelActions(work, plan, request)
                 work.begin(OperationKind.CANCEL, asdict(request), {})
                 work.save(lambda w: replace(w, phase=Phase.CANCELLING))
-                executor.run(plan, cancel.CancelActions(work, request), work)
+                executor.run(plan, actions, work)
             return outcome_of(
                 work,
                 plan.title,

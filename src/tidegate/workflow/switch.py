@@ -25,9 +25,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tidegate import steps
+from tidegate.operations.plan import Plan, PlanStep, Zone
 from tidegate.workflow import routers, spans
 from tidegate.workflow.model import opposite, replication_name
-from tidegate.workflow.plan import Plan, PlanStep, Zone
 
 if TYPE_CHECKING:
     from tidegate.dataplane.model import Direction

@@ -22,6 +22,7 @@ from tidegate.engines.postgres.sidecar import installation as sidecar
 from tidegate.engines.postgres.sidecar import journal
 from tidegate.engines.seam import StreamFacts
 from tidegate.errors import NotFoundError, WaitTimeoutError
+from tidegate.operations.plan import Plan, PlanStep, StepTable, Zone
 from tidegate.topology.names import TableName
 from tidegate.workflow import (
     objects,
@@ -37,7 +38,6 @@ from tidegate.workflow import (
 from tidegate.workflow.denying import Denial, next_denial
 from tidegate.workflow.model import StreamRef, opposite, replication_name
 from tidegate.workflow.pause import REMEMBERED, Pause, reserve_s
-from tidegate.workflow.plan import PlanStep, Zone
 from tidegate.workflow.sessions import hurried
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class SwitchActions:
     """The steps of one switch of writes."""
 
     work: Work
+    plan: Plan
     direction: Direction
     request: SwitchRequest
     markers: dict[str, int] = field(default_factory=dict)
@@ -83,7 +84,7 @@ class SwitchActions:
         self.uuid = workflow.uuid
         self.tables = tuple(map(TableName.parse, workflow.tables))
         self.pause = Pause(self.request.max_pause_s)
-        self._do: dict[str, Callable[[], None]] = {
+        do: dict[str, Callable[[], None]] = {
             switch.PUBLISHED: self._publish,
             switch.SLOTTED: self._make_slots,
             switch.ARMED: self._arm,
@@ -99,7 +100,7 @@ class SwitchActions:
             switch.RETURNING: self._start_way_back,
             switch.FROZEN: self._freeze,
         }
-        self._undo: dict[str, Callable[[], None]] = {
+        undo: dict[str, Callable[[], None]] = {
             switch.PUBLISHED: self._drop_publications,
             switch.SLOTTED: self._drop_slots,
             switch.ANNOUNCED: self._withdraw,
@@ -107,6 +108,7 @@ class SwitchActions:
             switch.HELD: self._release,
             switch.PREPARED: self._delete_way_back,
         }
+        self._table = StepTable(self.plan, do, undo)
 
     @property
     def key(self) -> journal.SwitchKey:
@@ -124,7 +126,7 @@ class SwitchActions:
             self._left_s()
         if step.name in {switch.RETURNING, switch.FROZEN}:
             self.work.locks.confirm()
-        self._do[step.name]()
+        self._table.do[step.name]()
 
     def undo(self, step: PlanStep) -> None:
         """Take a step back.
@@ -135,7 +137,7 @@ class SwitchActions:
         if step.name != switch.DENIED:
             self.work.locks.confirm()
         with self.work.letting_go(step.name == switch.DENIED):
-            self._undo[step.name]()
+            self._table.undo[step.name]()
 
     def point_reached(self) -> bool:
         """Whether a journal of this switch is on any source; after this nobody else writes one."""

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from tidegate.cluster.database import ClusterDatabase
     from tidegate.cluster.leases import Lease
+    from tidegate.operations.plan import PlanStep
     from tidegate.topology.followers import RouterReports
     from tidegate.topology.model import Snapshot
     from tidegate.topology.store import TopologyStore
     from tidegate.workflow.model import Workflow
-    from tidegate.workflow.plan import PlanStep
     from tidegate.workflow.store import WorkflowStore
 
 log = structlog.get_logger("tidegate.workflow")

@@ -17,23 +17,23 @@ point of no return was reached. It must not know what any step does.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
 from tidegate import steps
-from tidegate.errors import LeaseLostError, OutcomeUnknownError, TidegateError
-from tidegate.topology.refusals import is_refusal
+from tidegate.backoff import Backoff
+from tidegate.errors import LeaseLostError, OutcomeUnknownError, TidegateError, is_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tidegate.workflow.plan import Plan, PlanStep
+    from tidegate.operations.plan import Plan, PlanStep
 
-AFTER_ATTEMPTS = 4
-AFTER_BACKOFF_S = 0.25
-#: A step that has failed for so long after the point is left to the next try of the node.
-AFTER_MAX_S = 20.0
+AFTER_ATTEMPTS: Final = 4
+AFTER_BACKOFF: Final = Backoff(0.25, 1.0)
+AFTER_MAX_S: Final = 20.0
+"""A step that has failed for so long after the point is left to the next try of the node."""
 
 log = structlog.get_logger("tidegate.workflow")
 
@@ -217,7 +217,7 @@ def _recorded(end: Callable[[], None]) -> None:
             if attempt == AFTER_ATTEMPTS:
                 raise
             log.warning("workflow.end_not_recorded", error=str(error))
-            time.sleep(AFTER_BACKOFF_S * attempt)
+            time.sleep(AFTER_BACKOFF.pause_s(attempt))
         else:
             return
 
@@ -238,7 +238,7 @@ def _insist(step: PlanStep, actions: Actions, journal: Journal) -> None:
                     holders=_holders(error),
                     refused=is_refusal(error),
                 ) from error
-            time.sleep(AFTER_BACKOFF_S * attempt)
+            time.sleep(AFTER_BACKOFF.pause_s(attempt))
         else:
             return
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate import steps
+from tidegate.backoff import Backoff
 from tidegate.errors import OutcomeUnknownError, TidegateError
-from tidegate.workflow import executor
-from tidegate.workflow.plan import Plan, PlanStep, Zone
+from tidegate.operations import executor
+from tidegate.operations.plan import Plan, PlanStep, StepTable, Zone
 
 NAMES = [
     steps.declare(f"test.executor.{n}", runs_in="node", plan="test", description=f"step {n}")
@@ -96,7 +97,7 @@ def plan_of(before: int, after: int) -> Plan:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "AFTER_BACKOFF_S", 0.0)
+    monkeypatch.setattr(executor, "AFTER_BACKOFF", Backoff(1e-6, 1e-6))
 
 
 @settings(max_examples=300, deadline=None)
@@ -180,3 +181,19 @@ def test_the_point_is_performed_once_when_all_goes_well() -> None:
 
 def test_a_plan_prints_its_steps_in_order() -> None:
     assert list(plan_of(1, 1).lines()) == ["do 0", "point", "after 0"]
+
+
+@pytest.mark.parametrize(
+    ("what", "lacking"), [*(("do", n) for n in range(4)), ("undo", 0), ("undo", 1)]
+)
+def test_a_table_that_lacks_a_step_or_an_undo_is_refused_when_it_is_built(
+    what: str, lacking: int
+) -> None:
+    plan = plan_of(2, 1)
+    do = {step.name: lambda: None for step in plan.steps}
+    undo = {step.name: lambda: None for step in plan.before()}
+    assert StepTable(plan, do, undo).plan is plan
+    name = plan.steps[lacking].name
+    del {"do": do, "undo": undo}[what][name]
+    with pytest.raises(AssertionError, match=f"no action to {what} {name}"):
+        StepTable(plan, do, undo)

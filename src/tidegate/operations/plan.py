@@ -13,12 +13,12 @@ trusted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 class Zone(StrEnum):
@@ -91,3 +91,22 @@ class Plan:
         """What a dry run prints."""
         for step in self.steps:
             yield from step.lines
+
+
+@dataclass(frozen=True, slots=True)
+class StepTable:
+    """What the steps of a plan do, and what undoes them, by their names.
+
+    One that lacks a step, or the undo of an undoable one, is refused when it is built: an undo that
+    is missing must not be found out while a failed operation is rolled back.
+    """
+
+    plan: Plan
+    do: Mapping[str, Callable[[], None]]
+    undo: Mapping[str, Callable[[], None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lacking = [f"do {step.name}" for step in self.plan.steps if step.name not in self.do]
+        undoable = [step.name for step in self.plan.to_undo()]
+        lacking += [f"undo {name}" for name in undoable if name not in self.undo]
+        assert not lacking, f"{self.plan.title}: no action to {', '.join(lacking)}"
