@@ -58,7 +58,7 @@ def test_the_same_secret_is_never_tried_faster_than_its_delay(
         if state is not None and not state.allows(digest, now):
             continue
         if state is not None and digest == state.digest:
-            assert now - last[digest] >= delay_s(state.count)
+            assert now >= last[digest] + delay_s(state.count)
         last[digest] = now
         state = refused(state, digest, now)
 
