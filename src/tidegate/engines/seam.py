@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime, timedelta
 
+    from tidegate.topology.names import TableName
+
 
 class LockedError(Exception):
     """Another session holds a lock, and did for as long as was to be waited; says where to look."""
@@ -73,6 +75,29 @@ class LogEntry:
     state: str
     message: str
     count: int
+
+
+@dataclass(frozen=True)
+class Action:
+    """A statement that waits, of a table: an index, or a constraint."""
+
+    workflow_uuid: str
+    table: str
+    ordinal: int
+    statement: str
+
+
+class ActionFailedError(Exception):
+    """A statement was refused, in the database's words, and trying again alone does not help.
+
+    Attributes:
+        of_rows: rows are the cause, rather than the statement or the server.
+        may_pass: of a kind that passes once missing rows are there, or surplus ones are gone.
+    """
+
+    def __init__(self, said: str, *, of_rows: bool, may_pass: bool) -> None:
+        super().__init__(said)
+        self.of_rows, self.may_pass = of_rows, may_pass
 
 
 class Position(Protocol):
@@ -195,6 +220,38 @@ class Streams(Protocol):
         """A position as people read it."""
 
 
+class Actions(Protocol):
+    """What waits at a target for the copy or for H: indexes and constraints."""
+
+    def turn(self, workflow_uuid: str) -> AbstractContextManager[None]:
+        """While it is entered no other session works on the actions of a workflow."""
+
+    def are_ready(self, workflow_uuid: str, phase: str) -> bool:
+        """Whether all streams of the workflow at this shard have come so far."""
+
+    def waiting(self, workflow_uuid: str, phase: str) -> list[Action]:
+        """The actions of a phase that are not done, in order."""
+
+    def are_unfinished(self, workflow_uuid: str) -> bool:
+        """Whether any is not done; no where nothing of ours is installed."""
+
+    def run(self, action: Action) -> None:
+        """Run one and note that it is done, both or neither; its own transaction.
+
+        Raises:
+            ActionFailedError: it was refused.
+        """
+
+    def put_off(self, action: Action) -> None:
+        """Have one wait for H."""
+
+    def rows_are_on_their_way(self, workflow_uuid: str) -> bool:
+        """Whether a row may be missing, or be there twice, until streams have come further."""
+
+    def analyze(self, table: TableName) -> None:
+        """Gather statistics of a table."""
+
+
 class Log(Protocol):
     """A source's log."""
 
@@ -211,6 +268,10 @@ class Session(Protocol):
     @property
     def streams(self) -> Streams:
         """The streams whose target this is."""
+
+    @property
+    def actions(self) -> Actions:
+        """What waits at this target for rows."""
 
     @property
     def log(self) -> Log:

@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from tidegate.dataplane.model import Direction, OnDDL
-from tidegate.dataplane.post_copy import is_unfinished
 from tidegate.engines.checks import Severity
 from tidegate.errors import ConnectError
 from tidegate.topology.names import TableName
@@ -120,7 +119,7 @@ def look(
     unfinished = sessions.each(
         workflow.target_keyspace,
         workflow.target_shards,
-        lambda _s, session: is_unfinished(session, workflow.uuid),
+        lambda _s, session: session.actions.are_unfinished(workflow.uuid),
     )
     since = Since(
         verb=verb,

@@ -8,6 +8,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from tidegate.engines.postgres.markers import Markers
+from tidegate.engines.postgres.sidecar.post_copy import PostCopy
 from tidegate.engines.postgres.sidecar.streams import StreamTable
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ class PostgresSession(Connection[TupleRow]):
     def streams(self) -> StreamTable:
         """The rows of streams at this shard."""
         return StreamTable(self)
+
+    @property
+    def actions(self) -> PostCopy:
+        """What waits at this shard for rows."""
+        return PostCopy(self)
 
     @property
     def log(self) -> Markers:
