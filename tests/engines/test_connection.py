@@ -14,7 +14,7 @@ from fix_servers import wanted_majors
 from free_ports import free_port
 from tidegate.engines.postgres import predecessors
 from tidegate.engines.postgres.connection import connect, server_facts
-from tidegate.engines.postgres.predecessors import Mark
+from tidegate.engines.seam import Mark
 from tidegate.errors import (
     AuthenticationError,
     ConnectError,

@@ -135,8 +135,6 @@ DRIVER: set[str] = {
     "dataplane/copy.py",
     "dataplane/retention.py",
     "dataplane/source_tables.py",
-    "dataplane/transfer.py",
-    "dataplane/worker.py",
     "demo/story.py",
     "demo/verdict.py",
     "demo/world.py",
@@ -183,14 +181,11 @@ ENGINE: set[str] = {
     "dataplane/retention.py",
     "dataplane/session.py",
     "dataplane/source_tables.py",
-    "dataplane/transfer.py",
-    "dataplane/worker.py",
     "server/api/topology.py",
     "server/doctor.py",
     "server/slot_watch.py",
     "server/takeover.py",
     "workflow/catalogue.py",
-    "workflow/claim.py",
     "workflow/cleanup.py",
     "workflow/complete.py",
     "workflow/identities.py",
@@ -224,7 +219,6 @@ ENGINE: set[str] = {
     "workflow/vdiff/service.py",
     "workflow/vdiff/sides.py",
     "workflow/waiting.py",
-    "workflow/work.py",
 }
 
 #: Modules of which each holds SQL of a shard.

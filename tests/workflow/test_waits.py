@@ -18,8 +18,8 @@ from tidegate.cli.output import wait_text
 from tidegate.dataplane import streams
 from tidegate.engines.postgres import fence, predecessors, slots, table_locks, table_removal
 from tidegate.engines.postgres.connection import connect
-from tidegate.engines.postgres.predecessors import Mark
 from tidegate.engines.postgres.replication import LogStream
+from tidegate.engines.seam import Mark
 from tidegate.errors import TidegateError, WaitTimeoutError
 from tidegate.operations.executor import UnfinishedError
 from tidegate.topology.names import TableName

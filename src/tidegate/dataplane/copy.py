@@ -46,7 +46,6 @@ from tidegate import steps
 from tidegate.dataplane import source_tables, streams
 from tidegate.dataplane.chunks import Chunk, ChunkTask, agreed_plan, pending, tile
 from tidegate.dataplane.copy_work import CopyProgress, CopySummary, Run, TableWork
-from tidegate.dataplane.transfer import transfer
 from tidegate.engines.failures import FailurePhase
 from tidegate.engines.postgres import bounds, distribute, split, write_path
 from tidegate.engines.postgres import copy as wire
@@ -56,6 +55,7 @@ from tidegate.engines.postgres.chunk_stage import ChunkStage
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.sidecar import copy_state, refetch
 from tidegate.engines.postgres.sqlstates import translated
+from tidegate.engines.postgres.transfer import transfer
 from tidegate.errors import CancelledError
 from tidegate.topology.names import TableName
 

@@ -25,8 +25,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psycopg
-
 from tidegate import waits
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import SpanSpec
@@ -37,9 +35,8 @@ from tidegate.dataplane.source_end import SourceEnd
 from tidegate.dataplane.stream_states import ALTERED, FAILED
 from tidegate.dataplane.waking import Waking
 from tidegate.engines.failures import FailurePhase
-from tidegate.engines.postgres.connection import connect, mark_process
-from tidegate.engines.postgres.predecessors import Mark
-from tidegate.engines.postgres.sqlstates import failure
+from tidegate.engines.known import engine_of
+from tidegate.engines.seam import Mark
 from tidegate.errors import (
     AuthenticationError,
     EpochLostError,
@@ -54,6 +51,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from tidegate.dataplane.stream_states import Transition
+    from tidegate.engines.seam import Engine
 
 STREAM = FailurePhase.STREAM
 
@@ -105,6 +103,12 @@ class _Patience:
         return bool(self.limit_s) and now - self.since > self.limit_s
 
 
+def engines_of(spec: SpanSpec) -> list[Engine]:
+    """The engines of a span's databases, each once."""
+    endpoints = (spec.source, *(target.endpoint for target in spec.targets))
+    return list(dict.fromkeys(map(engine_of, endpoints)))
+
+
 class Worker:
     """Runs a span until it ends one way or another."""
 
@@ -112,6 +116,12 @@ class Worker:
         self._spec, self._progress = spec, progress
         self.stop = Waking()
         self._end = SourceEnd()
+        self._engines = engines_of(spec)
+        self._caught: tuple[type[Exception], ...] = (
+            TidegateError,
+            OSError,
+            *(engine.errors for engine in self._engines),
+        )
 
     def run(self) -> int:
         """The process's exit status."""
@@ -137,8 +147,8 @@ class Worker:
                 return EXIT_EPOCH_LOST
             except (AuthenticationError, SecretError) as error:
                 return self._refused(error)
-            except (TidegateError, psycopg.Error, OSError) as raised:
-                met = failure(raised, STREAM) if isinstance(raised, psycopg.Error) else raised
+            except self._caught as raised:
+                met = self._meaning(raised)
                 now = time.monotonic()
                 exhausted = patience.note(describe(met), now, now - began)
                 if not is_transient(met) or exhausted:
@@ -146,6 +156,13 @@ class Worker:
                 self._retry(met, patience.delay_s)
         self._progress.event("stopped", asked=True)
         return EXIT_ASKED
+
+    def _meaning(self, raised: Exception) -> TidegateError | OSError:
+        for engine in self._engines:
+            if isinstance(raised, engine.errors):
+                return engine.failure(raised, STREAM)
+        assert isinstance(raised, TidegateError | OSError)
+        return raised
 
     def _fail(self, error: BaseException) -> int:
         if isinstance(error, SchemaChangedError):
@@ -186,11 +203,13 @@ class Worker:
             if target.endpoint.to_json() == except_at:
                 continue
             with (
-                contextlib.suppress(TidegateError, psycopg.Error, OSError),
-                connect(target.endpoint, purpose="control", lock_timeout_s=10) as conn,
+                contextlib.suppress(*self._caught),
+                engine_of(target.endpoint).connect(
+                    target.endpoint, purpose="control", lock_timeout_s=10
+                ) as session,
             ):
                 streams.say(
-                    conn,
+                    session,
                     target.stream_id,
                     self._spec.epoch,
                     message,
@@ -202,7 +221,8 @@ class Worker:
 def main() -> int:
     """Entry of the process."""
     spec = SpanSpec.from_json(json.loads(sys.stdin.readline()))
-    mark_process(Mark.of(spec.span_id, spec.epoch))
+    for engine in engines_of(spec):
+        engine.mark_process(Mark.of(spec.span_id, spec.epoch))
     progress = Progress(SteadyLines(1), spec.span_id)
     waits.listen(progress.waiting)
     worker = Worker(spec, progress)

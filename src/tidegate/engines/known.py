@@ -1,30 +1,46 @@
 """The engines there are, and what each brings along.
 
 Decides which databases Tidegate can work with. Whoever needs something of an engine asks for it
-here, or is given it; nobody imports it by name.
+here, or is given it; nobody imports it by name. An engine is loaded when it is first needed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from tidegate.engines.postgres.checks import CHECKS
+from tidegate.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from tidegate.engines.checks import Asked, Check
+    from tidegate.engines.seam import Engine
+    from tidegate.topology.connections import Endpoint
+
+_PACKAGES: Final = {"postgresql": "tidegate.engines.postgres"}
 
 
-@dataclass(frozen=True)
-class Engine:
-    """A kind of database.
+def engine_of(endpoint: Endpoint) -> Engine:
+    """The engine of a database.
 
-    Attributes:
-        checks: what only it can fail; they look at facts that it reads itself.
+    Raises:
+        InvalidArgumentError: there is none of that name.
     """
-
-    name: str
-    checks: tuple[Check[Asked, Any], ...]
+    return _engine(endpoint.engine)
 
 
-ENGINES: Final = (Engine("postgresql", CHECKS),)
+@cache
+def _engine(name: str) -> Engine:
+    if name not in _PACKAGES:
+        raise InvalidArgumentError(
+            f"{name} is no database that Tidegate works with",
+            next_step=f"choose one of: {', '.join(_PACKAGES)}",
+        )
+    found: Engine = import_module(f"{_PACKAGES[name]}.engine").ENGINE
+    return found
+
+
+def checks() -> list[Check[Asked, Any]]:
+    """What only one engine can fail, of all engines; they look at facts that it reads itself."""
+    found = (import_module(f"{package}.checks").CHECKS for package in _PACKAGES.values())
+    return [check for of_one in found for check in of_one]

@@ -12,15 +12,47 @@ order of its log.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime, timedelta
+    from types import TracebackType
 
+    from tidegate.engines.failures import FailurePhase
+    from tidegate.errors import TidegateError
+    from tidegate.topology.connections import Endpoint
     from tidegate.topology.names import TableName
+
+_LINE_DIGITS: Final = 12
+
+
+def _nothing_to_prove() -> None:
+    """A mark whose number nobody can overtake unnoticed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in a line of successors.
+
+    Attributes:
+        line: hexadecimal digits that stand for the line's name.
+        number: rises from each holder to the next.
+        proof: raises once the number has been overtaken.
+    """
+
+    line: str
+    number: int
+    proof: Callable[[], object] = field(default=_nothing_to_prove, compare=False)
+
+    @classmethod
+    def of(cls, name: str, number: int, proof: Callable[[], object] = _nothing_to_prove) -> Self:
+        """The mark of a line with a name that is unique among all clusters of a server."""
+        digits = hashlib.sha256(name.encode()).hexdigest()[:_LINE_DIGITS]
+        return cls(digits, number, proof)
 
 
 class LockedError(Exception):
@@ -110,6 +142,9 @@ class Position(Protocol):
 class Streams(Protocol):
     """The rows of streams at their target; which change is allowed, the data plane decides."""
 
+    def are_installed(self) -> bool:
+        """Whether this database has rows of streams at all."""
+
     def insert(self, facts: StreamFacts, position: Position | None) -> int | None:
         """Insert a row and return its id; None: the workflow has one for direction and source.
 
@@ -181,6 +216,12 @@ class Streams(Protocol):
         Raises:
             LockedError: the row was not free within ``wait_s``; the transaction is lost.
         """
+
+    def epochs(self, workflow_uuid: str) -> list[int]:
+        """The epochs of a workflow's rows; empty where nothing of ours is installed."""
+
+    def raise_epochs(self, workflow_uuid: str, epoch: int) -> None:
+        """Give a workflow's rows at least this epoch; workers of lower ones stop."""
 
     def begin_copy(
         self, stream_id: int, epoch: int, position: Position, *, before: Sequence[str], after: str
@@ -277,6 +318,16 @@ class Session(Protocol):
     def log(self) -> Log:
         """The log of this database as a source."""
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+        /,
+    ) -> None: ...
+
     def transaction(self) -> AbstractContextManager[object]:
         """A transaction, undone when left by an exception; within another, a part of that."""
 
@@ -285,3 +336,29 @@ class Session(Protocol):
 
     def clock(self) -> datetime:
         """The database's time now, not that of the transaction's start."""
+
+
+class Engine(Protocol):
+    """One kind of database."""
+
+    @property
+    def errors(self) -> type[Exception]:
+        """What its driver raises, all of it."""
+
+    def connect(self, endpoint: Endpoint, *, purpose: str, lock_timeout_s: float = ...) -> Session:
+        """Open a session in autocommit; closed when it is left as a context.
+
+        Args:
+            endpoint: where, and the reference of the password.
+            purpose: shown to the database's people.
+            lock_timeout_s: how long one lock is waited for, in seconds.
+
+        Raises:
+            ConnectError, SecretError, InvalidArgumentError, FailedPreconditionError: there is none.
+        """
+
+    def mark_process(self, mark: Mark) -> None:
+        """Say whose sessions all those are that this process opens."""
+
+    def failure(self, error: Exception, phase: FailurePhase) -> TidegateError:
+        """What an error of the driver means for the work, in our words and without secrets."""

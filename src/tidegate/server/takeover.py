@@ -17,8 +17,8 @@ from tidegate.cluster.generation import next_epoch
 from tidegate.dataplane import streams
 from tidegate.engines.postgres import predecessors, slots
 from tidegate.engines.postgres.connection import connect
-from tidegate.engines.postgres.predecessors import Mark
 from tidegate.engines.postgres.sidecar import installation as sidecar
+from tidegate.engines.seam import Mark
 
 if TYPE_CHECKING:
     from tidegate.dataplane.model import SpanSpec

@@ -33,10 +33,11 @@ def server_of(conninfo: str) -> str:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One database: a libpq connection string without its password, and the secret's reference."""
+    """One database: how to connect without the password, the secret's reference, the engine."""
 
     conninfo: str
     secret: str | None = None
+    engine: str = "postgresql"
 
     def __post_init__(self) -> None:
         if redacted(self.conninfo) != self.conninfo:
@@ -55,9 +56,9 @@ class Endpoint:
 
     def to_json(self) -> dict[str, Any]:
         """As stored and shown."""
-        return {"conninfo": self.conninfo, "secret": self.secret}
+        return {"conninfo": self.conninfo, "secret": self.secret, "engine": self.engine}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Inverse of :meth:`to_json`."""
-        return cls(value["conninfo"], value.get("secret"))
+        return cls(value["conninfo"], value.get("secret"), value.get("engine", cls.engine))

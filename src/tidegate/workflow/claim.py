@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.cluster.generation import check_epoch, first_epoch
-from tidegate.engines.postgres.sidecar.epochs import raise_epochs, read_epochs
 from tidegate.errors import ConnectError, NotFoundError
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ def claim(sessions: Sessions, workflow: Workflow, generation: int) -> None:
             session = sessions.get(keyspace, shard)
         except (ConnectError, NotFoundError):
             continue
-        epochs = read_epochs(session, workflow.uuid)
+        epochs = session.streams.epochs(workflow.uuid)
         check_epoch(max(epochs, default=0), generation, f"workflow {workflow.key}")
         lowest = first_epoch(generation)
         if any(epoch < lowest for epoch in epochs):
-            raise_epochs(session, workflow.uuid, lowest)
+            session.streams.raise_epochs(workflow.uuid, lowest)

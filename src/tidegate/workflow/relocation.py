@@ -23,7 +23,6 @@ from tidegate.engines.postgres.connection import (
     server_facts,
     started_at,
 )
-from tidegate.engines.postgres.sidecar.installation import has_streams
 from tidegate.errors import (
     ConnectError,
     FailedPreconditionError,
@@ -300,6 +299,6 @@ def _rows_of(workflow: Workflow, tablet: Tablet) -> set[int]:
 
 def _rows_at(session: PostgresSession, workflow: Workflow) -> set[int]:
     """The streams of a workflow whose rows an endpoint holds."""
-    if not has_streams(session):
+    if not session.streams.are_installed():
         return set()
     return {each.id for each in streams.read_streams(session, workflow.uuid)}

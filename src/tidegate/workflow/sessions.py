@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
-    from tidegate.engines.postgres.predecessors import Mark
     from tidegate.engines.postgres.session import PostgresSession
+    from tidegate.engines.seam import Mark
     from tidegate.topology.model import Snapshot
     from tidegate.workflow.model import Workflow
     from tidegate.workflow.requests import SchemaRequest

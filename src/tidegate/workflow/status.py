@@ -18,7 +18,6 @@ from tidegate.engines.postgres import slots
 from tidegate.engines.postgres.capacity import Capacity, Disk, read_capacity, retention_alarm
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.engines.postgres.sidecar import copy_state
-from tidegate.engines.postgres.sidecar.installation import has_streams
 from tidegate.errors import FailedPreconditionError, TidegateError
 from tidegate.topology.vschema import TableKind
 from tidegate.workflow import traffic, waiting
@@ -207,7 +206,7 @@ def stream_statuses(
 
     Workers of quiet streams are asked how far they are, unless the caller has asked all of them.
     """
-    if not has_streams(session):
+    if not session.streams.are_installed():
         return []
     rows, now = asking.read_fresh(session, workflow.uuid, asks=asks)
     pending = copy_state.waiting(session, workflow.uuid)
@@ -245,7 +244,7 @@ def _share(snapshot: Snapshot, workflow: Workflow, table: str, source_shard: str
 def _table_copies(
     session: PostgresSession, workflow: Workflow, share: Callable[[str, str], int]
 ) -> list[TableCopy]:
-    if not has_streams(session):
+    if not session.streams.are_installed():
         return []
     found = copy_state.progress(session, workflow.uuid)
     return [_table_copy(each, share(each.table, each.source_shard)) for each in found]

@@ -17,7 +17,7 @@ import structlog
 from tidegate import waits
 from tidegate.cluster.keeper import LeaseKeeper
 from tidegate.cluster.leases import Leases
-from tidegate.engines.postgres.predecessors import Mark
+from tidegate.engines.seam import Mark
 from tidegate.errors import ConflictError, LeaseLostError, TidegateError
 from tidegate.workflow.model import Operation, OperationKind
 from tidegate.workflow.sessions import Sessions

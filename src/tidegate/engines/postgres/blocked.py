@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tidegate import waits
 from tidegate.engines.postgres import holders
-from tidegate.engines.postgres.predecessors import Mark
+from tidegate.engines.seam import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from tidegate.engines.postgres.predecessors import Mark
+    from tidegate.engines.seam import Mark
     from tidegate.topology.connections import Endpoint
 
 CONNECT_TIMEOUT_S = 10

@@ -17,20 +17,18 @@ Only sessions of our own role are ended: a role may always end its own.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from tidegate import waits
 from tidegate.engines.postgres import holders
 from tidegate.errors import WaitTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from psycopg import Connection
     from psycopg.rows import TupleRow
+
+    from tidegate.engines.seam import Mark
 
 ENDING: Final = waits.declare(
     "session.predecessor", description="sessions of an earlier holder, which have been ended"
@@ -40,33 +38,7 @@ NAME_BYTES_MAX: Final = 63
 """The server cuts longer application names off."""
 END_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.01
-_LINE_DIGITS: Final = 12
 _NEXT_STEP: Final = "see what they do in pg_stat_activity; it is tried again"
-
-
-def _nothing_to_prove() -> None:
-    """A mark whose number nobody can overtake unnoticed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in a line of successors.
-
-    Attributes:
-        line: hexadecimal digits that stand for the line's name.
-        number: rises from each holder to the next.
-        proof: raises once the number has been overtaken.
-    """
-
-    line: str
-    number: int
-    proof: Callable[[], object] = field(default=_nothing_to_prove, compare=False)
-
-    @classmethod
-    def of(cls, name: str, number: int, proof: Callable[[], object] = _nothing_to_prove) -> Self:
-        """The mark of a line with a name that is unique among all clusters of a server."""
-        digits = hashlib.sha256(name.encode()).hexdigest()[:_LINE_DIGITS]
-        return cls(digits, number, proof)
 
 
 def application_name(purpose: str, mark: Mark | None) -> str:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
     from psycopg.rows import TupleRow
 
-    from tidegate.engines.postgres.predecessors import Mark
+    from tidegate.engines.seam import Mark
     from tidegate.topology.connections import Endpoint
 
 CREATE = waits.declare(

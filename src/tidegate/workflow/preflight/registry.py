@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tidegate.engines.known import ENGINES
+from tidegate.engines import known
 from tidegate.errors import InvalidArgumentError
 from tidegate.workflow.preflight.check import STREAMING, Verb, in_order, run_checks, verbs_again
 from tidegate.workflow.preflight.checks import NEUTRAL
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ALL: Final[tuple[PreflightCheck, ...]] = tuple(
     sorted(
-        (*NEUTRAL, *(check for engine in ENGINES for check in engine.checks)),
+        (*NEUTRAL, *known.checks()),
         key=lambda check: check.id,
     )
 )

@@ -163,11 +163,6 @@ def is_installed(conn: psycopg.Connection) -> bool:
     return _exists(conn, "part")
 
 
-def has_streams(conn: psycopg.Connection) -> bool:
-    """Whether the shard has a table of streams."""
-    return _exists(conn, "stream")
-
-
 def remove_if_unused(conn: psycopg.Connection) -> bool:
     """Drop the schema unless something in it is still needed; says whether it is gone."""
     with conn.transaction():

@@ -52,6 +52,11 @@ class StreamTable:
     def __init__(self, conn: psycopg.Connection) -> None:
         self._conn = conn
 
+    def are_installed(self) -> bool:
+        """Whether the table is there."""
+        row = self._conn.execute("SELECT to_regclass('_tidegate.stream') IS NOT NULL").fetchone()
+        return row == (True,)
+
     # rows
 
     def insert(self, facts: StreamFacts, position: seam.Position | None) -> int | None:
@@ -223,6 +228,21 @@ class StreamTable:
             look = "look in pg_locks for who holds a row of _tidegate.stream"
             raise LockedError(look) from error
         return raised.rowcount == 1
+
+    def epochs(self, workflow_uuid: str) -> list[int]:
+        """The epochs of a workflow's rows."""
+        if not self.are_installed():
+            return []
+        query = "SELECT epoch FROM _tidegate.stream WHERE workflow_uuid = %s"
+        return [row[0] for row in self._conn.execute(query, [workflow_uuid])]
+
+    def raise_epochs(self, workflow_uuid: str, epoch: int) -> None:
+        """Raise lower ones."""
+        self._conn.execute(
+            "UPDATE _tidegate.stream SET epoch = %(epoch)s"
+            " WHERE workflow_uuid = %(uuid)s AND epoch < %(epoch)s",
+            {"epoch": epoch, "uuid": workflow_uuid},
+        )
 
     # the copy, and the tables it began with
 
