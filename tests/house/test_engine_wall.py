@@ -130,7 +130,6 @@ DRIVER: set[str] = {
     "bootstrap/tenants/undoing.py",
     "bootstrap/tenants/verifying.py",
     "conninfo.py",
-    "dataplane/apply.py",
     "dataplane/compare.py",
     "dataplane/copy.py",
     "dataplane/retention.py",

@@ -28,8 +28,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import psycopg
-
 from tidegate import steps
 from tidegate.dataplane import streams
 from tidegate.dataplane.booking import Book
@@ -42,6 +40,7 @@ from tidegate.engines.postgres.position import format_lsn
 from tidegate.engines.postgres.sidecar import stream_row
 from tidegate.engines.postgres.sidecar.stream_row import H_UNKNOWN, Control
 from tidegate.engines.postgres.table_applier import CollisionError, all_committed
+from tidegate.engines.postgres.turns import PASSING, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,6 +105,7 @@ class TargetApplier(threading.Thread):
         tables: dict[str, TableApplier],
         refetcher: Refetcher,
         *,
+        turns: Turns,
         stream_id: int,
         epoch: int,
         origin: str,
@@ -125,7 +125,7 @@ class TargetApplier(threading.Thread):
         self.control = control
         self._h_lsn = H_UNKNOWN if control.h_lsn is None else control.h_lsn
         self._conn, self._inbox, self._source, self._tables = conn, inbox, source, tables
-        self._refetcher, self._epoch, self._origin = refetcher, epoch, origin
+        self._refetcher, self._turns, self._epoch, self._origin = refetcher, turns, epoch, origin
         self._book = Book(control, routes, refetcher.place)
         self._yields: set[str] = set()  # tables applied leniently although the rows are exact
         self._emptying, self._on_exact, self._on_end = emptying, on_exact, on_end
@@ -270,11 +270,8 @@ class TargetApplier(threading.Thread):
         while True:
             try:
                 self._transaction(batch)
-            except (
-                psycopg.errors.DeadlockDetected,
-                psycopg.errors.SerializationFailure,
-                psycopg.errors.LockNotAvailable,
-            ):
+            except PASSING as error:
+                self._turns.met(error)
                 self._roll_back()
                 attempts += 1
                 if batch.open or attempts == RETRIES_MAX:
@@ -300,7 +297,7 @@ class TargetApplier(threading.Thread):
             self._yields.add(table)
             return
         h_lsn = self._refetcher.mark_source()
-        self._allowed(stream_row.begin(self._conn, self.stream_id, self._origin))
+        self._allowed(self._turns.begin(self._conn, self.stream_id, self._origin))
         stream_row.set_h(self._conn, self.stream_id, h_lsn)
         self._conn.execute("COMMIT")
         raise StreamStoppedError
@@ -313,7 +310,8 @@ class TargetApplier(threading.Thread):
         self._book.roll_back()
 
     def _transaction(self, batch: Batch) -> None:
-        control = self._allowed(stream_row.begin(self._conn, self.stream_id, self._origin))
+        begun = self._turns.begin(self._conn, self.stream_id, self._origin, in_parts=batch.open)
+        control = self._allowed(begun)
         stop_lsn = control.stop_lsn
         if control.holding if stop_lsn is None else batch.reaches(stop_lsn):
             self._conn.execute("ROLLBACK")

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from tidegate.engines.postgres.pgoutput import Row
     from tidegate.engines.postgres.session import PostgresSession
     from tidegate.engines.postgres.table_applier import TableApplier
+    from tidegate.engines.postgres.turns import Turns
 
 COMMITTED = steps.declare(
     "stream.refetch.committed",
@@ -85,10 +86,16 @@ class Refetcher:
     """The keys of one stream that wait, and the rounds that read them."""
 
     def __init__(
-        self, spec: SpanSpec, routes: Mapping[str, Route], *, stream_id: int, place: int
+        self,
+        spec: SpanSpec,
+        routes: Mapping[str, Route],
+        turns: Turns,
+        *,
+        stream_id: int,
+        place: int,
     ) -> None:
         self._spec, self._source, self._routes = spec, spec.source, routes
-        self._stream_id, self.place = stream_id, place
+        self._turns, self._stream_id, self.place = turns, stream_id, place
         self._tables: dict[str, int] = {}
         self._kept_out: dict[Place, int] = {}  # rows of the last round that found no place
         self._waits: Mapping[Place, KeptOut] = {}
@@ -252,7 +259,7 @@ class Refetcher:
         self._pause_s = min(2 * self._pause_s, collisions.ROUND_WAIT_MAX_S)
 
     def _begin(self, conn: PostgresSession, origin: str, epoch: int) -> None:
-        control = stream_row.begin(conn, self._stream_id, origin)
+        control = self._turns.begin(conn, self._stream_id, origin, alone=True)
         if control is None or control.epoch != epoch:
             raise streams.epoch_lost(self._stream_id, epoch)
         if control.holding and not self._begun:

@@ -38,6 +38,7 @@ from tidegate.engines.postgres.position import format_lsn
 from tidegate.engines.postgres.replication import LogStream
 from tidegate.engines.postgres.sidecar import stream_row
 from tidegate.engines.postgres.table_applier import TableApplier
+from tidegate.engines.postgres.turns import Turns
 from tidegate.errors import SchemaChangedError, SlotPassedError
 from tidegate.topology.names import TableName
 
@@ -192,9 +193,11 @@ class Session:
         neighbours = source_tables.other_sources(conn, self._spec)
         control = stream_row.read(conn, row.id)
         assert control is not None, "the row was read a moment ago"
-        refetcher = Refetcher(self._spec, self._routes, stream_id=row.id, place=place)
-        refetcher.reload(conn)
         tables = self._tables(conn, others=bool(neighbours))
+        is_shared = any(table.shared for table in tables.values())
+        turns = Turns(self._spec.workflow_uuid if is_shared else "")
+        refetcher = Refetcher(self._spec, self._routes, turns, stream_id=row.id, place=place)
+        refetcher.reload(conn)
         write_path.use(conn, self._names, self._path)
         return TargetApplier(
             conn,
@@ -202,6 +205,7 @@ class Session:
             Source(lambda: self._reader.delivered, self._probe.reached_by),
             tables,
             refetcher,
+            turns=turns,
             stream_id=row.id,
             epoch=self._spec.epoch,
             origin=self._spec.own_origin,

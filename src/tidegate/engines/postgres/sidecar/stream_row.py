@@ -71,10 +71,25 @@ def read(conn: psycopg.Connection, stream_id: int, *, lock: bool = False) -> Con
     return None if row is None else Control.of(row)
 
 
-def begin(conn: psycopg.Connection, stream_id: int, origin: str) -> Control | None:
-    """Begin a transaction that applies rows; the row is locked."""
+def begin(
+    conn: psycopg.Connection, stream_id: int, origin: str, *, group: str = "", alone: bool = False
+) -> Control | None:
+    """Begin a transaction that applies rows; the row is locked.
+
+    Args:
+        conn: in autocommit.
+        stream_id: the stream.
+        origin: what marks the transaction in the log.
+        group: whose transactions run side by side, but for one that runs ``alone``: it waits for
+            those under way, and those that begin later wait for it.
+        alone: whether this one does.
+    """
     conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-    conn.execute("SELECT pg_logical_emit_message(true, 'tidegate', %s)", [origin])
+    turn, values = "", [origin]
+    if group:
+        lock = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
+        turn, values = f"{lock}(hashtextextended('tidegate apply ' || %s, 0)), ", [group, origin]
+    conn.execute(f"SELECT {turn}pg_logical_emit_message(true, 'tidegate', %s)", values)
     return read(conn, stream_id, lock=True)
 
 
