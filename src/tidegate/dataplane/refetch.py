@@ -250,11 +250,10 @@ class Refetcher:
             )
         shown = now - timedelta(seconds=collisions.SAY_AFTER_S)
         long = [place for place, kept in wait.kept_out.items() if kept.since <= shown]
-        if not self._said and long:
-            self._said = True
-            rows = _named(long)
-            message = f"waiting: {'; '.join(rows)} finds its place taken; {wait.reason}"
-            streams.say(conn, self._stream_id, epoch, message)
+        if self._said != bool(long):
+            self._said = bool(long)
+            told = f"waiting: {'; '.join(_named(long))} finds its place taken; {wait.reason}"
+            streams.say(conn, self._stream_id, epoch, told if long else "")
         self._next_at = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, collisions.ROUND_WAIT_MAX_S)
 
