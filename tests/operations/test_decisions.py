@@ -153,6 +153,36 @@ def test_a_runner_that_dies_again_and_again_parks_the_operation() -> None:
     assert found.recoveries == 0
 
 
+def test_a_runner_that_stops_in_good_order_however_often_parks_nothing() -> None:
+    """Relative of automation 2: an upgrade of the nodes is not a crash of a long copy."""
+    found = on(operation(container("a", "b")))
+    for times in range(2 * decisions.RECOVERIES_MAX):
+        first, second = (Attempt(key, found.task(key).attempts) for key in found.running())
+        found = decisions.handed_over(found, first, NOW_MS)
+        assert found.state is OperationState.RUNNING
+        found = decisions.handed_over(found, second, NOW_MS)
+        assert (found.state, found.recoveries) == (OperationState.WAITING, 0)
+        assert decisions.can_be_claimed(found)
+        found = on(decisions.taken_over(found, NOW_MS))
+        assert running(found) == {"a", "b"}
+        assert found.why == ""
+        assert found.task("1/1").attempts == times + 2
+
+
+def test_a_task_that_ended_before_its_runner_did_is_not_handed_over() -> None:
+    found = on(operation(container("a"), container("b")))
+    late = Attempt("1/1", found.task("1/1").attempts)
+    found = on(decisions.succeeded(found, late, "ok", (), NOW_MS))
+    assert decisions.handed_over(found, late, NOW_MS) is found
+
+
+def test_what_a_stopped_runner_left_is_paused_and_cancelled_without_one() -> None:
+    found = on(operation(container("a")))
+    left = decisions.handed_over(found, Attempt("1/1", 1), NOW_MS)
+    assert requests.paused(left, NOW_MS).state is OperationState.PAUSED
+    assert requests.cancelled(left, NOW_MS).state is OperationState.CANCELLED
+
+
 def test_progress_between_recoveries_counts_them_anew() -> None:
     found = on(operation(container("a"), container("b")))
     found = done(on(decisions.taken_over(found, NOW_MS)), "a")

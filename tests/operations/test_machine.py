@@ -82,6 +82,16 @@ class OperationMachine(RuleBasedStateMachine):
     def runner_dies(self) -> None:
         self.on(decisions.taken_over(self.operation, self.now_ms))
 
+    @precondition(lambda self: self.operation.running())
+    @rule()
+    def runner_leaves(self) -> None:
+        before = self.operation.recoveries
+        for attempt in self.running():
+            self.operation = decisions.handed_over(self.operation, attempt, self.now_ms)
+        if decisions.can_be_claimed(self.operation):
+            self.on(decisions.taken_over(self.operation, self.now_ms))
+        assert self.operation.recoveries == before
+
     @rule()
     def pause(self) -> None:
         self.asked(lambda found: requests.paused(found, self.now_ms))

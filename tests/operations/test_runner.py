@@ -102,7 +102,9 @@ def test_a_runner_that_stops_leaves_the_rest_to_the_next_one(make_bench: MakeBen
     assert gate.began.wait(10)
     assert first.runner.shutdown_and_wait(5.0)
     assert first.runner.shutdown_and_wait(5.0)
-    assert first.get(id_).task("1/1").state is TaskState.RUNNING
+    left = first.get(id_)
+    assert (left.state, left.task("1/1").state) == (OperationState.WAITING, TaskState.WAITING)
+    assert "its runner was stopped" in left.why
     with pytest.raises(FailedPreconditionError, match="shut down"):
         first.enqueue("Wait")
     gate.go_on.set()
@@ -111,6 +113,7 @@ def test_a_runner_that_stops_leaves_the_rest_to_the_next_one(make_bench: MakeBen
     found = second.ended(id_)
     assert found.state is OperationState.SUCCEEDED
     assert found.task("1/1").attempts == 2
+    assert found.recoveries == 0
 
 
 def test_of_two_runners_one_works_and_the_other_cannot_record(make_bench: MakeBench) -> None:

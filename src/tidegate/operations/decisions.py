@@ -310,6 +310,20 @@ def stopped(
     return operation.with_task(key, mark_task_failed(task, task.output, why, now_ms))
 
 
+def handed_over(operation: ClusterOperation, attempt: Attempt, now_ms: int) -> ClusterOperation:
+    """After a task was interrupted because its runner stops in good order.
+
+    The next runner starts it again, which is no recovery: nobody died.
+    """
+    if not attempt.counts(operation):
+        return operation
+    task = operation.task(attempt.key).moved(TaskState.WAITING, not_before_ms=now_ms)
+    after = operation.with_task(attempt.key, task)
+    if after.running() or after.state is not OperationState.RUNNING:
+        return after
+    return after.moved(OperationState.WAITING, why="its runner was stopped; the next one goes on")
+
+
 def _cut(text: str, most: int) -> str:
     text = redacted(text)
     return text if len(text) <= most else f"{text[: most - 16]} … (cut short)"

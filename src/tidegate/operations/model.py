@@ -31,7 +31,7 @@ class OperationState(StrEnum):
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
     WAITING = "WAITING"
-    """For an approval, or for the next attempt of a task; ``why`` says which."""
+    """For an approval, for the next attempt of a task, or for a runner; ``why`` says which."""
     PAUSED = "PAUSED"
     CANCELLING = "CANCELLING"
     """Its running tasks were told to stop."""

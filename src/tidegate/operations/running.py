@@ -317,7 +317,7 @@ class OperationWork:
                 )
             error = found
         if isinstance(error, InterruptedTaskError):
-            return lambda operation: operation
+            return partial(decisions.handed_over, attempt=attempt, now_ms=now_ms)
         if isinstance(error, CancelledError):
             why = error.message
             return partial(decisions.stopped, attempt=attempt, why=why, now_ms=now_ms)
