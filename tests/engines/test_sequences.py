@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.engines.postgres import sequences
-from tidegate.engines.postgres.sequences import Raise, SequenceState
+from tidegate.engines.postgres.sequences import SequenceState
 from tidegate.topology.names import TableName
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ CREATE TABLE public.u (id bigint DEFAULT nextval('public.shared') PRIMARY KEY);
 
 
 def state(last: int, increment: int = 1, *, called: bool = True, **more: int) -> SequenceState:
-    bounds = {"minimum": -(2**63), "maximum": 2**63 - 1, "cache": 1} | more
-    return SequenceState(NAME, increment, last_value=last, is_called=called, **bounds)
+    given = {"minimum": -(2**63), "maximum": 2**63 - 1, "cache": 1} | more
+    low, high, cache = given["minimum"], given["maximum"], given["cache"]
+    return SequenceState(NAME, increment, low, high, cache, last, is_called=called)
 
 
 @given(
@@ -123,8 +125,41 @@ def test_no_two_shards_give_out_a_number_over_any_series_of_splits_and_merges(
 def test_near_the_end_of_the_type_the_margin_is_given_up() -> None:
     (one,) = sequences.plan([state(32760, maximum=32767)], [state(1, maximum=32767)])
     assert 32760 < one.first <= 32767
-    (none,) = sequences.plan([state(32767, maximum=32767)], [state(1, maximum=32767)])
-    assert none == Raise(NAME, 0, 32767, 1, exhausted=True)
+    few = [state(32765, maximum=32767)]
+    parts = sequences.plan(few, [state(1, maximum=32767) for _ in range(3)])
+    assert [each.exhausted for each in parts] == [True] * 3
+
+
+def test_what_the_closing_side_has_used_up_stays_so_and_refuses_nothing() -> None:
+    for increment, end in ((1, 32767), (7, 32765), (-1, -32768)):
+        full = state(end, increment, minimum=-32768, maximum=32767)
+        fresh = state(1, increment, minimum=-32768, maximum=32767)
+        (raised,) = sequences.plan([full], [fresh])
+        assert raised.is_called
+        assert not raised.exhausted
+
+
+def test_a_row_with_the_last_number_of_its_type_leaves_the_others_to_the_sequence() -> None:
+    """A sentinel, such as an id of 2147483647, is nothing that the closing side stumbles over."""
+    for increment, last in ((1, 2**31 - 1), (-2, -(2**31))):
+        opening = state(500, increment, minimum=-(2**31), maximum=2**31 - 1)
+        (raised,) = sequences.plan([replace(opening, column_limit=last)], [opening])
+        assert not raised.is_called
+        assert 0 < (raised.first - 500) // increment <= sequences.MARGIN + 1
+
+
+@given(
+    last=st.integers(1, 5),
+    increment=st.sampled_from([1, 2, -1, -2]),
+    shards=st.integers(1, 3),
+)
+def test_a_sequence_that_cycles_is_never_used_up(last: int, increment: int, shards: int) -> None:
+    """Each opening shard begins within the bounds, on a number that is its own."""
+    one = replace(state(last, increment, minimum=1, maximum=9), cycle=True)
+    raises = sequences.plan([one], [replace(one, last_value=1) for _ in range(shards)])
+    assert not any(raised.exhausted or raised.is_called for raised in raises)
+    assert all(1 <= raised.first <= 9 for raised in raises)
+    assert len({raised.first % abs(raised.increment) for raised in raises}) == len(raises)
 
 
 def draw(connection: Connection[TupleRow], sequence: str, count: int = 50) -> set[int]:
@@ -189,6 +224,12 @@ def test_an_exhausted_sequence_stays_exhausted(database: Database) -> None:
         sequences.raise_past([connection], [connection], TABLES)
         with pytest.raises(psycopg.errors.SequenceGeneratorLimitExceeded):
             draw(connection, "public.t_id_seq", 1)
+        connection.execute("CREATE SEQUENCE public.round MAXVALUE 5 CYCLE")
+        connection.execute("CREATE TABLE public.u (id bigint DEFAULT nextval('public.round'))")
+        assert draw(connection, "public.round", 5) == {1, 2, 3, 4, 5}
+        raised = sequences.raise_past([connection], [connection], TABLES)
+        assert not any(each.exhausted for each in raised)
+        assert draw(connection, "public.round", 5) == {1, 2, 3, 4, 5}
 
 
 @pytest.mark.servers

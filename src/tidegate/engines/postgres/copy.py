@@ -43,10 +43,12 @@ POLL_S = 0.5
 BINARY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 BINARY_TRAILER = b"\xff\xff"
 
-#: Types that never travel in binary: object names become numbers, XML is rewritten in transit.
+#: Types that never travel in binary: object names become numbers, XML is rewritten in transit, and
+#: no server takes an empty vector in the form in which it sends one.
 _TEXT_ONLY = [
     *("regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper"),
     *("regoperator", "regproc", "regprocedure", "regrole", "regtype", "regdatabase"),
+    *("int2vector", "oidvector"),
     "xml",
 ]
 

@@ -4,7 +4,9 @@ Sequences are not in the log, and ``nextval`` is not fenced (datapath rule 23): 
 drawn numbers from the closing side that it has not written yet, or draw some more. So the opening
 side starts past everything the closing side has reached, past the largest value in the column, and
 past a margin of ``cache x increment``; always in the sequence's own direction, and only ever
-forward.
+forward. A value in the column that leaves no numbers after it, such as a row with the largest id of
+its type, is not counted: the closing side does not mind it either. A sequence that the closing side
+has used up stays used up, and one that cycles begins again.
 
 Each shard gives out the numbers of a *class* of its own: every m-th number, from a residue. The
 opening shards share what the closing ones gave out, less what shards that stay give out: of the
@@ -19,7 +21,7 @@ The decision (:func:`plan`) is pure; the rest reads and sets.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import batched
 from typing import TYPE_CHECKING, Final
@@ -61,21 +63,33 @@ class SequenceState:
     last_value: int
     is_called: bool
     column_limit: int | None = None
+    cycle: bool = False
 
     @property
     def next_value(self) -> int:
         """What ``nextval`` would return, bounds aside."""
         return self.last_value + (self.increment if self.is_called else 0)
 
+    @property
+    def is_used_up(self) -> bool:
+        """``nextval`` fails."""
+        return not (self.cycle or self.minimum <= self.next_value <= self.maximum)
+
 
 @dataclass(frozen=True)
 class Raise:
-    """What one opening sequence is set to; ``exhausted``: there is no number left."""
+    """What one opening sequence is set to.
+
+    Attributes:
+        is_called: ``first`` counts as given out; ``exhausted``: so there is no number left, where
+            the closing side has some.
+    """
 
     name: TableName
     shard: int  # index in the list of opening shards
     first: int
     increment: int
+    is_called: bool = False
     exhausted: bool = False
 
 
@@ -97,7 +111,10 @@ def plan(
         return max(values) if sign > 0 else min(values)
 
     limits = [s.column_limit for s in (*closing, *opening) if s.column_limit is not None]
-    taken = furthest([s.next_value - s.increment for s in closing] + limits)
+    given = furthest([s.next_value - s.increment for s in closing])
+    taken = furthest([given, *limits])
+    if not _has_room(opening, taken, len(opening) * sign):
+        taken = given
     modulus, residue = free_class(closing, staying)
     past = taken + sign * modulus * max(s.cache for s in (*closing, *opening)) * MARGIN
     stride = modulus * len(opening)
@@ -116,6 +133,7 @@ def plan(
             state,
             taken,
             Raise(state.name, shard, start + (mine - start) * sign % stride * sign, sign * stride),
+            used_up=all(each.is_used_up for each in closing),
         )
         for shard, (state, mine) in enumerate(zip(opening, own, strict=True))
     ]
@@ -160,17 +178,25 @@ def _meet(one: Class, other: Class) -> bool:
     return (one[1] - other[1]) % math.gcd(one[0], other[0]) == 0
 
 
-def _within_bounds(state: SequenceState, taken: int, wanted: Raise) -> Raise:
+def _has_room(opening: Sequence[SequenceState], taken: int, step: int) -> bool:
+    return all(s.minimum <= taken + step <= s.maximum for s in opening)
+
+
+def _within_bounds(state: SequenceState, taken: int, wanted: Raise, *, used_up: bool) -> Raise:
     """Give up the margin near the end of the type; never go back below what was taken."""
     if state.minimum <= wanted.first <= state.maximum:
         return wanted
-    bound = state.maximum if wanted.increment > 0 else state.minimum
+    bound, other = state.maximum, state.minimum
+    if wanted.increment < 0:
+        bound, other = other, bound
     room = (bound - taken) // wanted.increment
+    if room < 1 and state.cycle:
+        first = other + (wanted.first - other) % wanted.increment
+        return replace(wanted, first=first)
     if room < 1:
-        return Raise(wanted.name, wanted.shard, bound, wanted.increment, exhausted=True)
+        return replace(wanted, first=bound, is_called=True, exhausted=not used_up)
     back = -(-abs(wanted.first - bound) // abs(wanted.increment))
-    first = wanted.first - back * wanted.increment
-    return Raise(wanted.name, wanted.shard, first, wanted.increment)
+    return replace(wanted, first=wanted.first - back * wanted.increment)
 
 
 _SEQUENCES = """
@@ -194,7 +220,7 @@ SELECT n.nspname::text, c.relname::text, s.seqincrement, s.seqmin, s.seqmax, s.s
        EXISTS (SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
                  JOIN pg_am am ON am.oid = x.relam
                 WHERE i.indrelid = use.tbl AND i.indkey[0] = use.attnum AND i.indisvalid
-                  AND i.indpred IS NULL AND am.amname = 'btree')
+                  AND i.indpred IS NULL AND am.amname = 'btree'), s.seqcycle
   FROM use
   JOIN pg_sequence s ON s.seqrelid = use.sequence
   JOIN pg_class c ON c.oid = s.seqrelid
@@ -204,7 +230,7 @@ SELECT n.nspname::text, c.relname::text, s.seqincrement, s.seqmin, s.seqmax, s.s
   JOIN pg_attribute a ON a.attrelid = use.tbl AND a.attnum = use.attnum
  UNION ALL
 SELECT n.nspname::text, c.relname::text, s.seqincrement, s.seqmin, s.seqmax, s.seqcache,
-       '', '', '', false
+       '', '', '', false, s.seqcycle
   FROM pg_sequence s
   JOIN pg_class c ON c.oid = s.seqrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -230,7 +256,7 @@ def read_sequences(
     if not rows:
         return {}
     queries, limits = [], []
-    facts: dict[TableName, tuple[int, int, int, int]] = {}
+    facts: dict[TableName, tuple[int, int, int, int, bool]] = {}
     for row in rows:
         name = TableName(row[0], row[1])
         sequence = sql.Identifier(name.schema, name.name)
@@ -240,7 +266,7 @@ def read_sequences(
                     sql.Literal(name.schema), sql.Literal(name.name), sequence
                 )
             )
-        facts[name] = (row[2], row[3], row[4], row[5])
+        facts[name] = (row[2], row[3], row[4], row[5], row[10])
         if row[9]:
             limits.append(
                 sql.SQL("SELECT {}, {}, {}({})::int8, NULL::bool FROM {}").format(
@@ -259,11 +285,18 @@ def read_sequences(
         elif value is not None:
             largest.setdefault(TableName(schema, own_name), []).append(value)
     states = {}
-    for name, (increment, minimum, maximum, cache) in facts.items():
+    for name, (increment, minimum, maximum, cache, cycle) in facts.items():
         known = largest.get(name)
         limit = (max(known) if increment > 0 else min(known)) if known else None
         states[name] = SequenceState(
-            name, increment, minimum, maximum, cache, *values[name], column_limit=limit
+            name,
+            increment,
+            minimum,
+            maximum,
+            cache,
+            *values[name],
+            column_limit=limit,
+            cycle=cycle,
         )
     return states
 
@@ -337,5 +370,5 @@ def _set(
     session.execute(
         "SELECT setval(w.name::regclass, w.value, w.called)"
         " FROM unnest(%s::text[], %s::int8[], %s::bool[]) AS w(name, value, called)",
-        [names, [r.first for r in wanted], [r.exhausted for r in wanted]],
+        [names, [r.first for r in wanted], [r.is_called for r in wanted]],
     )
