@@ -621,6 +621,18 @@ TARGET_CASES: list[Case] = [
     ),
 ]
 
+
+def taking(name: str, here: str, there: str) -> Facts:
+    """A table with a column of a type, and what the two servers make of a value."""
+    targets = target(taken={name: there}).targets
+    return replace(source(typed(name), taken={name: here}), targets=targets)
+
+
+TAKEN_CASES: list[Case] = [
+    ("TG-PF-419", request(), taking("xml", "<a/>", ""), "takes no values of type xml, which t has"),
+    ("TG-PF-419", request(), taking("money", "0064", "0001"), "t has, would be other amounts"),
+]
+
 REFUSED_EXTENSION = Refused(
     "extension vector",
     'CREATE EXTENSION IF NOT EXISTS "vector"',
@@ -734,4 +746,7 @@ SINCE_CASES: list[Case] = [
     ),
 ]
 
-CASES = REQUEST_CASES + TABLE_CASES + SERVER_CASES + TARGET_CASES + TRIED_CASES + SINCE_CASES
+CASES = [
+    *(REQUEST_CASES + TABLE_CASES + SERVER_CASES),
+    *(TARGET_CASES + TAKEN_CASES + TRIED_CASES + SINCE_CASES),
+]

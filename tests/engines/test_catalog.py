@@ -8,6 +8,7 @@ import pytest
 
 from tidegate.engines.postgres.catalog import key_columns, read_tables, require_tables
 from tidegate.engines.postgres.connection import connect
+from tidegate.engines.postgres.taken_types import NO_VALUE, read_taken
 from tidegate.errors import NotFoundError
 from tidegate.topology.connections import Endpoint
 from tidegate.topology.names import TableName
@@ -233,3 +234,14 @@ def test_row_estimates_follow_analyze(database: Connection[TupleRow]) -> None:
     table = read_tables(database, [name])[name]
     assert 4500 <= table.est_rows <= 5500
     assert table.bytes > 5000 * 20
+
+
+def test_what_a_server_makes_of_values_is_read_and_leaves_the_session_usable(
+    database: Connection[TupleRow],
+) -> None:
+    built = "SELECT setting LIKE '%--with-libxml%' FROM pg_config() WHERE name = 'CONFIGURE'"
+    found = read_taken(database, ["int4", "money", "xml"])
+    assert found.keys() == {"money", "xml"}
+    assert found["money"] == "0000000000000064"
+    assert (found["xml"] != NO_VALUE,) == database.execute(built).fetchone()
+    assert read_taken(database, ["int4"]) == {}

@@ -31,7 +31,7 @@ from make_facts import (
     target,
     typed,
 )
-from preflight_cases import CASES, MOOD, STAY
+from preflight_cases import CASES, MOOD, STAY, taking
 from tidegate.engines.checks import Severity
 from tidegate.engines.postgres.bodies.graph import Reach
 from tidegate.engines.postgres.capacity import Capacity
@@ -74,6 +74,12 @@ def test_a_check_finds_its_problem_and_says_what_to_do(
         assert finding.cause
         assert finding.object
         assert finding.severity is CHECKS[check_id].severity
+
+
+@pytest.mark.parametrize("here", ["", "<a/>"])
+def test_values_that_both_servers_take_alike_or_the_source_does_not_take_pass(here: str) -> None:
+    for there in {here, "<a/>"}:
+        assert not findings(request(), taking("xml", here, there), "TG-PF-419")
 
 
 def test_a_sequence_made_by_hand_at_the_target_must_start_beyond_the_sources() -> None:

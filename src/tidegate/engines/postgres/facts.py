@@ -42,6 +42,7 @@ class DatabaseFacts:
         abilities: what our role may do there, and what it lacks.
         capacity: the room there; of a source also how much log may be kept before the alarm.
         evaluated: of a source, expressions of the tables on a sample of their rows.
+        taken: what the server makes of values of types that servers may disagree about.
         rehearsal: of a target, how making everything there went; None when it was not tried.
     """
 
@@ -55,6 +56,7 @@ class DatabaseFacts:
     capacity: Capacity = field(default_factory=Capacity)
     rehearsal: Rehearsal | None = None
     evaluated: tuple[Evaluated, ...] = ()
+    taken: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

@@ -26,6 +26,7 @@ from tidegate.engines.postgres.features import roles_of
 from tidegate.engines.postgres.schema_pair import Choice
 from tidegate.engines.postgres.survey import Survey, functions, publications, survey, types
 from tidegate.engines.postgres.survey import extensions as installed
+from tidegate.engines.postgres.taken_types import read_taken
 from tidegate.workflow.preflight import overlaps
 from tidegate.workflow.preflight.facts import (
     LONG_TRANSACTION_S,
@@ -103,6 +104,7 @@ def gather(
         log_budget_bytes=request.log_budget_bytes,
         reached=reached,
     )
+    sources, targets = (_with_taken(sessions, each, sources) for each in (sources, targets))
     return Facts(
         snapshot=snapshot,
         sources=sources,
@@ -113,6 +115,19 @@ def gather(
         overlaps=overlaps.look(request, snapshot, sessions, tables, wanted),
         reached=reached,
         changes=_changes(request, sessions, sources, targets, wanted),
+    )
+
+
+def _with_taken(
+    sessions: Sessions, side: tuple[DatabaseFacts, ...], sources: tuple[DatabaseFacts, ...]
+) -> tuple[DatabaseFacts, ...]:
+    """The databases with what their servers make of values of the types that the tables have."""
+    inner = {
+        name for each in sources for found in each.survey.inner_types.values() for name in found
+    }
+    return tuple(
+        replace(each, taken=read_taken(sessions.get(each.keyspace, each.shard), inner))
+        for each in side
     )
 
 
