@@ -445,6 +445,44 @@ def test_rule_4_a_row_deleted_on_one_shard_and_inserted_on_another_is_there_whoe
     assert found == sorted(kept, key=str.encode)
 
 
+def test_rule_4_chunks_of_two_sources_that_hold_the_same_keys_reach_several_targets(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    """Situation 42: rows on their way from one shard to another, while both are copied."""
+    names = ("one", "another")
+    rules = [TableRule(name, ("id",), "xxhash", home=Home(("k",), "xxhash")) for name in names]
+    low_key, high_key = half("xxhash", low=True)[0], half("xxhash", low=False)[0]
+    ddl = "".join(
+        f"CREATE TABLE {name} (id bigint PRIMARY KEY, k text NOT NULL);" for name in names
+    )
+
+    def load(key: str, first: int, last: int) -> str:
+        rows = f"SELECT i, '{key}' FROM generate_series({first}, {last}) i"
+        return "".join(f"INSERT INTO {name} {rows};" for name in names)
+
+    shards = [("-80", target_server), ("80-", target_server)]
+    low = make_span(source_server, shards, ddl, rules, load=load(low_key, 1, 60))
+    low.spec = replace(low.spec, source_shard="-80")
+    for target in low.at_targets:
+        target.execute("UPDATE _tidegate.stream SET source_shard = '-80'")
+    high = beside(
+        make_span, source_server, low, "80-", places=[0, 1], ddl=ddl + load(high_key, 40, 100)
+    )
+    low.start()
+    low.wait_running()
+    high.start()
+    high.wait(lambda: any("finds its place taken" in row.message for row in high.rows()))
+    for name in names:
+        low.at_source.execute(f"DELETE FROM {name} WHERE id >= 40")
+    low.catch_up()
+    high.catch_up()
+    for name in names:
+        found = [row for conn in low.at_targets for row in low.contents(conn, name)]
+        kept = [*low.contents(low.at_source, name), *high.contents(high.at_source, name)]
+        assert sorted(found) == sorted(kept)
+        assert len(found) == 100
+
+
 def test_a_row_that_two_source_shards_have_ends_the_wait_by_name(
     make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
 ) -> None:

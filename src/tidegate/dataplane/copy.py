@@ -336,7 +336,7 @@ def _copy_chunk(
     plan = work.plan
     if stages is not None:
         for place in task.targets:
-            plan = _stage(work, task.table, place, targets[place], stages).plan(work.plan)
+            plan = _stage(run, task.table, place, targets[place], stages).plan(work.plan)
     work.space.use(source)
     snapshot_lsn = wire.begin_snapshot(source)
     chunk = bounds.condition(work.space, task.chunk.lower, task.chunk.upper)
@@ -391,16 +391,18 @@ def _copy_chunk(
 
 
 def _stage(
-    work: TableWork,
+    run: Run,
     table: str,
     place: int,
     session: Session,
     stages: dict[tuple[str, int], ChunkStage],
 ) -> ChunkStage:
+    """A table's stage at a target; its name is the same at all, as one plan writes to them all."""
     found = stages.get((table, place))
     if found is None:
+        work, number = run.tables[table], list(run.tables).index(table)
         target = TargetTable.read(
-            session, TableName.parse(table), len(stages), columns=work.plan.columns, key=work.key
+            session, TableName.parse(table), number, columns=work.plan.columns, key=work.key
         )
         found = stages[table, place] = ChunkStage(session, target)
     return found
