@@ -204,7 +204,6 @@ ENGINE: set[str] = {
     "workflow/relocation.py",
     "workflow/sessions.py",
     "workflow/status.py",
-    "workflow/switch_journal.py",
     "workflow/switch_sequences.py",
     "workflow/switch_steps.py",
     "workflow/target_tables.py",

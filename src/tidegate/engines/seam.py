@@ -132,6 +132,24 @@ class ActionFailedError(Exception):
         self.of_rows, self.may_pass = of_rows, may_pass
 
 
+@dataclass(frozen=True)
+class JournalEntry:
+    """One journal: which switch of which direction, and all that ends it."""
+
+    direction: str
+    ordinal: int
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SwitchKey:
+    """Which switch: the workflow, the direction of its streams, and the operation's number."""
+
+    workflow_uuid: str
+    direction: str
+    ordinal: int
+
+
 class Position(Protocol):
     """A place in one server's log, opaque outside its engine."""
 
@@ -293,6 +311,56 @@ class Actions(Protocol):
         """Gather statistics of a table."""
 
 
+class Journal(Protocol):
+    """The journal of a switch at its source shards: the point of no return, and the door before it.
+
+    A switch first announces itself at every source. A journal can only be written where its
+    announcement still stands; whoever takes over removes that everywhere and then looks. To
+    announce, to write and to close is a transaction each; the session is in autocommit.
+    """
+
+    def announce(self, key: SwitchKey, token: str) -> None:
+        """Open the door for the journal of a switch, to whoever knows the token.
+
+        Raises:
+            ConflictError: a later switch has begun.
+        """
+
+    def latest(self, key: SwitchKey, *, token: str | None = None) -> AbstractContextManager[None]:
+        """A transaction that commits only while no later switch of the workflow is known here.
+
+        Args:
+            key: which switch.
+            token: of its announcement at this shard, which must still stand; None where the caller
+                has closed the shard, or the shard is not a source of the switch.
+
+        Raises:
+            ConflictError: a later switch has begun, or the announcement is gone.
+        """
+
+    def write(self, key: SwitchKey, body: dict[str, Any], token: str | None) -> None:
+        """Write the journal; one that is there already stays as it is.
+
+        Args:
+            key: which switch.
+            body: all that a third party needs to end the switch.
+            token: of the announcement, which must still stand; None only for whoever has closed
+                every source and found a journal at one of them.
+
+        Raises:
+            ConflictError: the announcement is gone: somebody else has decided about this switch.
+        """
+
+    def close(self, key: SwitchKey) -> bool:
+        """Shut the door and say whether the journal is there."""
+
+    def entries(self, workflow_uuid: str) -> list[JournalEntry]:
+        """The journals of a workflow here, oldest first; none where nothing is installed."""
+
+    def delete(self, workflow_uuid: str) -> None:
+        """Forget a workflow at this shard."""
+
+
 class Log(Protocol):
     """A source's log."""
 
@@ -313,6 +381,10 @@ class Session(Protocol):
     @property
     def actions(self) -> Actions:
         """What waits at this target for rows."""
+
+    @property
+    def journal(self) -> Journal:
+        """The journals of switches whose source this is."""
 
     @property
     def log(self) -> Log:

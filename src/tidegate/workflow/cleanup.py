@@ -14,7 +14,7 @@ from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction
 from tidegate.engines.postgres import fence
 from tidegate.engines.postgres.sidecar import installation as sidecar
-from tidegate.engines.postgres.sidecar import journal, vdiff_tables
+from tidegate.engines.postgres.sidecar import vdiff_tables
 from tidegate.workflow import identities
 from tidegate.workflow.objects import (
     at_source,
@@ -60,7 +60,7 @@ def forget(work: Work) -> None:
 
     def delete(_shard: str, session: PostgresSession) -> None:
         if sidecar.is_installed(session):
-            journal.delete(session, work.workflow.uuid)
+            session.journal.delete(work.workflow.uuid)
             vdiff_tables.delete(session, work.workflow.uuid, None)
 
     at_source(work, delete)

@@ -1,7 +1,7 @@
 """The journal of a switch over all its sources: written everywhere, or the door closed everywhere.
 
 Decides when the point of no return is reached: with the first journal, on any source. How one
-source keeps a journal is :mod:`tidegate.engines.postgres.sidecar.journal`'s business.
+source keeps a journal is its engine's business (:class:`tidegate.engines.seam.Journal`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tidegate import steps
-from tidegate.engines.postgres.sidecar import journal
 from tidegate.errors import FailedPreconditionError, TidegateError
 from tidegate.workflow import switch
 from tidegate.workflow.sessions import named_errors
@@ -17,12 +16,14 @@ from tidegate.workflow.sessions import named_errors
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tidegate.engines.seam import SwitchKey
     from tidegate.workflow.sessions import Sessions
 
+RESTORE = "do not delete journals at the sources; restore it, or open an issue"
+"""The next step where a journal that was written is gone."""
 
-def close_all(
-    sessions: Sessions, keyspace: str, shards: Iterable[str], key: journal.SwitchKey
-) -> bool:
+
+def close_all(sessions: Sessions, keyspace: str, shards: Iterable[str], key: SwitchKey) -> bool:
     """Close every source, so that nobody else can write the journal any more; then look.
 
     One journal decides, also when other sources cannot be seen.
@@ -35,7 +36,7 @@ def close_all(
     for shard in sorted(shards):
         try:
             with named_errors(f"{keyspace}/{shard}"):
-                found.append(journal.close(sessions.get(keyspace, shard), key))
+                found.append(sessions.get(keyspace, shard).journal.close(key))
         except TidegateError as error:
             away = away or error
     if away is not None and not any(found):
@@ -47,24 +48,24 @@ def write_all(
     sessions: Sessions,
     keyspace: str,
     shards: Iterable[str],
-    key: journal.SwitchKey,
+    key: SwitchKey,
     *,
     body: dict[str, Any],
     token: str | None,
 ) -> None:
-    """Write the journal on every source; arguments as :func:`journal.write`.
+    """Write the journal on every source; arguments as :meth:`tidegate.engines.seam.Journal.write`.
 
     Raises:
         ConflictError: somebody else has decided about this switch.
     """
     for index, shard in enumerate(sorted(shards)):
-        journal.write(sessions.get(keyspace, shard), key, body, token)
+        sessions.get(keyspace, shard).journal.write(key, body, token)
         if index == 0:
             steps.reached(switch.FIRST_JOURNALED)
 
 
 def found_body(
-    sessions: Sessions, keyspace: str, shards: Iterable[str], key: journal.SwitchKey
+    sessions: Sessions, keyspace: str, shards: Iterable[str], key: SwitchKey
 ) -> dict[str, Any]:
     """What the journal says that another process wrote.
 
@@ -72,10 +73,10 @@ def found_body(
         FailedPreconditionError: it is on no source any more.
     """
     for shard in sorted(shards):
-        for entry in journal.entries(sessions.get(keyspace, shard), key.workflow_uuid):
+        for entry in sessions.get(keyspace, shard).journal.entries(key.workflow_uuid):
             if (entry.direction, entry.ordinal) == (key.direction, key.ordinal):
                 return entry.body
     raise FailedPreconditionError(
         f"the journal of switch {key.ordinal} is on no source any more",
-        next_step=journal.RESTORE,
+        next_step=RESTORE,
     )

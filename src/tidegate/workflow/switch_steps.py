@@ -19,8 +19,7 @@ from tidegate.engines.postgres import fence, publication, slots
 from tidegate.engines.postgres.connection import server_facts
 from tidegate.engines.postgres.position import Position, format_lsn
 from tidegate.engines.postgres.sidecar import installation as sidecar
-from tidegate.engines.postgres.sidecar import journal
-from tidegate.engines.seam import StreamFacts
+from tidegate.engines.seam import StreamFacts, SwitchKey
 from tidegate.errors import NotFoundError, WaitTimeoutError
 from tidegate.operations.plan import Plan, PlanStep, StepTable, Zone
 from tidegate.topology.names import TableName
@@ -111,9 +110,9 @@ class SwitchActions:
         self._table = StepTable(self.plan, do, undo)
 
     @property
-    def key(self) -> journal.SwitchKey:
+    def key(self) -> SwitchKey:
         """Which switch this is, as its journal names it."""
-        return journal.SwitchKey(self.uuid, str(self.direction), self.work.operation.number)
+        return SwitchKey(self.uuid, str(self.direction), self.work.operation.number)
 
     @property
     def token(self) -> str:
@@ -193,7 +192,7 @@ class SwitchActions:
             )
 
     def _announce(self) -> None:
-        self._at_closing(lambda _s, session: journal.announce(session, self.key, self.token))
+        self._at_closing(lambda _s, session: session.journal.announce(self.key, self.token))
 
     def _catch_up(self) -> None:
         """Let the streams reach a marker, and learn what the pause will need."""
@@ -253,7 +252,7 @@ class SwitchActions:
         return None
 
     def _deny_one(self, _shard: str, session: PostgresSession) -> None:
-        with journal.latest(session, self.key, token=self.token):
+        with session.journal.latest(self.key, token=self.token):
             fence.deny(session, self.uuid, self.closing_side)
 
     def _wait_holders(self, shard: str, session: PostgresSession, deadline: float) -> None:
@@ -399,7 +398,7 @@ class SwitchActions:
 
     def _lift(self, session: PostgresSession, side: fence.Side) -> None:
         """A later switch may have raised the fence again; then it is not ours to lift."""
-        with journal.latest(session, self.key), suppress(NotFoundError):
+        with session.journal.latest(self.key), suppress(NotFoundError):
             fence.lift(session, self.uuid, side)
 
     def _release(self) -> None:
@@ -408,7 +407,7 @@ class SwitchActions:
             streams.release(session, [ref.stream_id for ref in refs])
 
     def _withdraw(self) -> None:
-        self._at_closing(lambda _s, session: journal.close(session, self.key))
+        self._at_closing(lambda _s, session: session.journal.close(self.key))
 
     def _delete_way_back(self) -> None:
         self._at_closing(self._delete_way_back_at)

@@ -8,6 +8,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from tidegate.engines.postgres.markers import Markers
+from tidegate.engines.postgres.sidecar.journal import JournalTable
 from tidegate.engines.postgres.sidecar.post_copy import PostCopy
 from tidegate.engines.postgres.sidecar.streams import StreamTable
 
@@ -27,6 +28,11 @@ class PostgresSession(Connection[TupleRow]):
     def actions(self) -> PostCopy:
         """What waits at this shard for rows."""
         return PostCopy(self)
+
+    @property
+    def journal(self) -> JournalTable:
+        """The journals of switches at this shard."""
+        return JournalTable(self)
 
     @property
     def log(self) -> Markers:
