@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tidegate.dataplane import accounts
 from tidegate.dataplane.compaction import GONE, REFETCH
-from tidegate.engines.postgres.pgoutput import DELETE, INSERT, TRUNCATE, UPDATE
+from tidegate.engines.changes import DELETE, INSERT, TRUNCATE, UPDATE
 from tidegate.errors import DivergenceError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.dataplane.compaction import REFETCH, Lenient, Strict
-from tidegate.engines.postgres.pgoutput import DELETE, INSERT, TRUNCATE, UPDATE, unpacked
+from tidegate.engines.changes import DELETE, INSERT, TRUNCATE, UPDATE, unpacked
 from tidegate.errors import DivergenceError
 
 type Row = list[bytes | None]

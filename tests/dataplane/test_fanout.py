@@ -8,15 +8,8 @@ from tidegate.dataplane import fanout
 from tidegate.dataplane.compaction import GONE, REFETCH
 from tidegate.dataplane.fanout import Locator, Route
 from tidegate.dataplane.reader import Batch, End, Inbox, after, split
-from tidegate.engines.postgres.pgoutput import (
-    DELETE,
-    INSERT,
-    TRUNCATE,
-    UPDATE,
-    AnyRow,
-    Change,
-    Relation,
-)
+from tidegate.engines.changes import DELETE, INSERT, TRUNCATE, UPDATE, AnyRow, Change
+from tidegate.engines.postgres.pgoutput import Relation
 from tidegate.engines.postgres.split import ShardColumn
 from tidegate.errors import ShardKeyError
 from tidegate.topology import vindexes

@@ -18,22 +18,13 @@ from hypothesis import strategies as st
 from tidegate.dataplane import fanout
 from tidegate.dataplane.compaction import REFETCH, Lenient, Strict
 from tidegate.dataplane.fanout import Locator, Route
-from tidegate.engines.postgres.pgoutput import (
-    DELETE,
-    INSERT,
-    NULL,
-    UPDATE,
-    AnyRow,
-    Change,
-    Relation,
-    Row,
-    unpacked,
-)
+from tidegate.engines.changes import DELETE, INSERT, NULL, UPDATE, AnyRow, Change, Row, unpacked
+from tidegate.engines.postgres.pgoutput import Relation
 from tidegate.engines.postgres.split import ShardColumn
 from tidegate.topology import vindexes
 
 if TYPE_CHECKING:
-    from tidegate.engines.postgres.rowsets import Key, LenientSets, StrictSets
+    from tidegate.engines.rowsets import Key, LenientSets, StrictSets
 
 INT8 = 20
 SPACE = 12  # sharding values; `numeric` ids are the number's own eight bytes

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidegate.engines.changes import NULL, field_of, unpacked
 from tidegate.engines.postgres import pgoutput, rows
-from tidegate.engines.postgres.pgoutput import NULL, Decoder, field_of, unpacked
+from tidegate.engines.postgres.pgoutput import Decoder
 from tidegate.errors import SchemaChangedError
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from fix_databases import Database
+    from tidegate.engines.changes import Change, Row
     from tidegate.engines.postgres.local import LocalServer
-    from tidegate.engines.postgres.pgoutput import Change, Row
 
 pytestmark = pytest.mark.servers
 

@@ -25,14 +25,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from tidegate.dataplane.compaction import GONE, REFETCH
-from tidegate.engines.postgres.pgoutput import DELETE, INSERT, TRUNCATE
+from tidegate.engines.changes import DELETE, INSERT, TRUNCATE
 from tidegate.errors import DivergenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from tidegate.dataplane.stream_rows import StreamRow
-    from tidegate.engines.postgres.pgoutput import Change
+    from tidegate.engines.changes import Change
 
 #: Table → (net, expected).
 type Accounts = dict[str, tuple[int, int]]

@@ -38,9 +38,9 @@ from tidegate.dataplane.stream_states import ACTIVE, AT_POSITION
 from tidegate.engines.postgres.apply import MismatchError, apply_lenient, apply_strict
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.engines.postgres.sidecar import stream_row
-from tidegate.engines.postgres.sidecar.stream_row import H_UNKNOWN, Control
 from tidegate.engines.postgres.table_applier import CollisionError, all_committed
 from tidegate.engines.postgres.turns import PASSING, Turns
+from tidegate.engines.seam import H_UNKNOWN, Control
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from tidegate.dataplane.fanout import Route
     from tidegate.dataplane.reader import Inbox
     from tidegate.dataplane.refetch import Refetcher
+    from tidegate.engines.changes import Change
     from tidegate.engines.postgres.emptying import OwnRows
-    from tidegate.engines.postgres.pgoutput import Change
     from tidegate.engines.postgres.session import PostgresSession
     from tidegate.engines.postgres.table_applier import TableApplier
 

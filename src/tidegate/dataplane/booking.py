@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tidegate.dataplane import accounts
-from tidegate.engines.postgres.sidecar.stream_row import H_UNKNOWN
+from tidegate.engines.seam import H_UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tidegate.dataplane.accounts import Accounts
     from tidegate.dataplane.fanout import Route
-    from tidegate.engines.postgres.pgoutput import Change
-    from tidegate.engines.postgres.sidecar.stream_row import Control
+    from tidegate.engines.changes import Change
+    from tidegate.engines.seam import Control
 
 
 class Book:

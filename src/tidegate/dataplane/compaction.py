@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.engines.postgres.pgoutput import DELETE, INSERT, TRUNCATE, UPDATE, unpacked
-from tidegate.engines.postgres.rowsets import (
+from tidegate.engines.changes import DELETE, INSERT, TRUNCATE, UPDATE, unpacked
+from tidegate.engines.rowsets import (
     Key,
     LenientSets,
     Present,
@@ -39,7 +39,7 @@ from tidegate.errors import DivergenceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from tidegate.engines.postgres.pgoutput import AnyRow, Change
+    from tidegate.engines.changes import AnyRow, Change
 
 #: Kind of a change that says: this key must be read again (its new tuple holds the key columns).
 REFETCH = ord("F")

@@ -22,14 +22,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tidegate.dataplane.compaction import GONE, REFETCH
-from tidegate.engines.postgres.pgoutput import (
-    DELETE,
-    INSERT,
-    NULL,
-    TRUNCATE,
-    Relation,
-    field_of,
-)
+from tidegate.engines.changes import DELETE, INSERT, NULL, TRUNCATE, Relation, field_of
 from tidegate.errors import ShardKeyError
 from tidegate.topology import vindexes
 from tidegate.topology.keyrange import normalize
@@ -37,7 +30,7 @@ from tidegate.topology.keyrange import normalize
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tidegate.engines.postgres.pgoutput import AnyRow, Change
+    from tidegate.engines.changes import AnyRow, Change
     from tidegate.engines.postgres.split import Routing, ShardColumn
     from tidegate.topology.vindexes import Value, Vindex
 

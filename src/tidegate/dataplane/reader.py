@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tidegate.dataplane import fanout
 from tidegate.dataplane.waking import Waking
+from tidegate.engines.changes import DELETE, INSERT, TRUNCATE, UPDATE
 from tidegate.engines.postgres import pgoutput
 from tidegate.engines.postgres.markers import MESSAGE_PREFIX
 from tidegate.engines.postgres.replication import HEADER_BYTES, LogStream
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
     from tidegate.dataplane.fanout import Route
     from tidegate.dataplane.source_end import SourceEnd
-    from tidegate.engines.postgres.pgoutput import Change, Commit, Relation
+    from tidegate.engines.changes import Change
+    from tidegate.engines.postgres.pgoutput import Commit, Relation
 
 #: A batch is handed over when it holds this much; a transaction larger than it arrives in parts.
 BATCH_CHANGES = 30_000
@@ -48,7 +50,7 @@ COALESCE_S = 0.001
 WORTH_BYTES = 8192
 _PREFIX = MESSAGE_PREFIX
 _MARKER = b"marker:"
-_ROWS = frozenset({pgoutput.INSERT, pgoutput.UPDATE, pgoutput.DELETE})
+_ROWS = frozenset({INSERT, UPDATE, DELETE})
 
 
 class End(NamedTuple):
@@ -195,7 +197,7 @@ class Reader(threading.Thread):
             pgoutput.COMMIT: self._on_commit,
             pgoutput.RELATION: self._on_relation,
             pgoutput.MESSAGE: self._on_message,
-            pgoutput.TRUNCATE: self._on_truncate,
+            TRUNCATE: self._on_truncate,
         }
         ignored = {pgoutput.ORIGIN, pgoutput.TYPE}
         change, read, is_halted = self._change, log.read, self._halt.is_set
@@ -311,7 +313,7 @@ class Reader(threading.Thread):
         for relation in self._decoder.truncate(data).relations:
             if relation.extra is not None:
                 self.truncated.add(relation.extra.table)
-                self._pending.changes.append((pgoutput.TRUNCATE, relation, None, None))
+                self._pending.changes.append((TRUNCATE, relation, None, None))
 
     # handing over
 

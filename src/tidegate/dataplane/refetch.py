@@ -41,10 +41,10 @@ from tidegate.dataplane import asking, collisions, streams
 from tidegate.dataplane.accounts import booked
 from tidegate.engines.postgres.apply import apply_lenient
 from tidegate.engines.postgres.connection import connect
-from tidegate.engines.postgres.rowsets import Key, LenientSets, key_fields, key_getter
 from tidegate.engines.postgres.sidecar import refetch, stream_row
-from tidegate.engines.postgres.sidecar.stream_row import H_UNKNOWN
 from tidegate.engines.postgres.table_applier import KEYS_NAMED_MAX
+from tidegate.engines.rowsets import Key, LenientSets, key_fields, key_getter
+from tidegate.engines.seam import H_UNKNOWN
 from tidegate.errors import DivergenceError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from tidegate.dataplane.collisions import KeptOut, Place
     from tidegate.dataplane.fanout import Route
     from tidegate.dataplane.model import SpanSpec
-    from tidegate.engines.postgres.pgoutput import Row
+    from tidegate.engines.changes import Row
     from tidegate.engines.postgres.session import PostgresSession
     from tidegate.engines.postgres.table_applier import TableApplier
     from tidegate.engines.postgres.turns import Turns

@@ -55,6 +55,10 @@ class Mark:
         return cls(digits, number, proof)
 
 
+#: H of a stream that waits for rows to be read again: no position reaches it.
+H_UNKNOWN = 0xFFFF_FFFF_FFFF_FFFF
+
+
 class LockedError(Exception):
     """Another session holds a lock, and did for as long as was to be waited; says where to look."""
 
@@ -95,6 +99,25 @@ class StreamRecord(StreamFacts):
     rows_applied: int
     backends: tuple[int, ...]
     accounts: dict[str, list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a stream's row tells its worker."""
+
+    epoch: int
+    state: str
+    message: str
+    lsn: int | None
+    h_lsn: int | None
+    stop_lsn: int | None
+    holding: bool  # the stop position, or the present one without it, is to be held for now
+    accounts: dict[str, list[int]] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """The rows are exactly the source's at ``lsn``."""
+        return self.lsn is not None and self.h_lsn is not None and self.lsn >= self.h_lsn
 
 
 @dataclass(frozen=True)

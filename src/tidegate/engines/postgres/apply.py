@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from tidegate.engines.postgres.rowsets import key_fields
 from tidegate.engines.postgres.table_applier import TAKEN, CollisionError
+from tidegate.engines.rowsets import key_fields
 from tidegate.errors import DivergenceError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tidegate.engines.postgres.emptying import OwnRows
-    from tidegate.engines.postgres.rowsets import LenientSets, Present, StrictSets
     from tidegate.engines.postgres.table_applier import KeyFields, TableApplier
+    from tidegate.engines.rowsets import LenientSets, Present, StrictSets
 
 #: Stage tables have no statistics and the key's index is always the way into the table.
 SESSION_SETTINGS = ("enable_hashjoin = off", "enable_mergejoin = off", "enable_material = off")

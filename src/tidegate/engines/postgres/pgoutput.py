@@ -7,11 +7,10 @@ message verifies. And a row of a known shape is not cut at all: it stays *packed
 shape, until somebody needs a column; whole blocks of them become COPY rows by deleting the same
 places of each (see :mod:`tidegate.engines.postgres.rows`).
 
-A row that is not packed is a list of fields, with ``NULL`` for null and ``None`` for a value the
-log left out because it did not change (TOAST). A packed row has all its values. Nothing here
-interprets a value. The format is described in PostgreSQL's documentation, "Logical Replication
-Message Formats"; in-progress transactions and two-phase commit are never requested, so their
-messages are errors.
+:mod:`tidegate.engines.changes` says what a row is afterwards; values that the log leaves out are
+unchanged ones in TOAST. Nothing here interprets a value. The format is described in PostgreSQL's
+documentation, "Logical Replication Message Formats"; in-progress transactions and two-phase commit
+are never requested, so their messages are errors.
 """
 
 from __future__ import annotations
@@ -21,28 +20,20 @@ from operator import itemgetter
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
+from tidegate.engines.changes import DELETE, INSERT, NULL, UPDATE, Shape, unpacked
 from tidegate.errors import SchemaChangedError, TidegateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-type Field = bytes | None
-type Row = list[Field]
+    from tidegate.engines.changes import AnyRow, Change, Row
 
-type Packed = tuple[Shape, bytes]
-type AnyRow = Row | Packed
-
-#: One change: kind (``INSERT`` ...), relation, old tuple (of an update or delete), new tuple.
-type Change = tuple[int, Relation, AnyRow | None, AnyRow | None]
-
-INSERT, UPDATE, DELETE, TRUNCATE = ord("I"), ord("U"), ord("D"), ord("T")
 BEGIN, COMMIT, MESSAGE, RELATION = ord("B"), ord("C"), ord("M"), ord("R")
 ORIGIN, TYPE = ord("O"), ord("Y")
 
 _KEY, _OLD, _NEW = ord("K"), ord("O"), ord("N")
 _BINARY, _TEXT, _NULL, _UNCHANGED = ord("b"), ord("t"), ord("n"), ord("u")
 
-NULL = b"\xff\xff\xff\xff"
 SHAPES_MAX = 512
 #: Longer messages are cut at once: comparing them costs more than a loop over the columns.
 PACKED_BYTES_MAX = 2048
@@ -114,39 +105,6 @@ class Relation:
     kept: tuple[int, ...] | None = None  # the columns that are of interest, in order; None: all
 
 
-@dataclass(eq=False, slots=True)
-class Shape:
-    """Messages of one length whose columns lie at the same places, and how to know them.
-
-    Attributes:
-        kind: of the change.
-        relation: its relation.
-        mask: of the message as a number; with it every message of this shape is ``expected``.
-        expected: see ``mask``.
-        tail: where the tuple starts, with its number of columns.
-        cuts: each column's field; ``None`` for null.
-        key: the fields by which a row is known; set when the relation's key is known.
-        heads: places of the columns' kinds from ``tail``, backwards; ``None`` with nulls.
-    """
-
-    kind: int
-    relation: Relation
-    mask: int
-    expected: int
-    tail: int
-    cuts: tuple[slice | None, ...]
-    key: Callable[[bytes], Any] | None
-    heads: tuple[int, ...] | None
-
-
-def unpacked(row: AnyRow) -> Row:
-    """The row as a list of fields."""
-    if isinstance(row, list):
-        return row
-    shape, data = row
-    return [NULL if cut is None else data[cut] for cut in shape.cuts]
-
-
 def with_kept_columns(change: Change) -> Change:
     """The change with the columns of interest alone."""
     kind, relation, old, new = change
@@ -160,14 +118,6 @@ def _kept(row: AnyRow | None, places: tuple[int, ...]) -> AnyRow | None:
         return None
     whole = unpacked(row)
     return [whole[place] for place in places]
-
-
-def field_of(row: AnyRow, index: int) -> Field:
-    """One column."""
-    if isinstance(row, list):
-        return row[index]
-    cut = row[0].cuts[index]
-    return NULL if cut is None else row[1][cut]
 
 
 class Decoder:
@@ -297,8 +247,9 @@ class Decoder:
             tuple(typmods),
             tuple(keys),
         )
+        before = self.relations.get(oid)
         self.relations[oid] = found
-        self.shapes = {n: s for n, s in self.shapes.items() if s.relation.oid != oid}
+        self.shapes = {n: s for n, s in self.shapes.items() if s.relation is not before}
         return found
 
 

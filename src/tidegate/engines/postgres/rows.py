@@ -12,12 +12,12 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from tidegate.engines.postgres.pgoutput import NULL, unpacked
+from tidegate.engines.changes import NULL, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from tidegate.engines.postgres.pgoutput import AnyRow, Shape
+    from tidegate.engines.changes import AnyRow, Shape
 
 BINARY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 BINARY_TRAILER = b"\xff\xff"

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import psycopg
 from psycopg import sql
 
+from tidegate.engines.changes import unpacked
 from tidegate.engines.postgres import rows
 from tidegate.engines.postgres.emptying import delete_own
-from tidegate.engines.postgres.pgoutput import unpacked
-from tidegate.engines.postgres.rowsets import key_fields, key_getter
+from tidegate.engines.rowsets import key_fields, key_getter
 from tidegate.errors import DivergenceError, SchemaChangedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from tidegate.engines.changes import AnyRow
     from tidegate.engines.postgres.apply_tables import Stage, TargetTable
     from tidegate.engines.postgres.emptying import OwnRows
-    from tidegate.engines.postgres.pgoutput import AnyRow
-    from tidegate.engines.postgres.rowsets import Present
+    from tidegate.engines.rowsets import Present
 
 type KeyFields = tuple[bytes, ...]
 

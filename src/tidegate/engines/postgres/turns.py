@@ -24,7 +24,7 @@ from tidegate.engines.postgres.sidecar import stream_row
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidegate.engines.postgres.sidecar.stream_row import Control
+    from tidegate.engines.seam import Control
 
 PASSING: Final = (
     psycopg.errors.DeadlockDetected,

@@ -44,6 +44,7 @@ from tidegate.engines.postgres import holders, slots, vdiff_turns
 from tidegate.engines.postgres.connection import begin_reading, connect
 from tidegate.engines.postgres.position import format_lsn
 from tidegate.engines.postgres.sidecar import refetch, stream_row
+from tidegate.engines.seam import H_UNKNOWN
 from tidegate.errors import ConflictError, FailedPreconditionError, TidegateError, WaitTimeoutError
 from tidegate.topology.names import TableName
 from tidegate.workflow.vdiff.links import targets_of
@@ -211,7 +212,7 @@ def _take_turn(part: _Held, workflow_uuid: str, wait_s: float) -> None:
 
 def _comparable(row: StreamRow) -> bool:
     """The rows are exact at the position, but for keys that wait to be read again."""
-    return row.exact or row.h_lsn == stream_row.H_UNKNOWN
+    return row.exact or row.h_lsn == H_UNKNOWN
 
 
 def _await_comparable(part: _Held, deadline: float) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from tidegate.engines.changes import Row
     from tidegate.engines.postgres.apply_tables import TargetTable
-    from tidegate.engines.postgres.pgoutput import Row
     from tidegate.engines.postgres.table_applier import KeyFields, TableApplier
 
 type KeyText = list[str]

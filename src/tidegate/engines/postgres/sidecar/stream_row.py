@@ -7,12 +7,12 @@ for one transaction at most. The position moves in the transaction that moves th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from psycopg.types.json import Jsonb
 
 from tidegate.engines.postgres.position import format_lsn, parse_lsn
+from tidegate.engines.seam import Control
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,41 +20,19 @@ if TYPE_CHECKING:
 
     import psycopg
 
-#: ``h_lsn`` of a stream that waits for rows to be read again: no position reaches it.
-H_UNKNOWN = 0xFFFF_FFFF_FFFF_FFFF
-
 _CONTROL = (
     "epoch, state, message, lsn::text, h_lsn::text, stop_lsn::text, hold_until IS NOT NULL,"
     " coalesce(hold_until > clock_timestamp(), false), accounts"
 )
 
 
-@dataclass(frozen=True)
-class Control:
-    """What a stream's row tells its worker."""
-
-    epoch: int
-    state: str
-    message: str
-    lsn: int | None
-    h_lsn: int | None
-    stop_lsn: int | None
-    holding: bool  # the stop position, or the present one without it, is to be held for now
-    accounts: dict[str, list[int]] | None = None
-
-    @property
-    def exact(self) -> bool:
-        """The rows are exactly the source's at ``lsn``."""
-        return self.lsn is not None and self.h_lsn is not None and self.lsn >= self.h_lsn
-
-    @classmethod
-    def of(cls, row: Sequence[Any]) -> Control:
-        """From the columns of ``_CONTROL``; a hold that has run out is no stop any more."""
-        epoch, state, message, lsn, h_lsn, stop_lsn, was_held, holding, accounts = row
-        if was_held and not holding:
-            stop_lsn = None
-        lsns = (_int(lsn), _int(h_lsn), _int(stop_lsn))
-        return cls(epoch, state, message, *lsns, holding, accounts)
+def _control(row: Sequence[Any]) -> Control:
+    """From the columns of ``_CONTROL``; a hold that has run out is no stop any more."""
+    epoch, state, message, lsn, h_lsn, stop_lsn, was_held, holding, accounts = row
+    if was_held and not holding:
+        stop_lsn = None
+    lsns = (_int(lsn), _int(h_lsn), _int(stop_lsn))
+    return Control(epoch, state, message, *lsns, holding, accounts)
 
 
 def _int(lsn: str | None) -> int | None:
@@ -68,7 +46,7 @@ def read(conn: psycopg.Connection, stream_id: int, *, lock: bool = False) -> Con
         + (" FOR UPDATE" if lock else ""),
         [stream_id],
     ).fetchone()
-    return None if row is None else Control.of(row)
+    return None if row is None else _control(row)
 
 
 def begin(
@@ -158,7 +136,7 @@ def advance(
         f" WHERE id = %s AND epoch = %s RETURNING {_CONTROL}",
         [format_lsn(lsn), format_lsn(h_lsn), heard, _json(accounts), stream_id, epoch],
     ).fetchone()
-    return None if row is None else Control.of(row)
+    return None if row is None else _control(row)
 
 
 def set_h(

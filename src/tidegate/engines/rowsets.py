@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from tidegate.engines.postgres.pgoutput import unpacked
+from tidegate.engines.changes import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tidegate.engines.postgres.pgoutput import AnyRow, Row
+    from tidegate.engines.changes import AnyRow, Row
 
 #: A key: the field of a single key column, a tuple of fields otherwise.
 type Key = Any
