@@ -23,6 +23,7 @@ from psycopg import sql
 
 from fix_databases import APPLICATION
 from fix_fleet import Fleet
+from tidegate.errors import WaitTimeoutError
 from tidegate.router.psycopg import run
 from tidegate.topology import vindexes
 from tidegate.topology.shardspec import shard_key_range
@@ -69,6 +70,7 @@ TABLES = (*SPREAD, "fixed")
 TENANTS = range(1, 41)
 LARGE = "x" * 3000
 DEADLINE_S = 30.0
+REFUSED_MAX = 10
 
 
 def vschema(vindex: str) -> VSchema:
@@ -255,6 +257,8 @@ class Judged:
     target: tuple[str, tuple[str, ...], str]
     writers: list[Mover] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
+    killed: Callable[[], int] = lambda: 0
+    refused: int = 0
 
     def start_writers(self, count: int = 2) -> None:
         """Start them; while a move is made they exchange tenants within any source shard."""
@@ -376,7 +380,7 @@ class Judged:
             (service.switch_traffic, "there again"),
         ):
             self.fleet.wait_running(keyspace, "judged", 120)
-            verb(switch)
+            self._turn(partial(verb, switch))
             self.progress()
             self.fleet.wait_running(keyspace, "judged", 120)
             self.compare(stage)
@@ -385,6 +389,19 @@ class Judged:
         for shard in self.source[1]:
             del self.fleet.shards[self.source[0], shard]
         assert self.fleet.own_objects() == {}
+
+    def _turn(self, verb: Callable[[], object]) -> None:
+        """Move traffic; again, where workers are killed and so the switch may take itself back."""
+        while True:
+            try:
+                verb()
+            except WaitTimeoutError:
+                self.refused += 1
+                if not self.killed() or self.refused > REFUSED_MAX:
+                    raise
+                self.fleet.wait_running(self.target[0], "judged", 120)
+            else:
+                return
 
     def create(self) -> None:
         """Start the workflow of the shape."""
@@ -501,6 +518,7 @@ def judge(
         )
         fleet.start_workers()
         if killer is not None:
+            judged.killed = lambda: killer.killed
             killer.start()
         judged.run()
     finally:

@@ -46,6 +46,7 @@ def test_no_shape_loses_doubles_or_misplaces_a_row(
         )
         figures.count("shapes")
         figures.count("workers_killed", killed)
+        figures.count("switches_taken_back", judged.refused)
         figures.count("statements", sum(writer.done for writer in judged.writers))
         figures.longest("longest_wait_s", max(writer.slowest_s for writer in judged.writers))
         seed += 1
