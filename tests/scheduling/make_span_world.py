@@ -42,10 +42,12 @@ class Spans:
     epochs: dict[Span, int] = field(default_factory=dict)
     fails: bool = False
     is_slow: bool = False
+    begun: int = 0
 
     def add_table_span(
         self, span: Span, checkpoint: Checkpoint, *, is_prepare: bool, epoch: int
     ) -> bool:
+        self.begun += 1
         if self.fails:
             raise ConnectError("the source is away")
         state = self.states.get(span, TableState.ABSENT)

@@ -108,8 +108,8 @@ class Work:
 class Executor:
     """Runs spans in a capture of the simulation: each stage takes some steps."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
         self.works: dict[Span, Work] = {}
         self.life = world.life
         self.obeyed: dict[Span, int] = {}
@@ -122,7 +122,8 @@ class Executor:
         self.world.obeyed(self, span, epoch)
         work = self.works.get(span)
         if work is None or work.state is TableState.STOPPED:
-            if self.world.random.random() < self.world.failing:
+            is_cursed = self.world.cursed == (self.name, span.table)
+            if is_cursed or self.world.random.random() < self.world.failing:
                 self.failed.append(span)
                 raise ConnectError("the source is away")
             left = self.world.random.randint(0, 4)

@@ -22,7 +22,7 @@ its transcript is what it did, line by line.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -39,7 +39,7 @@ from tidegate.scheduling.model import (
     Span,
     TableState,
 )
-from tidegate.scheduling.placement import TaskKind
+from tidegate.scheduling.placement import SpanTask, TaskKind
 from tidegate.scheduling.reconciling import Reconciler
 from tidegate.scheduling.settings import Settings
 from tidegate.scheduling.watermark import Redo
@@ -55,7 +55,10 @@ LEASE_MS: Final = 800
 SUCCESSOR_MS: Final = 1600
 SETTINGS: Final = Settings(
     settle_ticks=10,
+    quiet_ticks=8,
     silent_ticks=25,
+    retry_ticks=3,
+    retry_max_ticks=12,
     resend_ticks=4,
     balance_interval_ms=1500,
     heartbeat_ticks=2,
@@ -86,6 +89,7 @@ class Node:
     is_isolated: bool = False
     is_evicted: bool = False
     was_open: bool = False
+    taken: dict[Span, int] = field(default_factory=dict)
     scheduler: Scheduler | None = None
 
     @property
@@ -142,6 +146,12 @@ class World:
         self.heard: dict[tuple[int, str], int] = {}
         self.before: dict[Span, Mapping[str, Role]] = {}
         self.numbers: dict[tuple[int, str], int] = {}
+        self.stays_away = draw.random() < 0.3
+        """Whether the dead are still dead in the calm."""
+        self.cursed = (draw.choice("ab"), draw.choice(TABLES)) if draw.random() < 0.3 else None
+        """A capture on which a table cannot begin, for as long as there is another one."""
+        if self.aim:
+            self.aimed, self.stays_away = max(self.aimed, 0.3), True
 
     def split(self, table: TableID) -> list[Span]:
         cuts = [*CUTS[: self.splits], ""]
@@ -159,7 +169,7 @@ class World:
     def start(self, name: str) -> None:
         self.lives += 1
         epoch = f"{name}{self.lives}"
-        executor = Executor(self)
+        executor = Executor(self, name)
         end = End(self.network, name, f"agent:{name}")
         agent = self.agent_class(name, epoch, executor, end, workflow_epoch=self.life)
         lease = WriteLease(LEASE_MS)
@@ -215,6 +225,7 @@ class World:
             node.executor.run()
             node.executor.failed.clear()
             barrier = node.agent.tick()
+            self._check_orders(node)
             if barrier:
                 node.executor.bound = max(node.executor.bound, barrier.global_ts)
             for span in node.executor.failed:
@@ -312,6 +323,9 @@ class World:
         }
         self._check_moves(scheduler, set(moves), leaving, is_rebalancing=is_rebalancing)
         self._check_silence(node, scheduler, alive)
+        for span, task in scheduler.placement.running.items():
+            if tasks.get(span) is not task and task.kind is not TaskKind.REMOVE:
+                self._check_destination(node, scheduler, task)
         for id_ in scheduler.silent_captures:
             if id_ != node.id and id_ in self.registered and not scheduler.is_cut_off:
                 self.say(f"{node.id} ends the life of {id_}, which is silent")
@@ -346,6 +360,20 @@ class World:
             if primary and before.get(primary) is Role.SECONDARY and staying:
                 raise BrokenInvariantError(f"{span}: {primary} is to write beside {staying}")
         self.before = {span: found.roles for span, found in placement.sets.items()}
+
+    def _check_orders(self, node: Node) -> None:
+        """A capture never goes back to an order before one that it has taken."""
+        for span, known in node.agent._known.items():
+            if known.order < node.taken.get(span, 0) and known.order:
+                raise BrokenInvariantError(f"{node.epoch} takes an older order on {span}")
+            node.taken[span] = max(known.order, node.taken.get(span, 0))
+
+    def _check_destination(self, node: Node, scheduler: Scheduler, task: SpanTask) -> None:
+        """Nothing new is given to who does not answer."""
+        known = scheduler.captures.known[task.capture]
+        silence = scheduler.captures.ticks - self.heard[node.revision, known.epoch]
+        if silence > SETTINGS.quiet_ticks + 2:
+            raise BrokenInvariantError(f"{task.span} goes to {known.epoch}, silent for {silence}")
 
     def _check_silence(
         self, node: Node, scheduler: Scheduler, alive: dict[str, CaptureInfo]
@@ -489,6 +517,11 @@ class World:
         if scheduler and node.id in scheduler.captures.known:
             scheduler.drain_capture(node.id)
 
+    def do_undrain(self, node: Node) -> None:
+        scheduler = self.owner.scheduler if self.owner else None
+        if scheduler and node.id in scheduler.captures.known:
+            scheduler.undrain_capture(node.id)
+
     def do_stop(self, node: Node) -> None:
         if sum(not n.is_dead for n in self.nodes.values()) > 1:
             node.agent.stop()
@@ -558,18 +591,24 @@ class World:
                     self.do_crash(node)
                     del self.nodes[node.id]
             last.is_frozen = last.is_isolated = False
+            self.cursed = None
             return
+        living = [node for node in self.nodes.values() if not node.is_dead]
         for node in list(self.nodes.values()):
             node.is_frozen = node.is_isolated = False
-            if node.is_dead or node.agent.liveness:
+            if node.is_dead and self.stays_away and living:
+                del self.nodes[node.id]
+            elif node.is_dead or node.agent.liveness:
                 self.do_restart(node)
+        if len(self.nodes) == 1:
+            self.cursed = None
         self.say("calm")
 
 
 FAULTS: Final = (
     *("crash", "restart", "freeze", "wake", "wake", "isolate", "cut", "cut_one_way", "mend"),
     *("mend", "lose", "delay", "elect", "join", "drain", "stop", "move", "move", "move"),
-    *("rebalance", "fail", "drop", "add", "add", "hold", "jump", "recreate"),
+    *("rebalance", "fail", "drop", "add", "add", "hold", "jump", "recreate", "undrain"),
 )
 AIMED: Final = (
     *("crash", "restart", "freeze", "isolate", "cut", "cut_one_way", "lose", "elect", "fail"),

@@ -6,6 +6,7 @@ owner learns from the captures' reports what runs where.
 * ``model``, ``messages``, ``transport``: values, and how they travel.
 * ``transitions``, ``replication``: one span at the owner, by a table.
 * ``placement``, ``orders``, ``schedulers``: all spans, what is sent, what is done next.
+* ``attempts``: where a span could not begin, and when it is tried there again.
 * ``reconciling``, ``splitting``: which spans shall exist.
 * ``watermark``, ``barriers``: how far the whole is, and may go.
 * ``captures``, ``coordinator``, ``settings``, ``asking``: the owner's side.
@@ -14,7 +15,9 @@ owner learns from the captures' reports what runs where.
 **Driving an owner.** Whoever wins the owner's lease makes one ``Scheduler`` for each workflow, with
 the revision of the lease and a transport, and calls ``tick`` at intervals with the durable
 checkpoint, the wanted tables, the captures that hold a lease, the barrier and a monotonic time. It
-stores the watermark if ``can_proceed``. It ends the lives of ``silent_captures`` in the cluster
+stores the watermark if ``can_proceed``; ``behind`` says why it stands still when spans or barriers
+are behind it, ``faults`` and ``failures_of`` what is wrong with a table or a span, ``move.refused``
+what became of a move that could not be. It ends the lives of ``silent_captures`` in the cluster
 database, and gives its lease away when ``is_cut_off``. With the lease it drops the scheduler.
 
 **Driving a capture.** Each life has an epoch of its own. It makes one ``Agent`` for each workflow,

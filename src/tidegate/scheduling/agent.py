@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 FULL_EVERY: Final = 20
 """Reports of which one lists every span."""
 
+FAILURE_MAX_CHARS: Final = 300
+"""Of a reason that is reported."""
+
 STEPS_MAX: Final = 8
 """States that a span may pass in one tick."""
 
@@ -99,6 +102,8 @@ class Agent:
         self._floor = 0
         self._full_due = True
         self._changed = False
+        self._stops_itself = False
+        self._returned = 0
 
     def tick(self) -> Barrier | None:
         """Receive, act, report; the barrier of the last heartbeat taken, if one came."""
@@ -123,7 +128,8 @@ class Agent:
         self._transport.close()
 
     def stop(self) -> None:
-        """The capture wants to go; it never changes its mind."""
+        """The capture itself wants to go; nobody can take that back."""
+        self._stops_itself = True
         self.liveness = Liveness.STOPPING
 
     @property
@@ -164,11 +170,21 @@ class Agent:
                 known.task = None
 
     def _heard(self, beat: Heartbeat) -> None:
+        if beat.header.capture_epoch not in {"", self.epoch}:
+            # meant for an earlier life of this name: what it says of it does not hold for this one
+            self._full_due = True
+            return
         self._acked = max(self._acked, min(beat.acked, self._number))
         self._floor = max(self._floor, beat.floor)
         self._full_due |= beat.wants_full
-        if beat.is_stopping:
+        if beat.returns > self._returned:
+            self._returned, self._changed = beat.returns, True
+            if not self._stops_itself:
+                self.liveness = Liveness.ALIVE
+        if beat.is_stopping and not beat.drain:
             self.stop()
+        elif beat.is_stopping and beat.drain > self._returned:
+            self.liveness = Liveness.STOPPING
 
     def _take(self, order: Order) -> None:
         known = self._known.get(order.span)
@@ -256,6 +272,9 @@ class Agent:
         status = self._executor.get_table_span_status(span, collect_stats=collect_stats)
         if status.state in _OVER:
             known.epoch = 0
+            error = self.failures.get(span)
+            reason = status.failure or (str(error) if error else "")
+            status = replace(status, failure=reason[:FAILURE_MAX_CHARS])
         if status.state in _HELD and known.task and known.task.kind is OrderKind.REMOVE:
             status = replace(status, state=TableState.STOPPING)
         return replace(status, order=known.order, epoch=known.epoch)
@@ -280,6 +299,7 @@ class Agent:
                 if is_told and known.said == status:
                     if known.order < self._floor:
                         del self._known[span]
+                        self.failures.pop(span, None)
                     continue
                 if known.said and known.said.state is TableState.STOPPED and not is_told:
                     continue  # the last checkpoint is to arrive
@@ -310,6 +330,7 @@ class Agent:
                     tuple(statuses),
                     is_full,
                     self.liveness,
+                    self._returned,
                 )
             ]
         )

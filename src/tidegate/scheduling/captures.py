@@ -41,6 +41,8 @@ class CaptureStatus:
         heard_tick: when it answered last; before the first answer, when it joined.
         number: of the last report that was taken.
         wants_full: deltas make no sense before the next full report.
+        returns: up to this number its drains are taken back; until it knows that, its wish to go
+            is not heard.
         may_hold_unknown: it was there before this owner and has not answered yet, so it may run
             spans that nobody has told the owner of.
     """
@@ -53,6 +55,7 @@ class CaptureStatus:
     heard_tick: int = 0
     number: int = 0
     wants_full: bool = True
+    returns: int = 0
     may_hold_unknown: bool = False
 
     @property
@@ -170,7 +173,7 @@ class Captures:
         known.wants_full = known.may_hold_unknown = False
         if known.state is CaptureState.UNINITIALIZED:
             known.state = CaptureState.INITIALIZED
-        if report.liveness is Liveness.STOPPING:
+        if report.liveness is Liveness.STOPPING and report.returned >= known.returns:
             known.state = CaptureState.STOPPING
         if report.is_full:
             known.statuses = {}

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tidegate.errors import NotFoundError
+from tidegate.scheduling.attempts import Attempts
 from tidegate.scheduling.captures import Captures, CaptureState
 from tidegate.scheduling.messages import Header, Heartbeat, Report
 from tidegate.scheduling.model import (
@@ -32,7 +33,7 @@ from tidegate.scheduling.model import (
     by_place,
 )
 from tidegate.scheduling.orders import Orders
-from tidegate.scheduling.placement import Burst, Placement
+from tidegate.scheduling.placement import Burst, Placement, TaskKind
 from tidegate.scheduling.reconciling import Reconciler
 from tidegate.scheduling.replication import may_write, rebuilt
 from tidegate.scheduling.schedulers import Balance, Basic, Drain, Move, Rebalance, View
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tidegate.errors import TidegateError
+    from tidegate.scheduling.attempts import Failed
     from tidegate.scheduling.messages import Message
     from tidegate.scheduling.model import BarrierWithMin, CaptureInfo, TableID
     from tidegate.scheduling.placement import Sends, Task
@@ -85,6 +87,8 @@ class Scheduler:
         self.behind: Behind | None = None
         """Why the watermark stands at what was published before, when it does."""
         self._orders = Orders(owner, self.header, resend_ticks=settings.resend_ticks)
+        self._draining: tuple[CaptureID | None, int] = None, 0
+        self._attempts = Attempts(settings.retry_ticks, settings.retry_max_ticks)
         self._reconciler = reconciler or Reconciler()
         self._transport = transport
         self._found: dict[Span, dict[CaptureID, SpanStatus]] = {}
@@ -169,6 +173,27 @@ class Scheduler:
                 self.drain.set_target(target)
             return count
 
+    def undrain_capture(self, target: CaptureID) -> None:
+        """Take a drain back: the capture is given spans again. Safe from any thread.
+
+        What has been moved away stays where it is; a capture that wants to go by itself still goes.
+
+        Raises:
+            NotFoundError: no such capture.
+        """
+        with self._lock:
+            known = self.captures.known.get(target)
+            if known is None:
+                raise NotFoundError(
+                    f"there is no capture {target}", next_step="tidegate capture list"
+                )
+            if self.drain.target == target:
+                self.drain.end("was taken back")
+            known.returns = self._orders.number()
+            self._draining = None, 0
+            if known.state is CaptureState.STOPPING:
+                known.state = CaptureState.INITIALIZED
+
     def answer(self, query: Query) -> None:
         """Answer a question of another node."""
         query.current_table_count = self.drain_capture(query.capture)
@@ -215,6 +240,8 @@ class Scheduler:
         if span in self._reconciler.blocked:
             return "spans that overlap it to stop"
         if found is None or found.state is SetState.ABSENT:
+            if self.failures_of(span):
+                return f"its next attempt: {self._reasons(span)}"
             return "its turn" if self.captures.ready() else "a capture"
         leaving = sorted(c for c, role in found.roles.items() if role is Role.UNDETERMINED)
         stopping = ", ".join(leaving) or found.primary
@@ -223,6 +250,14 @@ class Scheduler:
             SetState.COMMIT: f"{stopping} to stop" if found.secondary else f"{stopping} to begin",
             SetState.REMOVING: f"{', '.join(found.roles)} to stop",
         }.get(found.state, "")
+
+    def failures_of(self, span: Span) -> list[Failed]:
+        """Why a span that nobody runs could not begin, on each capture that it was tried on."""
+        found = self.placement.sets.get(span)
+        return self._attempts.of(span) if found and found.state is SetState.ABSENT else []
+
+    def _reasons(self, span: Span) -> str:
+        return "; ".join(f"{each.capture}: {each.reason}" for each in self._attempts.of(span))
 
     # -- receiving
 
@@ -256,6 +291,12 @@ class Scheduler:
 
     def _lost(self, capture: CaptureID) -> None:
         self._orders.capture_down(capture)
+        self._attempts.forget_capture(capture)
+        if self.drain.target == capture:  # the next life of that name has not been asked to go
+            self.drain.end("has gone")
+        for task in list(self.placement.running.values()):
+            if task.kind is TaskKind.MOVE and task.capture == capture:
+                self.move.refuse(task.span, capture, f"{capture} has gone")
         for span in list(self._found):
             self._found[span].pop(capture, None)
             if not self._found[span]:
@@ -281,11 +322,25 @@ class Scheduler:
         if not self._orders.is_current(capture, status):
             self.placement.progressed(capture, status)
             return
+        if status.failure:
+            status = self._failed(capture, status)
         if status.span not in self.placement.sets:
             self._find(capture, status)
             return
         self._give(self.placement.reported(capture, status))
         self._promote(status.span)
+
+    def _failed(self, capture: CaptureID, status: SpanStatus) -> SpanStatus:
+        """A span has ended by itself: its capture has no part in it any more, whatever it was.
+
+        Without this the owner would order the same capture to begin again, at once and for ever.
+        """
+        span, tick = status.span, self.captures.ticks
+        is_new = self._attempts.failed(span, capture, status.order, status.failure, tick)
+        task = self.placement.running.get(span)
+        if is_new and task and task.kind is TaskKind.MOVE and task.capture == capture:
+            self.move.refuse(span, capture, status.failure)
+        return replace(status, state=TableState.STOPPED)
 
     def _promote(self, span: Span) -> None:
         """A secondary that was ready before it could be promoted is not asked to say so again."""
@@ -335,6 +390,7 @@ class Scheduler:
 
     def _schedule(self, wanted: list[Span], now_ms: int) -> None:
         """The first scheduler that wants something has the tick."""
+        self._attempts.keep(wanted)
         held: set[Span] = {*self._found, *self._reconciler.blocked}
         if self.captures.may_hold_unknown:
             held |= {span for span in wanted if span not in self.placement.sets}
@@ -342,7 +398,16 @@ class Scheduler:
         target = self.drain.target
         if target in states and len(states) > 1 and states[target] is CaptureState.INITIALIZED:
             states[target] = CaptureState.STOPPING
-        view = View(self._start, wanted, states, self.placement.sets, self.owner, held)
+        view = View(
+            self._start,
+            wanted,
+            states,
+            self.placement.sets,
+            self.owner,
+            held,
+            quiet=frozenset(self.captures.silent(self.settings.quiet_ticks)),
+            barred=self._attempts.barred(self.captures.ticks),
+        )
         if self._take(self.basic.schedule(view)):
             return
         if len(self.placement.running) >= self.placement.max_task_concurrency:
@@ -388,7 +453,15 @@ class Scheduler:
             if order is not None:
                 self._outbox.append(order)
 
+    def _drain_number(self) -> int:
+        """The number of the drain that is under way; another one for each."""
+        if self._draining[0] != self.drain.target:
+            number = self._orders.number() if self.drain.target else 0
+            self._draining = self.drain.target, number
+        return self._draining[1]
+
     def _beat(self, whom: Sequence[CaptureID], barrier: Barrier, *, collect_stats: bool) -> None:
+        drain = self._drain_number()
         for capture in whom:
             known = self.captures.known[capture]
             spans = sorted(self.placement.spans_of(capture), key=by_place)
@@ -403,6 +476,8 @@ class Scheduler:
                     acked=known.number,
                     floor=self._orders.floor(capture),
                     is_stopping=self.drain.target == capture,
+                    drain=drain if self.drain.target == capture else 0,
+                    returns=known.returns,
                     collect_stats=collect_stats,
                     wants_full=known.wants_full,
                 )

@@ -41,5 +41,5 @@ class TableExecutor(Protocol):
         ...
 
     def get_table_span_status(self, span: Span, *, collect_stats: bool) -> SpanStatus:
-        """State and progress; an unknown span is Absent."""
+        """State and progress; an unknown span is Absent; ``failure`` if it has ended by itself."""
         ...

@@ -63,6 +63,9 @@ class Heartbeat:
             reported as Absent.
         acked: number of the last report that the owner has taken.
         floor: every order below this one has been answered or replaced; forget it.
+        is_stopping: the receiver is to give its spans away.
+        drain: number of the drain that says so; 0: one that cannot be taken back.
+        returns: drains up to this number are taken back; 0: none.
     """
 
     sender: CaptureID
@@ -73,6 +76,8 @@ class Heartbeat:
     acked: int = 0
     floor: int = 0
     is_stopping: bool = False
+    drain: int = 0
+    returns: int = 0
     collect_stats: bool = False
     wants_full: bool = True
 
@@ -96,7 +101,7 @@ class Report:
 
     Attributes:
         number: rises with each report of this life of the capture.
-        answers: the order that the report answers, when it is sent at once for one.
+        returned: the highest number up to which the capture knows that drains are taken back.
     """
 
     sender: CaptureID
@@ -106,6 +111,7 @@ class Report:
     statuses: tuple[SpanStatus, ...] = ()
     is_full: bool = True
     liveness: Liveness = Liveness.ALIVE
+    returned: int = 0
 
 
 @dataclass(frozen=True, slots=True)

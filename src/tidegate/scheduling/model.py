@@ -73,7 +73,7 @@ class Role(StrEnum):
 
 
 class Liveness(IntEnum):
-    """Whether a capture wants to go; it never changes its mind."""
+    """Whether a capture wants to go; only a drain that is taken back ends that."""
 
     ALIVE = 0
     STOPPING = 1
@@ -146,6 +146,7 @@ class SpanStatus:
         order: epoch of the last order on this span that the capture has taken; by it the owner
             knows a report that is older than the order.
         epoch: of the assignment under which the span is written; 0 before the first commit.
+        failure: why it is Absent or Stopped, when it could not begin or go on.
     """
 
     span: Span
@@ -154,6 +155,7 @@ class SpanStatus:
     stats: Stats = EMPTY_STATS
     order: int = 0
     epoch: int = 0
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,14 +37,18 @@ class Orders:
         self._count = 0
         self._open: dict[CaptureID, dict[Span, _Open]] = {}
 
+    def number(self) -> int:
+        """Another number: higher than all before, of this owner and of earlier ones."""
+        self._count += 1
+        return order_epoch(self.header.owner_revision, self._count)
+
     def issue(self, span: Span, send: Send, capture_epoch: str, tick: int) -> Order | None:
         """Give an order; None when the same one is open."""
         here = self._open.setdefault(send.to, {})
         before = here.get(span)
         if before and before.order.kind is send.kind:
             return None
-        self._count += 1
-        epoch = order_epoch(self.header.owner_revision, self._count)
+        epoch = self.number()
         header = replace(self.header, capture_epoch=capture_epoch)
         order = Order(self.owner, send.to, header, span, send.kind, epoch, send.checkpoint)
         here[span] = _Open(order, tick)

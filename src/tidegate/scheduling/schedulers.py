@@ -8,7 +8,7 @@ the smaller id.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tidegate.scheduling.captures import CaptureState
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ADD_BATCH: Final = 50
 DRAIN_BATCH: Final = 10
 BALANCE_INTERVAL_MS: Final = 60_000
+REFUSED_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class View:
         held_back: spans not to be placed yet: a silent capture may run them.
         captures: the state of each.
         owner: which of them is the owner.
+        quiet: captures that have not answered for a while: they are given nothing.
+        barred: captures on which a span has failed and that are not to be tried yet.
     """
 
     checkpoint: int
@@ -43,11 +46,22 @@ class View:
     sets: Mapping[Span, ReplicationSet]
     owner: CaptureID = ""
     held_back: Collection[Span] = frozenset()
+    quiet: Collection[CaptureID] = frozenset()
+    barred: Mapping[Span, Collection[CaptureID]] = field(default_factory=dict)
 
     @property
     def ready(self) -> list[CaptureID]:
         """Captures that may get spans."""
-        return sorted(c for c, s in self.captures.items() if s is CaptureState.INITIALIZED)
+        return sorted(
+            c
+            for c, s in self.captures.items()
+            if s is CaptureState.INITIALIZED and c not in self.quiet
+        )
+
+    def allowed(self, span: Span, captures: Sequence[CaptureID]) -> Sequence[CaptureID]:
+        """Those of some captures that a span may be tried on now."""
+        barred = self.barred.get(span)
+        return [c for c in captures if c not in barred] if barred else captures
 
     @property
     def is_anybody_leaving(self) -> bool:
@@ -75,20 +89,22 @@ class Basic:
     def _adds(self, view: View) -> list[SpanTask]:
         targets = view.ready
         if not targets and len(view.captures) == 1:  # nobody else is there
-            targets = [c for c, s in view.captures.items() if s is CaptureState.STOPPING]
+            stopping = (c for c, s in view.captures.items() if s is CaptureState.STOPPING)
+            targets = [capture for capture in stopping if capture not in view.quiet]
         if not targets:
             return []
-        missing: list[Span] = []
+        tasks: list[SpanTask] = []
         for span in view.wanted:
             found = view.sets.get(span)
             if (found is None or found.state is SetState.ABSENT) and span not in view.held_back:
-                missing.append(span)
-                if len(missing) == self.batch:
+                allowed = view.allowed(span, targets)
+                if not allowed:
+                    continue  # parked
+                to = allowed[len(tasks) % len(allowed)]
+                tasks.append(SpanTask(TaskKind.ADD, span, to, view.checkpoint))
+                if len(tasks) == self.batch:
                     break
-        return [
-            SpanTask(TaskKind.ADD, span, targets[n % len(targets)], view.checkpoint)
-            for n, span in enumerate(missing)
-        ]
+        return tasks
 
     @staticmethod
     def _differs(view: View) -> bool:
@@ -96,43 +112,67 @@ class Basic:
 
 
 class Drain:
-    """Moves all spans away from one capture, a batch at a time."""
+    """Moves all spans away from one capture, a batch at a time.
+
+    Attributes:
+        target: the capture that is being drained.
+        ended: how the last drain ended.
+    """
 
     def __init__(self, batch: int = DRAIN_BATCH) -> None:
         assert batch > 0, "a batch has a size"
         self.batch = batch
         self.target: CaptureID | None = None
+        self.ended = ""
 
     def set_target(self, capture: CaptureID) -> bool:
         """Ask for a drain; False: another is under way."""
         if self.target is not None:
             return False
-        self.target = capture
+        self.target, self.ended = capture, ""
         return True
+
+    def end(self, why: str) -> None:
+        """No drain is under way any more."""
+        self.ended = f"{self.target} {why}"
+        self.target = None
 
     def schedule(self, view: View) -> list[Task]:
         """Moves; the drain ends when the target has no spans, is gone, or is the last one."""
-        if len(view.captures) <= 1 or self.target not in view.captures:
-            self.target = None
-        if self.target is None and len(view.captures) > 1:
-            self.target = self._leaving(view)
+        self._look(view)
         if self.target is None:
             return []
         own = [found for found in view.sets.values() if self.target in found.roles]
         if not own:
-            self.target = None
+            self.end("is empty")
             return []
         if any(found.state is not SetState.REPLICATING for found in own):
             return []
+        if self.target in view.quiet:
+            return []  # it could not be told to stop; it answers, or its life ends
         load = Counter(found.primary for found in view.sets.values() if found.primary)
         others = [capture for capture in view.ready if capture != self.target]
         tasks: list[Task] = []
         spans = sorted((f.span for f in own if f.primary == self.target), key=by_place)
-        for span in spans[: self.batch] if others else ():
-            to = min(others, key=lambda capture: (load[capture], capture))
+        for span in spans:
+            allowed = view.allowed(span, others)
+            if len(tasks) == self.batch:
+                break
+            if not allowed:
+                continue
+            to = min(allowed, key=lambda capture: (load[capture], capture))
             load[to] += 1
             tasks.append(SpanTask(TaskKind.MOVE, span, to))
         return tasks
+
+    def _look(self, view: View) -> None:
+        """Whether the drain is still under way, or there is another one to begin."""
+        if self.target is not None and self.target not in view.captures:
+            self.end("has gone")
+        if self.target is not None and len(view.captures) <= 1:
+            self.end("is the last capture")
+        if self.target is None and len(view.captures) > 1:
+            self.target = self._leaving(view)
 
     @staticmethod
     def _leaving(view: View) -> CaptureID | None:
@@ -142,24 +182,48 @@ class Drain:
         return next((c for c in leaving if c != view.owner and c in has_spans), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A move that was asked for and is not done."""
+
+    to: CaptureID
+    reason: str
+
+
 class Move:
-    """Moves that somebody has asked for; each is tried until it is accepted or cannot be."""
+    """Moves that somebody has asked for; each is tried until it is accepted or cannot be.
+
+    Attributes:
+        pending: where spans are to go.
+        refused: what became of moves that could not be, the last ``REFUSED_MAX`` spans of them.
+    """
 
     def __init__(self) -> None:
         self.pending: dict[Span, CaptureID] = {}
+        self.refused: dict[Span, Refused] = {}
 
     def request(self, span: Span, to: CaptureID) -> bool:
         """Ask for a move; False: one of the same span is waiting."""
         if span in self.pending:
             return False
         self.pending[span] = to
+        self.refused.pop(span, None)
         return True
 
+    def refuse(self, span: Span, to: CaptureID, reason: str) -> None:
+        """A move is not done; whoever asked for it finds out why."""
+        self.refused.pop(span, None)
+        self.refused[span] = Refused(to, reason)
+        if len(self.refused) > REFUSED_MAX:
+            del self.refused[next(iter(self.refused))]
+
     def schedule(self, view: View) -> list[Task]:
-        """Those that can be; those that cannot be any more are dropped."""
+        """Those that can be; those that cannot be any more are refused."""
         for span, to in list(self.pending.items()):
-            if refusal(view, span, to):
+            reason = refusal(view, span, to)
+            if reason:
                 del self.pending[span]
+                self.refuse(span, to, reason)
         return [SpanTask(TaskKind.MOVE, span, to) for span, to in sorted_moves(self.pending)]
 
     def accepted(self, task: Task) -> None:
@@ -177,23 +241,33 @@ def refusal(view: View, span: Span, to: CaptureID) -> str:
     """Why a span cannot be moved to a capture; empty: it can."""
     found = view.sets.get(span)
     if found is None:
+        parts = sorted((each for each in view.sets if each.table == span.table), key=by_place)
+        if parts and not span.start and not span.end:
+            return f"{span} is split: move one of {', '.join(str(part) for part in parts)}"
         return f"{span} is not placed"
     if to not in view.captures:
         return f"{to} is not there"
-    if view.captures[to] is not CaptureState.INITIALIZED:
-        return f"{to} is {view.captures[to]}"
-    if found.state is not SetState.REPLICATING:
-        return f"{span} is {found.state}"
-    if to in found.roles:
-        return f"{to} has {span}"
-    return ""
+    silent = sorted({to, found.primary or to} & set(view.quiet))
+    reasons = {
+        f"{to} is {view.captures[to]}": view.captures[to] is not CaptureState.INITIALIZED,
+        f"{span} is {found.state}": found.state is not SetState.REPLICATING,
+        f"{to} has {span}": to in found.roles,
+        f"{' and '.join(silent)} does not answer": bool(silent),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 class Rebalance:
-    """One balance of everything, asked for by somebody."""
+    """One balance of everything, asked for by somebody.
+
+    Attributes:
+        is_requested: it has been asked for and has not begun.
+        refused: why the last one was not done; empty when it was.
+    """
 
     def __init__(self) -> None:
         self.is_requested = False
+        self.refused = ""
 
     def schedule(self, view: View) -> list[Task]:
         """One burst, when every wanted span is Replicating; nothing while somebody leaves."""
@@ -201,10 +275,12 @@ class Rebalance:
             return []
         if view.is_anybody_leaving:
             self.is_requested = False
+            self.refused = "a capture is leaving"
             return []
         sets = [view.sets.get(span) for span in view.wanted]
         if any(found is None or found.state is not SetState.REPLICATING for found in sets):
             return []
+        self.refused = ""
         moves = balancing(view, limit=len(view.sets))
         return [Burst(tuple(moves))] if moves else []
 
@@ -249,9 +325,12 @@ def balancing(view: View, *, limit: int) -> list[SpanTask]:
     moves: list[SpanTask] = []
     for capture in captures:
         for span in sorted(of[capture], key=by_place)[: max(0, len(of[capture]) - share)]:
-            to = min(captures, key=lambda each: (load[each], each))
-            if len(moves) == limit or to == capture:
+            if len(moves) == limit:
                 break
+            allowed = view.allowed(span, captures)
+            to = min(allowed, key=lambda each: (load[each], each), default=capture)
+            if load[to] + 1 >= load[capture]:
+                continue  # where it may go it would even out nothing
             load[to] += 1
             load[capture] -= 1
             moves.append(SpanTask(TaskKind.MOVE, span, to))

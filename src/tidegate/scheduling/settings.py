@@ -16,7 +16,10 @@ class Settings:
 
     Attributes:
         settle_ticks: no balancing for so long after a capture came or went.
+        quiet_ticks: a capture that has not answered for so long is given no span.
         silent_ticks: a capture that has not answered for so long is cut off.
+        retry_ticks: pause before a span that could not begin is given to that capture again.
+        retry_max_ticks: the longest such pause.
     """
 
     heartbeat_ticks: int = HEARTBEAT_TICKS
@@ -27,7 +30,10 @@ class Settings:
     balance_interval_ms: int = BALANCE_INTERVAL_MS
     resend_ticks: int = RESEND_TICKS
     settle_ticks: int = 200
+    quiet_ticks: int = 40
     silent_ticks: int = 200
+    retry_ticks: int = 20
+    retry_max_ticks: int = 1200
 
 
 DEFAULTS = Settings()
