@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fix_span import session
+from stream_log import logged
 from tidegate.dataplane import source_tables, streams
 from tidegate.dataplane.model import SpanOptions, StreamState, TableRule
 from tidegate.dataplane.reader import BATCH_CHANGES
@@ -70,7 +71,7 @@ def test_a_lost_answer_to_a_commit_applies_nothing_twice(
         case.wait(lambda bound=bound: (case.rows()[0].lsn or 0) >= bound)  # type: ignore[misc]
     case.catch_up()
     case.assert_equal()
-    messages = [e.message for e in streams.log_entries(case.at_targets[0], 1)]
+    messages = [message for message, _ in logged(case.at_targets[0], 1)]
     assert any(message.startswith("retrying:") for message in messages)
     assert case.rows()[0].state is StreamState.RUNNING
 
@@ -204,7 +205,8 @@ def test_a_stop_position_stops_for_good_and_nothing_beyond_is_applied(case: Span
     bound = streams.emit_marker(case.at_source, "stop")
     count = case.at_source.execute("SELECT count(*), sum(n) FROM item").fetchone()
     add(case)
-    streams.set_stop(conn, stream, bound)
+    conn.streams.set_stop([stream], bound, None)
+    conn.streams.notify(stream)
     assert process.wait(20) == 0
     row = streams.read_stream(conn, stream)
     assert (row.state, row.lsn) == (StreamState.STOPPED, bound)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fix_span import session
+from stream_log import logged
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import SpanOptions, StreamState, TableRule
 from tidegate.dataplane.worker import EXIT_FATAL
@@ -66,7 +67,7 @@ def assert_alarm(case: SpanCase) -> None:
     assert row.state is StreamState.ERROR
     for part in ("TG-STR-005", "the budget for it is 32.0 MiB", "start the workflow", "cancel"):
         assert part in row.message
-    assert streams.log_entries(case.at_targets[0], row.id)[-1].message == row.message
+    assert logged(case.at_targets[0], row.id)[-1][0] == row.message
     assert kept(case) > BUDGET
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from stream_log import logged
 from tidegate.dataplane import streams
 from tidegate.dataplane.model import Direction, StreamState
 from tidegate.dataplane.stream_states import RESUMED
@@ -126,7 +127,7 @@ def test_a_worker_that_goes_on_to_the_log_does_not_undo_a_stop(conn: PostgresSes
     streams.stop(conn, stream, "Stopped by request")
     row = streams.move(conn, stream, RESUMED)
     assert (row.state, row.message) == (StreamState.STOPPED, "Stopped by request")
-    assert [e.message for e in streams.log_entries(conn, stream)] == ["Stopped by request"]
+    assert logged(conn, stream) == [("Stopped by request", 1)]
 
 
 def test_a_repeated_message_is_counted(conn: PostgresSession) -> None:
@@ -134,7 +135,7 @@ def test_a_repeated_message_is_counted(conn: PostgresSession) -> None:
     for _ in range(3):
         conn.streams.log(stream, "Running", "connection refused")
     conn.streams.log(stream, "Running", "other")
-    assert [(e.message, e.count) for e in streams.log_entries(conn, stream)] == [
+    assert logged(conn, stream) == [
         ("connection refused", 3),
         ("other", 1),
     ]
@@ -149,7 +150,8 @@ def test_holds_are_set_and_released_and_starting_forgets_a_reached_stop(
     assert row.stop_lsn == 200
     assert row.hold_until is not None
     streams.release(conn, [stream])
-    row = streams.set_stop(conn, stream, 100)
+    conn.streams.set_stop([stream], 100, None)
+    row = streams.read_stream(conn, stream)
     assert (row.stop_lsn, row.hold_until) == (100, None)
     assert streams.start(conn, stream).stop_lsn is None
 

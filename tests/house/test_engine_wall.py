@@ -227,7 +227,6 @@ SQL: set[str] = {
     "dataplane/compare.py",
     "dataplane/copy.py",
     "dataplane/refetch.py",
-    "dataplane/session.py",
     "dataplane/source_tables.py",
     "demo/verdict.py",
     "demo/world.py",

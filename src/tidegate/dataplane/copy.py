@@ -208,7 +208,7 @@ def _planned(
     if plan is None:
         space.use(source)
         plan = tile(bounds.separators(source, space, chunk_bytes=spec.options.chunk_bytes))
-        source.execute("SET search_path = pg_catalog")
+        space.leave(source)
     est_bytes = bounds.table_bytes(source, space.table)[0]
     for place, session in targets.items():
         if recorded[place].chunks:

@@ -49,7 +49,6 @@ from tidegate.errors import DivergenceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import datetime
 
     from tidegate.dataplane.accounts import Accounts
     from tidegate.dataplane.collisions import KeptOut, Place
@@ -163,10 +162,7 @@ class Refetcher:
 
     def _read(self, source: PostgresSession, tables: Mapping[str, TableApplier]) -> None:
         """Begin the transaction that reads: locks first, then the snapshot."""
-        source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        for table in sorted(self._tables):
-            refetch.lock(source, tables[table].table)
-        source.execute("SELECT 1")  # takes the snapshot
+        refetch.begin(source, [tables[table].table for table in sorted(self._tables)])
 
     def round(
         self,
@@ -230,9 +226,7 @@ class Refetcher:
             self._waits, self._said = {}, False
             self._pause_s = collisions.ROUND_WAIT_MIN_S
             return
-        row = conn.execute("SELECT clock_timestamp()").fetchone()
-        assert row is not None
-        now: datetime = row[0]
+        now = conn.clock()
         found = streams.read_streams(conn, self._spec.workflow_uuid, self._spec.direction)
         others = [stream for stream in found if stream.id != self._stream_id]
         asking.ask(conn, [stream.id for stream in others])  # their lag counts next time

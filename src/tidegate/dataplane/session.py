@@ -31,7 +31,7 @@ from tidegate.dataplane.stream_states import ACTIVE
 from tidegate.dataplane.waking import Waking
 from tidegate.engines.postgres import capacity, slots, write_path
 from tidegate.engines.postgres import copy as wire
-from tidegate.engines.postgres.apply import SESSION_SETTINGS
+from tidegate.engines.postgres.apply import prepare
 from tidegate.engines.postgres.apply_tables import TargetTable
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.position import format_lsn
@@ -188,8 +188,7 @@ class Session:
         self._stack.callback(conn.close)
         streams.record_backend(conn, row.id, self._spec.epoch)
         wire.prepare_target(conn)
-        for setting in SESSION_SETTINGS:
-            conn.execute("SET " + setting)
+        prepare(conn)
         neighbours = source_tables.other_sources(conn, self._spec)
         control = stream_row.read(conn, row.id)
         assert control is not None, "the row was read a moment ago"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from tidegate.dataplane.stream_states import Transition
-    from tidegate.engines.seam import LogEntry, Position, Session, StreamFacts
+    from tidegate.engines.seam import Position, Session, StreamFacts
 
 POSITION = waits.declare("stream.position", description="a stream to reach a marker")
 
@@ -85,13 +85,6 @@ def read_stream(session: Session, stream_id: int) -> StreamRow:
             f"there is no stream {stream_id} at this shard", next_step="tidegate workflow list"
         )
     return StreamRow.of(record)
-
-
-def log_entries(
-    session: Session, stream_id: int, *, after_id: int = 0, limit: int = 1000
-) -> list[LogEntry]:
-    """The log of a stream, oldest first, from the newest ``limit`` entries."""
-    return session.streams.log_entries(stream_id, after_id, limit)
 
 
 def say(
@@ -167,14 +160,6 @@ def stop(session: Session, stream_id: int, message: str = "Stopped") -> StreamRo
 def freeze(session: Session, stream_id: int) -> StreamRow:
     """Stop a stream for good: its traffic has been switched."""
     return move(session, stream_id, stream_states.SWITCHED, stream_states.SWITCHED.message)
-
-
-def set_stop(session: Session, stream_id: int, lsn: int | None) -> StreamRow:
-    """Stop for good at ``lsn``: apply what commits up to there and nothing beyond; None: run on."""
-    with session.transaction():
-        session.streams.set_stop([stream_id], lsn, None)
-        session.streams.notify(stream_id)
-        return read_stream(session, stream_id)
 
 
 def hold(session: Session, stream_ids: Sequence[int], seconds: float) -> None:

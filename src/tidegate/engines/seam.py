@@ -121,18 +121,6 @@ class Control:
 
 
 @dataclass(frozen=True)
-class LogEntry:
-    """One line of a stream's log; ``count`` times in a row."""
-
-    id: int
-    stream_id: int
-    at: datetime
-    state: str
-    message: str
-    count: int
-
-
-@dataclass(frozen=True)
 class Action:
     """A statement that waits, of a table: an index, or a constraint."""
 
@@ -223,9 +211,6 @@ class Streams(Protocol):
 
     def log(self, stream_id: int, state: str, message: str, code: str = "") -> None:
         """Add to a stream's log; the same state, message and error code only count up."""
-
-    def log_entries(self, stream_id: int, after_id: int, limit: int) -> list[LogEntry]:
-        """The log of a stream, oldest first, from the newest ``limit`` entries."""
 
     def notify(self, stream_id: int | None = None) -> None:
         """Wake the workers that serve this shard; heard when the transaction commits."""

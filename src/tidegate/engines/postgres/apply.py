@@ -26,12 +26,20 @@ from tidegate.errors import DivergenceError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import psycopg
+
     from tidegate.engines.postgres.emptying import OwnRows
     from tidegate.engines.postgres.table_applier import KeyFields, TableApplier
     from tidegate.engines.rowsets import LenientSets, Present, StrictSets
 
 #: Stage tables have no statistics and the key's index is always the way into the table.
-SESSION_SETTINGS = ("enable_hashjoin = off", "enable_mergejoin = off", "enable_material = off")
+_SETTINGS = ("enable_hashjoin = off", "enable_mergejoin = off", "enable_material = off")
+
+
+def prepare(conn: psycopg.Connection) -> None:
+    """Make a session ready to apply."""
+    for setting in _SETTINGS:
+        conn.execute("SET " + setting)
 
 
 class MismatchError(Exception):

@@ -69,6 +69,10 @@ class KeySpace:
         path = sql.SQL(", ").join(map(sql.Identifier, ("pg_catalog", *self.operator_schemas)))
         connection.execute(sql.SQL("SET search_path = {}").format(path))
 
+    def leave(self, connection: Connection[TupleRow]) -> None:
+        """Take them off again."""
+        connection.execute("SET search_path = pg_catalog")
+
 
 _KEY = """
 WITH RECURSIVE wanted AS (

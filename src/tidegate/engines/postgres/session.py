@@ -21,26 +21,21 @@ class PostgresSession(Connection[TupleRow]):
 
     @property
     def streams(self) -> StreamTable:
-        """The rows of streams at this shard."""
         return StreamTable(self)
 
     @property
     def actions(self) -> PostCopy:
-        """What waits at this shard for rows."""
         return PostCopy(self)
 
     @property
     def journal(self) -> JournalTable:
-        """The journals of switches at this shard."""
         return JournalTable(self)
 
     @property
     def log(self) -> Markers:
-        """What is written into this server's log."""
         return Markers(self)
 
     def clock(self) -> datetime:
-        """The server's time now."""
         row = self.execute("SELECT clock_timestamp()").fetchone()
         assert row is not None
         now: datetime = row[0]

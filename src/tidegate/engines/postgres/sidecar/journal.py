@@ -68,7 +68,6 @@ class JournalTable:
         self._conn = conn
 
     def announce(self, key: SwitchKey, token: str) -> None:
-        """Announce a switch."""
         with self.latest(key):
             self._conn.execute(
                 "INSERT INTO _tidegate.switch_announced AS a"
@@ -100,7 +99,6 @@ class JournalTable:
             yield
 
     def write(self, key: SwitchKey, body: dict[str, Any], token: str | None) -> None:
-        """Write a journal."""
         with self._conn.transaction():
             if token is not None:
                 gone = self._conn.execute(
@@ -118,7 +116,6 @@ class JournalTable:
             )
 
     def close(self, key: SwitchKey) -> bool:
-        """Remove the announcement."""
         with self._conn.transaction():
             self._conn.execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended(%s, 7))", [key.workflow_uuid]
@@ -131,7 +128,6 @@ class JournalTable:
             return self._exists(key)
 
     def entries(self, workflow_uuid: str) -> list[JournalEntry]:
-        """The journals of a workflow."""
         try:
             rows = self._conn.execute(
                 "SELECT direction, ordinal, body FROM _tidegate.journal"
@@ -143,7 +139,6 @@ class JournalTable:
         return [JournalEntry(*row) for row in rows]
 
     def delete(self, workflow_uuid: str) -> None:
-        """Forget a workflow."""
         for table in ("journal", "switch_announced"):
             self._conn.execute(
                 f"DELETE FROM _tidegate.{table} WHERE workflow_uuid = %s",  # noqa: S608 - constants

@@ -57,12 +57,10 @@ class PostCopy:
                 self._conn.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", key)
 
     def are_ready(self, workflow_uuid: str, phase: str) -> bool:
-        """Look at the rows of the streams."""
         row = self._conn.execute("SELECT " + _READY[phase], {"uuid": workflow_uuid}).fetchone()
         return row is not None and bool(row[0])
 
     def waiting(self, workflow_uuid: str, phase: str) -> list[Action]:
-        """Actions that are not done."""
         rows = self._conn.execute(
             "SELECT table_name, ordinal, ddl FROM _tidegate.post_copy_action"
             " WHERE workflow_uuid = %s AND phase = %s AND done_at IS NULL"
@@ -72,7 +70,6 @@ class PostCopy:
         return [Action(workflow_uuid, *row) for row in rows]
 
     def are_unfinished(self, workflow_uuid: str) -> bool:
-        """Whether any is not done."""
         there = self._conn.execute(
             "SELECT to_regclass('_tidegate.post_copy_action') IS NOT NULL"
         ).fetchone()
@@ -86,7 +83,6 @@ class PostCopy:
         return row == (True,)
 
     def run(self, action: Action) -> None:
-        """Do one."""
         try:
             with self._conn.transaction():
                 self._conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
@@ -106,7 +102,6 @@ class PostCopy:
             ) from error
 
     def put_off(self, action: Action) -> None:
-        """Have one wait for H."""
         self._conn.execute(
             "UPDATE _tidegate.post_copy_action SET phase = 'after_catchup'"
             " WHERE workflow_uuid = %s AND table_name = %s AND ordinal = %s",
@@ -114,7 +109,6 @@ class PostCopy:
         )
 
     def rows_are_on_their_way(self, workflow_uuid: str) -> bool:
-        """Whether a row may be missing, or be there twice."""
         row = self._conn.execute(
             "SELECT count(*) > 1 OR coalesce(bool_or(lsn < h_lsn), false) FROM _tidegate.stream"
             " WHERE workflow_uuid = %s AND direction = 'forward'",
@@ -123,5 +117,4 @@ class PostCopy:
         return row == (True,)
 
     def analyze(self, table: TableName) -> None:
-        """Gather statistics."""
         self._conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table.schema, table.name)))

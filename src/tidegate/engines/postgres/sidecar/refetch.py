@@ -13,7 +13,7 @@ from psycopg import sql
 from tidegate.engines.postgres.rows import field
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import psycopg
 
@@ -106,9 +106,15 @@ def waiting_keys(conn: psycopg.Connection, stream_ids: Sequence[int]) -> dict[st
     return found
 
 
-def lock(conn: psycopg.Connection, table: TargetTable) -> None:
-    """Keep TRUNCATE and rewrites of the table away until the transaction ends."""
-    conn.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(table.relation))
+def begin(conn: psycopg.Connection, tables: Iterable[TargetTable]) -> None:
+    """Begin a transaction that reads one state of tables; none is truncated or rewritten in it.
+
+    The locks come first, then the snapshot.
+    """
+    conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    for table in tables:
+        conn.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(table.relation))
+    conn.execute("SELECT 1")  # takes the snapshot
 
 
 def read_rows(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegate.engines.seam import LogEntry
-
 if TYPE_CHECKING:
     import psycopg
 
@@ -26,15 +24,3 @@ def log(conn: psycopg.Connection, stream_id: int, state: str, message: str, code
         " SELECT %(id)s, %(state)s, %(message)s, %(code)s WHERE NOT EXISTS (SELECT FROM counted)",
         {"id": stream_id, "state": str(state), "message": message, "code": code},
     )
-
-
-def log_entries(
-    conn: psycopg.Connection, stream_id: int, *, after_id: int = 0, limit: int = 1000
-) -> list[LogEntry]:
-    """The log of a stream, oldest first, from the newest ``limit`` entries."""
-    rows = conn.execute(
-        "SELECT * FROM (SELECT id, stream_id, at, state, message, count FROM _tidegate.stream_log"
-        " WHERE stream_id = %s AND id > %s ORDER BY id DESC LIMIT %s) AS l ORDER BY id",
-        [stream_id, after_id, limit],
-    ).fetchall()
-    return [LogEntry(*row) for row in rows]

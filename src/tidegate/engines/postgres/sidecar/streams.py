@@ -53,14 +53,12 @@ class StreamTable:
         self._conn = conn
 
     def are_installed(self) -> bool:
-        """Whether the table is there."""
         row = self._conn.execute("SELECT to_regclass('_tidegate.stream') IS NOT NULL").fetchone()
         return row == (True,)
 
     # rows
 
     def insert(self, facts: StreamFacts, position: seam.Position | None) -> int | None:
-        """Insert a row."""
         assert position is None or isinstance(position, Position)
         lsn = None if position is None else format_lsn(position.lsn)
         values = [getattr(facts, name) for name in _GIVEN]
@@ -81,7 +79,6 @@ class StreamTable:
         return None if row is None else int(row[0])
 
     def read(self, stream_id: int) -> StreamRecord | None:
-        """One row."""
         row = self._conn.execute(
             f"SELECT {_COLUMNS} FROM _tidegate.stream WHERE id = %s",  # noqa: S608 - constant columns
             [stream_id],
@@ -89,7 +86,6 @@ class StreamTable:
         return None if row is None else _record(row)
 
     def read_all(self, workflow_uuid: str | None, direction: str | None) -> list[StreamRecord]:
-        """Rows by id."""
         rows = self._conn.execute(
             f"SELECT {_COLUMNS} FROM _tidegate.stream"  # noqa: S608 - constant columns
             " WHERE (%(uuid)s::uuid IS NULL OR workflow_uuid = %(uuid)s)"
@@ -99,7 +95,6 @@ class StreamTable:
         return [_record(row) for row in rows]
 
     def delete(self, workflow_uuid: str, direction: str) -> int:
-        """Delete rows, and actions that no row is left for."""
         deleted = self._conn.execute(
             "DELETE FROM _tidegate.stream WHERE workflow_uuid = %s AND direction = %s",
             [workflow_uuid, direction],
@@ -115,14 +110,12 @@ class StreamTable:
     # states and bounds
 
     def lock(self, stream_id: int) -> tuple[str, str] | None:
-        """Lock a row."""
         row = self._conn.execute(
             "SELECT state, message FROM _tidegate.stream WHERE id = %s FOR UPDATE", [stream_id]
         ).fetchone()
         return None if row is None else (row[0], row[1])
 
     def set_state(self, stream_id: int, state: str, message: str, *, active: bool) -> None:
-        """Store a state."""
         self._conn.execute(
             "UPDATE _tidegate.stream SET state = %(state)s, message = %(message)s,"
             " updated_at = clock_timestamp(),"
@@ -135,7 +128,6 @@ class StreamTable:
     def tell(
         self, stream_id: int, epoch: int, message: str, before: Sequence[str], after: str | None
     ) -> str | None:
-        """Store what a worker met."""
         row = self._conn.execute(
             "UPDATE _tidegate.stream SET message = %s, state = coalesce(%s, state)"
             " WHERE id = %s AND epoch <= %s AND state = ANY(%s) RETURNING state",
@@ -146,7 +138,6 @@ class StreamTable:
     def set_stop(
         self, stream_ids: Sequence[int], lsn: int | None, hold_for: timedelta | None
     ) -> None:
-        """Store a bound."""
         self._conn.execute(
             "UPDATE _tidegate.stream SET stop_lsn = %s, hold_until = clock_timestamp() + %s"
             " WHERE id = ANY(%s)",
@@ -156,19 +147,12 @@ class StreamTable:
     # the log, and what is notified
 
     def log(self, stream_id: int, state: str, message: str, code: str = "") -> None:
-        """Add to a stream's log."""
         stream_log.log(self._conn, stream_id, state, message, code)
 
-    def log_entries(self, stream_id: int, after_id: int, limit: int) -> list[seam.LogEntry]:
-        """The log of a stream."""
-        return stream_log.log_entries(self._conn, stream_id, after_id=after_id, limit=limit)
-
     def notify(self, stream_id: int | None = None) -> None:
-        """Wake workers."""
         self._conn.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(stream_id or "")])
 
     def ask(self, question: str, stream_ids: Iterable[int]) -> set[int]:
-        """Notify a question to workers that are here."""
         asked = self._conn.execute(
             "SELECT s.id, pg_notify(%s, %s || s.id) FROM _tidegate.stream AS s WHERE s.id = ANY(%s)"
             " AND EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = ANY(s.backends))",
@@ -177,11 +161,9 @@ class StreamTable:
         return {row[0] for row in asked}
 
     def listen(self) -> None:
-        """Listen on the channel."""
         self._conn.execute(f"LISTEN {CHANNEL}")
 
     def heard(self) -> list[str]:
-        """What was notified."""
         return [each.payload for each in self._conn.notifies(timeout=0)]
 
     def stop_listening(self) -> None:
@@ -190,7 +172,6 @@ class StreamTable:
             self._conn.execute("UNLISTEN *")
 
     def silent(self, state: str, least: timedelta, most: timedelta) -> list[int]:
-        """Streams with an old heartbeat."""
         rows = self._conn.execute(
             "SELECT id FROM _tidegate.stream WHERE state = %s"
             " AND clock_timestamp() - heartbeat_at BETWEEN %s AND %s",
@@ -201,7 +182,6 @@ class StreamTable:
     # epochs and sessions
 
     def record_backend(self, stream_id: int, epoch: int) -> bool:
-        """Note this session."""
         done = self._conn.execute(
             "UPDATE _tidegate.stream SET backends = (SELECT array_agg(DISTINCT b.pid) FROM"
             "  (SELECT unnest(backends) AS pid UNION SELECT pg_backend_pid()) AS b"
@@ -212,11 +192,9 @@ class StreamTable:
         return done.rowcount == 1
 
     def end_backends(self, stream_id: int) -> None:
-        """End sessions."""
         self._conn.execute(_END_BACKENDS, [stream_id])
 
     def raise_epoch(self, stream_id: int, epoch: int, wait_s: float) -> bool:
-        """Take a row over."""
         self._conn.execute(f"SET LOCAL lock_timeout = {round(wait_s * 1000)}")
         try:
             raised = self._conn.execute(
@@ -230,14 +208,12 @@ class StreamTable:
         return raised.rowcount == 1
 
     def epochs(self, workflow_uuid: str) -> list[int]:
-        """The epochs of a workflow's rows."""
         if not self.are_installed():
             return []
         query = "SELECT epoch FROM _tidegate.stream WHERE workflow_uuid = %s"
         return [row[0] for row in self._conn.execute(query, [workflow_uuid])]
 
     def raise_epochs(self, workflow_uuid: str, epoch: int) -> None:
-        """Raise lower ones."""
         self._conn.execute(
             "UPDATE _tidegate.stream SET epoch = %(epoch)s"
             " WHERE workflow_uuid = %(uuid)s AND epoch < %(epoch)s",
@@ -255,7 +231,6 @@ class StreamTable:
         before: Sequence[str],
         after: str,
     ) -> bool:
-        """Store the first position."""
         assert isinstance(position, Position)
         done = self._conn.execute(
             "UPDATE _tidegate.stream SET lsn = coalesce(lsn, %s), timeline ="
@@ -270,7 +245,6 @@ class StreamTable:
         return done.rowcount == 1
 
     def count_copied(self, stream_id: int, epoch: int) -> None:
-        """Count what was copied."""
         with suppress(psycopg.errors.LockNotAvailable):
             self._conn.execute(
                 "UPDATE _tidegate.stream AS s SET rows_copied = c.rows, bytes_copied = c.bytes,"
@@ -290,7 +264,6 @@ class StreamTable:
         after: str,
         message: str,
     ) -> tuple[str, str] | None:
-        """Store H."""
         states = list(before)
         row = self._conn.execute(
             "UPDATE _tidegate.stream SET h_lsn = coalesce(h_lsn, %s), updated_at = now(),"
@@ -306,7 +279,6 @@ class StreamTable:
     def observe(
         self, stream_id: int, epoch: int, tables: Mapping[str, Any]
     ) -> dict[str, Any] | None:
-        """Store a first look at the source's tables."""
         row = self._conn.execute(
             "UPDATE _tidegate.stream SET observed = coalesce(observed, %s)"
             " WHERE id = %s AND epoch = %s RETURNING observed",
@@ -324,9 +296,7 @@ class StreamTable:
             )
 
     def forget_observed(self, stream_id: int) -> None:
-        """Forget the first look."""
         self._conn.execute("UPDATE _tidegate.stream SET observed = NULL WHERE id = %s", [stream_id])
 
     def shown(self, lsn: int) -> str:
-        """As PostgreSQL prints it."""
         return format_lsn(lsn)
