@@ -396,9 +396,9 @@ TABLE_CASES: list[Case] = [
                     }
                 ),
             ),
-            reached=Reach(callers={T: ("function public.total()",)}),
+            reached=Reach(triggered={"function public.total()": {T: ("view public.v",)}}),
         ),
-        "trigger sum_up of stays, which stays: function public.total() uses t",
+        "of stays, which stays: function public.total() uses t, which moves through view public.v",
     ),
     ("TG-PF-227", request(), facts(replace(table(), name=TableName("public", "a.b"))), '"a.b"'),
     ("TG-PF-227", request(), facts(replace(table(), name=TableName("a@b", "t"))), '"a@b"'),

@@ -10,10 +10,18 @@ from hypothesis import strategies as st
 
 from make_facts import foreign_key, index, table
 from tidegate.engines.postgres.catalog import Check, Trigger
-from tidegate.engines.postgres.features import features
-from tidegate.engines.postgres.survey import Need
+from tidegate.engines.postgres.features import digest_of, features
+from tidegate.engines.postgres.survey import Need, TypeFacts
 from tidegate.topology.names import TableName
-from tidegate.workflow.catalogue import Catalogue, How, around_features, drift, with_later
+from tidegate.workflow.catalogue import (
+    Catalogue,
+    How,
+    around_features,
+    drift,
+    expected_support,
+    support_features,
+    with_later,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,6 +81,40 @@ def test_a_function_that_tables_lean_on_drifts_and_a_type_is_left_to_its_check()
     assert not drift(catalogue("1", "9"), catalogue("1", "9"), leaving=["a/0"], entering=["b/0"])
     leaned_on = catalogue("1", "1").leaned_on()
     assert leaned_on == (Need("function", "public.f()"), Need("type", "public.e"))
+
+
+def test_what_is_altered_of_a_domain_is_named_and_is_no_type_to_look_for() -> None:
+    """A domain's CHECKs come with the rows, so they are compared one by one and not with its type.
+
+    Its default and NOT NULL are the relatives.
+    """
+    needs = (Need("type", "public.price"),)
+
+    def side(**parts: str) -> dict[str, str]:
+        found = TypeFacts("public.price", "d", None, ("integer",), parts)
+        return support_features(needs, {}, {"public.price": found})
+
+    def drifted(then: dict[str, str], here: dict[str, str], there: dict[str, str]) -> list[str]:
+        sides = ((then, expected_support(then, {}, alike=True)), (here, there))
+        moments = [Catalogue(support={"a/0": a, "b/0": b}) for a, b in sides]
+        return [d.message for d in drift(*moments, leaving=["a/0"], entering=["b/0"])]
+
+    made = {"check small": "CHECK (VALUE < 9)"}
+    plain = side()
+    assert Catalogue(support={"a/0": side(**made)}).leaned_on() == needs
+    assert not drifted(side(**made), side(**made), side(**made))
+    for name, text in (*made.items(), ("default", "7"), ("not null", "true")):
+        (message,) = drifted(plain, side(**{name: text}), plain)
+        assert message == (
+            f"{name} of domain public.price was made at a/0 since create; b/0 lacks it"
+        )
+    (gone,) = drifted(side(**made), side(**made), plain)
+    assert gone.startswith("check small of domain public.price is not at b/0: it was dropped there")
+    then = Catalogue(support={"a/0": side(**made), "b/0": side(**made)})
+    waiting = Catalogue(support={"a/0": side(**made), "b/0": plain})
+    assert not drift(then, waiting, leaving=["a/0"], entering=["b/0"], unfinished=["b/0"])
+    other = expected_support(side(**made), {}, alike=False)
+    assert set(other.values()) == {"", digest_of(repr(("integer",)))}
 
 
 @given(FEATURES, FEATURES, FEATURES)

@@ -132,6 +132,7 @@ CREATE DOMAIN many AS bigint CHECK (fine(VALUE));
 CREATE TYPE crate AS (inside many);
 ALTER TABLE orders ADD few few[] DEFAULT '{{1,2}}', ADD many crate[] DEFAULT ARRAY[ROW(1)::crate];
 UPDATE orders SET many = ARRAY[ROW(0)::crate] WHERE mark = 'old-3';
+COMMENT ON CONSTRAINT few_check ON DOMAIN few IS 'at {{least}} 0% $tidegate0$';
 CREATE OR REPLACE FUNCTION fine(bigint) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1 >= 1'
 """
 
@@ -139,19 +140,34 @@ CREATE OR REPLACE FUNCTION fine(bigint) RETURNS bool IMMUTABLE LANGUAGE sql AS '
 def test_a_domain_inside_an_array_or_a_composite_type_gets_its_check_where_all_rows_meet_it(
     moving: Fleet,
 ) -> None:
-    """Situation 10, relative: the server itself does not look into such columns."""
+    """Situation 10, relative: the server itself does not look into such columns.
+
+    Situation 5, relative: what a domain gains at the source since, and a CHECK that the target did
+    not get, are named by the switch.
+    """
     with moving.shards["commerce", "0"].admin() as session:
         session.execute(INSIDE.encode())
     moving.start_workers()
     moving.service.create(move_tables())
     moving.wait_running("shop", "move")
     checks = (
-        "SELECT conname::text FROM pg_constraint c JOIN pg_type t ON t.oid = c.contypid"
-        " WHERE t.typname IN ('few', 'many')"
+        "SELECT conname::text, obj_description(c.oid) FROM pg_constraint c"
+        " JOIN pg_type t ON t.oid = c.contypid WHERE t.typname IN ('few', 'many')"
     )
-    wait_until(lambda: moving.query("shop", "0", checks) == [("few_check",)])
+    wait_until(
+        lambda: moving.query("shop", "0", checks) == [("few_check", "at {least} 0% $tidegate0$")]
+    )
     moving.wait_equal("commerce", "shop")
-    assert moving.service.switch_traffic(switch_request()).pause_ms is not None
+    with moving.shards["commerce", "0"].admin() as session:
+        session.execute("ALTER DOMAIN public.few ADD CONSTRAINT there CHECK (VALUE < 9) NOT VALID")
+    switched = moving.service.switch_traffic(switch_request())
+    assert switched.pause_ms is not None
+    named = [f.message for f in switched.findings if f.id == "TG-PF-502"]
+    why = "it was dropped there, or values there do not meet it"
+    assert named == [
+        f"check many_check of domain public.many is not at shop/0: {why}; commerce/0 has it",
+        "check there of domain public.few was made at commerce/0 since create; shop/0 lacks it",
+    ]
 
 
 def test_an_expression_that_cannot_be_evaluated_is_refused_by_name(moving: Fleet) -> None:

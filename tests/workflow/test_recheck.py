@@ -239,7 +239,8 @@ CREATE TYPE mood AS ENUM ('sad'); ALTER TABLE customers ADD mood mood;
 CREATE FUNCTION doubled(n bigint) RETURNS bigint LANGUAGE sql AS 'SELECT 2 * n';
 CREATE FUNCTION double() RETURNS trigger LANGUAGE plpgsql AS
   'BEGIN NEW.balance := doubled(NEW.balance); RETURN NEW; END';
-CREATE TRIGGER double BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION double()
+CREATE TRIGGER double BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION double();
+CREATE DOMAIN price AS bigint CHECK (VALUE >= 0); ALTER TABLE customers ADD price price
 """
 
 
@@ -255,13 +256,18 @@ def test_functions_and_types_that_came_along_are_looked_at_again(moving: Fleet) 
     execute(moving, "commerce", thrice)
     happy = "ALTER TYPE mood ADD VALUE 'happy'"
     execute(moving, "commerce", happy)
-    kind, function = looked(moving, Verb.SWITCH)
+    execute(moving, "commerce", "ALTER DOMAIN price SET DEFAULT 7")
+    kind, default, function = looked(moving, Verb.SWITCH)
+    assert default.message == (
+        "default of domain public.price was made at commerce/0 since create; shop/0 lacks it"
+    )
     assert (kind.id, kind.severity) == ("TG-PF-412", Severity.ERROR)
     assert "type public.mood is (sad) there, (sad, happy) at commerce/0" in kind.message
     assert (function.id, function.object) == ("TG-PF-502", "shop/0")
     assert "function public.doubled(bigint) was altered at commerce/0" in function.message
     execute(moving, "shop", thrice)
     execute(moving, "shop", happy)
+    execute(moving, "shop", "ALTER DOMAIN price SET DEFAULT 7")
     assert looked(moving, Verb.SWITCH) == []
     moving.service.cancel(CANCEL)
 

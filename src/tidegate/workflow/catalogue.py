@@ -46,6 +46,8 @@ LATER: Final = (
     "rule ",
 )
 _EXTENSION: Final = "extension "
+#: Features of domains are called after their part: "check positive of domain public.price".
+_OF_DOMAIN: Final = " of domain "
 #: Kinds that other checks compare, and more exactly.
 COMPARED_ELSEWHERE: Final = ("column ", "reference ", "type ")
 
@@ -68,7 +70,7 @@ class Catalogue:
 
     def leaned_on(self) -> tuple[Need, ...]:
         """What the tables leaned on."""
-        names = sorted({name for found in self.support.values() for name in found})
+        names = sorted({n for found in self.support.values() for n in found if _OF_DOMAIN not in n})
         return tuple(
             Need(kind, identity) for kind, _, identity in (n.partition(" ") for n in names)
         )
@@ -140,7 +142,7 @@ class Drift:
 def support_features(
     needs: Iterable[Need], functions: Mapping[str, str], types: Mapping[str, TypeFacts]
 ) -> dict[str, str]:
-    """The functions, views and types that are there of those that tables lean on.
+    """The functions, views, types and parts of domains there are of those that tables lean on.
 
     Args:
         needs: what they lean on; what belongs to an extension is left out.
@@ -153,6 +155,23 @@ def support_features(
         definition = functions.get(need.identity) or (repr(kind.definition) if kind else None)
         if need.extension is None and definition is not None:
             found[f"{need.kind} {need.identity}"] = digest_of(definition)
+        if need.extension is None and kind is not None:
+            for part, text in kind.parts.items():
+                found[f"{part}{_OF_DOMAIN}{need.identity}"] = digest_of(text)
+    return found
+
+
+def expected_support(source: Features, target: Features, *, alike: bool) -> dict[str, str]:
+    """What a target has of what tables lean on, once the rows are there.
+
+    Args:
+        source: what the tables were made from.
+        target: what is there now.
+        alike: both servers write definitions alike.
+    """
+    found = {**source, **target}
+    if not alike:
+        found |= {name: ANY for name in found if _OF_DOMAIN in name}
     return found
 
 
@@ -239,9 +258,9 @@ def drift(
     waiting, origins = set(unfinished), list(leaving)
     for entered in entering:
         for left in origins:
-            for name, message, how in _support_drift(then, now, left, entered):
-                found.setdefault((entered, "", name), Drift(entered, "", message, how))
             skipped = COMPARED_ELSEWHERE + (LATER if waiting & {entered, left} else ())
+            for name, message, how in _support_drift(then, now, left, entered, skipped):
+                found.setdefault((entered, "", name), Drift(entered, "", message, how))
             for table in sorted({*now.shards.get(left, {}), *now.shards.get(entered, {})}):
                 one = _Pair(
                     left,
@@ -263,7 +282,7 @@ def drift(
 
 
 def _support_drift(
-    then: Catalogue, now: Catalogue, left: str, entered: str
+    then: Catalogue, now: Catalogue, left: str, entered: str, skipped: tuple[str, ...]
 ) -> Iterator[tuple[str, str, How]]:
     """Name, what happened and how it differs, of what tables lean on and what is around them."""
     remembers = all(s in each.around for s in (left, entered) for each in (then, now))
@@ -278,7 +297,7 @@ def _support_drift(
         *(features_of(each, shard) for shard in (left, entered) for each in (then, now)),
     )
     for name in one.all():
-        change = None if name.startswith(COMPARED_ELSEWHERE) else one.compare(name)
+        change = None if name.startswith(skipped) else one.compare(name)
         if change is not None:
             yield name, f"{name} {change[0]}", change[1]
 
@@ -306,7 +325,7 @@ class _Pair:
         if left == entered or (left == was and entered == expected):
             return None
         if entered is None:
-            return self._missing(was, left, expected), How.LACKS
+            return self._missing(feature, was, left, expected), How.LACKS
         if left is None:
             if was is None:
                 return f"was made at {self.entered} since create; {self.left} lacks it", How.BESIDES
@@ -319,7 +338,14 @@ class _Pair:
         where, other = (self.left, self.entered) if left != was else (self.entered, self.left)
         return f"was altered at {where} since create, and not at {other}", How.DIFFERS
 
-    def _missing(self, was: str | None, left: str | None, expected: str | None) -> str:
+    def _missing(
+        self, feature: str, was: str | None, left: str | None, expected: str | None
+    ) -> str:
+        if was == left and feature.startswith("check ") and _OF_DOMAIN in feature:
+            return (  # a domain does not get a CHECK that some value does not meet
+                f"is not at {self.entered}: it was dropped there, or values there do not meet it;"
+                f" {self.left} has it"
+            )
         if was == left and expected is not None:
             return f"was dropped at {self.entered} since create; {self.left} has it"
         done = "made" if was is None else "altered"

@@ -23,6 +23,7 @@ from tidegate.workflow import traffic
 from tidegate.workflow.catalogue import (
     Catalogue,
     around_features,
+    expected_support,
     support_features,
     tables_features,
     with_later,
@@ -219,5 +220,8 @@ def at_create(work: Work, facts: Facts, target_plan: TargetPlan) -> Catalogue:
             others[label] = tuple(sorted(map(str, set(database.tables) - set(request.tables))))
     support = {database.label: _support(database, facts.needs()) for database in facts.sources}
     made_from = support[facts.sources[0].label]
-    support |= {t.label: made_from | _support(t, facts.needs()) for t in facts.targets}
+    support |= {
+        t.label: expected_support(made_from, _support(t, facts.needs()), alike=len(versions) == 1)
+        for t in facts.targets
+    }
     return Catalogue(shards, others, support, _around(again, facts.needed_extensions()))

@@ -27,6 +27,11 @@ _FUNCTION: Final = re.compile(
     r"(?:function|funktion|fonction|función)\s+([^\s(]+)\(", re.IGNORECASE
 )
 
+_MADE_AT_A_SOURCE: Final = (
+    *("CREATE PUBLICATION", "CREATE SCHEMA", "CREATE TABLE", "CREATE INDEX"),
+    *("CREATE FUNCTION", "CREATE TRIGGER", "ALTER TABLE"),
+)
+
 _ENABLED: Final = """
 SELECT e.evtname::text, p.proname::text, e.evtowner::regrole::text
   FROM pg_event_trigger AS e JOIN pg_proc AS p ON p.oid = e.evtfoid
@@ -82,6 +87,11 @@ def enabled(connection: Connection[TupleRow], tags: Iterable[str] = ()) -> list[
     """The event triggers that run at our statements; of ``tags``, those that run at any of them."""
     rows = connection.execute(_ENABLED, {"tags": list(tags)}).fetchall()
     return [EventTrigger(name, owner) for name, _, owner in rows]
+
+
+def at_a_source(connection: Connection[TupleRow]) -> tuple[str, ...]:
+    """Names of those that run at what a creation makes at a source."""
+    return tuple(trigger.name for trigger in enabled(connection, _MADE_AT_A_SOURCE))
 
 
 def behind(connection: Connection[TupleRow], error: psycopg.Error) -> EventTrigger | None:

@@ -15,6 +15,7 @@ again, could not follow. A domain's CHECK that some value does not meet is there
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
     from tidegate.engines.postgres.catalog import Table
 
-#: CHECKs of domains: (domain's oid, identity, constraint, definition).
+#: CHECKs of domains: (domain's oid, identity, constraint, definition, comment).
 DOMAIN_CHECKS = """
 SELECT t.oid::int8, format('%%I.%%I', n.nspname, t.typname), c.conname::text,
-       pg_get_constraintdef(c.oid)
+       pg_get_constraintdef(c.oid), obj_description(c.oid, 'pg_constraint')
   FROM pg_constraint c
   JOIN pg_type t ON t.oid = c.contypid
   JOIN pg_namespace n ON n.oid = t.typnamespace
@@ -73,7 +74,7 @@ DO $tidegate$ DECLARE used record; BEGIN
       EXECUTE format(
         'SELECT count(%I::text::%s) FROM ONLY %s', used.name, used.type, used.relation);
     END LOOP;
-  END;
+  END;{comment}
 EXCEPTION
   WHEN lock_not_available OR deadlock_detected OR operator_intervention
     OR insufficient_resources OR system_error THEN RAISE;
@@ -106,21 +107,38 @@ def left_away_of_domain(identity: str, name: str) -> str:
     return _composed("ALTER DOMAIN {of} DROP CONSTRAINT {name};", sql.SQL(identity), name)
 
 
-def added_late_to_domain(identity: str, name: str, definition: str) -> str:
-    """What gives a domain a CHECK back."""
-    return _composed(_ADD_TO_DOMAIN, sql.SQL(identity), name, definition=definition)
+def added_late_to_domain(identity: str, name: str, definition: str, comment: str | None) -> str:
+    """What gives a domain a CHECK back, with its comment."""
+    of = sql.SQL(identity)
+    said = ""
+    if comment is not None:
+        about = "COMMENT ON CONSTRAINT {name} ON DOMAIN {of} IS {comment};"
+        quoted = sql.Literal(comment).as_string()
+        said = f"\n  {_composed(about, of, name, comment=quoted)}"
+    inside = (identity, name, definition, said)
+    quote = next(q for q in map("$tidegate{}$".format, count()) if not any(q in s for s in inside))
+    text = _ADD_TO_DOMAIN.replace("$tidegate$", quote)
+    return _composed(text, of, name, definition=definition, comment=said)
 
 
 def _relation(table: Table) -> sql.Identifier:
     return sql.Identifier(table.name.schema, table.name.name)
 
 
-def _composed(text: str, of: sql.Composable, name: str, *, definition: str = "") -> str:
+def _composed(
+    text: str,
+    of: sql.Composable,
+    name: str,
+    *,
+    definition: str = "",
+    comment: str = "",
+) -> str:
     """A statement; ``definition`` is the catalogue's own text."""
     words = {
         "of": of,
         "name": sql.Identifier(name),
         "definition": sql.SQL(definition),
         "identity": sql.Literal(of.as_string()),
+        "comment": sql.SQL(comment),
     }
     return sql.SQL(text).format(**words).as_string().strip()

@@ -337,21 +337,21 @@ class _Lists:
         elif part in _AFTER_CATCH_UP:
             self.after_catchup.append((_AFTER_CATCH_UP.index("comment"), table, item.ddl))
 
-    def checks_late(self, domain_checks: list[tuple[int, str, str, str]]) -> None:
+    def checks_late(self, domain_checks: list[tuple[int, str, str, str, str | None]]) -> None:
         """CHECKs are left away until the rows are there."""
         late = _AFTER_CATCH_UP.index("check")
         for table, facts in self.found.items():
             self.pre_data += late_checks.left_away(facts)
             self.after_catchup += [(late, table, ddl) for ddl in late_checks.added_late(facts)]
         first = min(self.found)
-        for _, identity, name, definition in domain_checks:
+        for _, identity, name, definition, comment in domain_checks:
             at = next((n for n, s in enumerate(self.supports) if s.identity == identity), None)
             if at is None:
                 continue
             made = self.supports[at]
             away = late_checks.left_away_of_domain(identity, name)
             self.supports[at] = replace(made, ddl=f"{made.ddl}\n{away}")
-            added = late_checks.added_late_to_domain(identity, name, definition)
+            added = late_checks.added_late_to_domain(identity, name, definition, comment)
             self.after_catchup.append((late, first, added))
 
     def plan(self, extensions: dict[str, str], roles: tuple[str, ...]) -> SchemaPlan:

@@ -83,13 +83,17 @@ class SequenceFacts:
 class TypeFacts:
     """A type people or an extension made.
 
-    ``definition``: labels of an enum, columns of a composite type, base and checks of a domain.
+    Attributes:
+        definition: labels of an enum, columns of a composite type, base and checks of a domain.
+        parts: of a domain, what may be altered: name of a CHECK, ``default``, or ``not null``, and
+            its definition.
     """
 
     name: str
     kind: str
     extension: str | None
     definition: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -155,11 +159,6 @@ class Survey:
 
 
 #: Command tags of what a creation makes at a source: publication, fence, the schema _tidegate.
-_MADE_AT_A_SOURCE = (
-    *("CREATE PUBLICATION", "CREATE SCHEMA", "CREATE TABLE", "CREATE INDEX"),
-    *("CREATE FUNCTION", "CREATE TRIGGER", "ALTER TABLE"),
-)
-
 _EXTENSIONS = "SELECT extname::text, extversion FROM pg_extension"
 
 _AVAILABLE = """
@@ -179,7 +178,14 @@ SELECT format_type(t.oid, NULL), t.typtype::text, e.extname::text,
          WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod)
                        || ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k
                                  WHERE k.contypid = t.oid ORDER BY 1)
-         ELSE '{}' END
+         ELSE '{}' END,
+       CASE t.typtype WHEN 'd' THEN
+         jsonb_strip_nulls(jsonb_build_object(
+           'default', t.typdefault, 'not null', CASE WHEN t.typnotnull THEN 'true' END))
+         || (SELECT coalesce(jsonb_object_agg('check ' || k.conname, regexp_replace(
+                               pg_get_constraintdef(k.oid), ' NOT VALID$', '')), '{}')
+               FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c')
+       ELSE '{}' END
   FROM pg_type t
   JOIN pg_namespace n ON n.oid = t.typnamespace
   LEFT JOIN pg_class c ON c.oid = t.typrelid
@@ -398,9 +404,7 @@ def survey(
             oid: tuple(names) for oid, names in connection.execute(_INNER_TYPES, {"oids": oids})
         },
         trigger_functions=_trigger_functions(connection),
-        event_triggers=tuple(
-            trigger.name for trigger in event_triggers.enabled(connection, _MADE_AT_A_SOURCE)
-        ),
+        event_triggers=event_triggers.at_a_source(connection),
         default_collation=(own_collation[0], own_collation[1]),
     )
 
@@ -418,7 +422,7 @@ def functions(connection: Connection[TupleRow]) -> dict[str, str]:
 def types(connection: Connection[TupleRow]) -> dict[str, TypeFacts]:
     """Types outside the system's schemas, by qualified name."""
     return {
-        row[0]: TypeFacts(row[0], row[1], row[2], tuple(row[3]))
+        row[0]: TypeFacts(row[0], row[1], row[2], tuple(row[3]), row[4])
         for row in connection.execute(_TYPES)
     }
 

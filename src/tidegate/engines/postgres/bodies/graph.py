@@ -13,7 +13,7 @@ from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from tidegate.engines.postgres.bodies.names import Reading
     from tidegate.engines.postgres.bodies.resolve import Node
@@ -86,6 +86,7 @@ class Graph:
         readings: of each function whose text was looked at.
         identities: (type, identity) of objects.
         of_extensions: objects that their extension makes.
+        triggered: functions that triggers call.
     """
 
     roots: tuple[Root, ...] = ()
@@ -96,6 +97,7 @@ class Graph:
     of_extensions: frozenset[Node] = frozenset()
     views: tuple[Node, ...] = ()
     routines: tuple[Node, ...] = ()
+    triggered: frozenset[Node] = frozenset()
 
     def called(self, node: Node) -> str:
         """What an object is, in words: its kind and its name."""
@@ -151,6 +153,8 @@ class Reach:
         sequences: OIDs, by name, of sequences that only bodies draw from: carried, or at the
             targets already.
         callers: routines that nothing moved reaches, by the moved table they name.
+        triggered: by function that triggers call: the moved tables that it uses, each with all
+            objects between, in words.
         triggers: those that were asked to be left out, and exist.
         unknown_triggers: those that were asked to be left out and do not.
     """
@@ -164,6 +168,7 @@ class Reach:
     views_left: tuple[tuple[str, str], ...] = ()
     sequences: Mapping[TableName, int] = field(default_factory=dict)
     callers: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
+    triggered: Mapping[str, Mapping[TableName, tuple[str, ...]]] = field(default_factory=dict)
     triggers: tuple[Root, ...] = ()
     unknown_triggers: tuple[str, ...] = ()
     bodies_read: int = 0
@@ -249,16 +254,21 @@ def analyse(
             if graph.relations[node].is_free_sequence
         },
         callers=_callers(graph, reached, moved),
+        triggered=_triggered(graph, moved),
         bodies_read=sum(1 for each in graph.readings.values() if not each.error),
     )
 
 
-def _search(graph: Graph, start: Node) -> dict[Node, tuple[Node, Edge]]:
-    """Everything that is reached, each with who named it first and how."""
+def _search(
+    graph: Graph, start: Node, is_end: Callable[[Node], bool] = lambda _node: False
+) -> dict[Node, tuple[Node, Edge]]:
+    """Everything that is reached, each with who named it first and how; ends are not left."""
     found: dict[Node, tuple[Node, Edge]] = {}
     waiting = deque([start])
     while waiting:
         node = waiting.popleft()
+        if is_end(node):
+            continue
         for edge in sorted(graph.edges.get(node, ()), key=lambda e: (not e.writes, e)):
             if edge.target not in found and edge.target != start:
                 found[edge.target] = (node, edge)
@@ -383,3 +393,22 @@ def _callers(
             if edge.target in moved and edge.target.catalog == "pg_class":
                 found.setdefault(moved[edge.target], set()).add(graph.called(routine))
     return {table: tuple(sorted(names)) for table, names in sorted(found.items())}
+
+
+def _triggered(
+    graph: Graph, moved: Mapping[Node, TableName]
+) -> dict[str, dict[TableName, tuple[str, ...]]]:
+    """Functions of triggers that use moved tables, themselves or through functions and views.
+
+    A function that has a table's row type does not use the table for that.
+    """
+    tables = {node for node in moved if node.catalog == "pg_class"}
+    found = {}
+    for routine in sorted(graph.triggered):
+        parents = _search(graph, routine, lambda n: n in tables or n.catalog == "pg_type")
+        used = {
+            moved[node]: _chain(graph, parents, node)[:-1] for node in parents if node in tables
+        }
+        if used:
+            found[graph.called(routine)] = dict(sorted(used.items()))
+    return found

@@ -159,6 +159,7 @@ class _Explorer:
             of_extensions=self._of_extensions,
             views=tuple(shown),
             routines=tuple(routines),
+            triggered=frozenset(n for n, row in self._routines.items() if row[6] == "trigger"),
         )
 
     def _trigger_arguments(self, trigger: Node, arguments: str) -> None:

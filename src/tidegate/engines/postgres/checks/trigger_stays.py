@@ -13,20 +13,28 @@ if TYPE_CHECKING:
 
 
 def find(_request: Asked, facts: Sides) -> Iterator[Problem]:
-    """Triggers of other tables whose function names a wanted table."""
+    """Triggers of other tables whose function uses a wanted table, itself or through others."""
     for source in facts.sources[:1]:
-        for table, routines in facts.reached.callers.items():
-            for routine in routines:
-                for owner, trigger in source.survey.trigger_functions.get(routine, ()):
-                    if owner not in facts.wanted:
-                        yield Problem(
-                            f"{source.label} {table}",
-                            f"trigger {trigger} of {owner}, which stays: {routine} uses {table},"
-                            " which moves",
-                            f"move {owner} too (--tables), or take {table} out of the function or"
-                            " drop the trigger before writes are switched",
-                            {"trigger": trigger, "of": str(owner), "routine": routine},
-                        )
+        for routine, used in facts.reached.triggered.items():
+            for owner, trigger in source.survey.trigger_functions.get(routine, ()):
+                if owner in facts.wanted:
+                    continue
+                for table, between in used.items():
+                    way = f" through {', '.join(between)}" if between else ""
+                    yield Problem(
+                        f"{source.label} {table}",
+                        f"trigger {trigger} of {owner}, which stays: {routine} uses {table},"
+                        f" which moves{way}",
+                        f"move {owner} too (--tables), or take {table} out of"
+                        f" {between[-1] if between else 'the function'} or drop the trigger before"
+                        " writes are switched",
+                        {
+                            "trigger": trigger,
+                            "of": str(owner),
+                            "routine": routine,
+                            "through": list(between),
+                        },
+                    )
 
 
 CHECK = Check(
