@@ -673,7 +673,7 @@ TRIED_CASES: list[Case] = [
         "TG-PF-433",
         request(),
         source(table(), survey=known(event_triggers=("audit_ddl",))),
-        "which is not tried: audit_ddl",
+        "is not tried: audit_ddl",
     ),
     ("TG-PF-434", request(), target(table(), server=server(encoding="SQL_ASCII")), "SQL_ASCII"),
     (

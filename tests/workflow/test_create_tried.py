@@ -185,6 +185,34 @@ def test_an_event_trigger_that_forbids_is_found_by_trying(plain: Fleet) -> None:
     assert all('ALTER EVENT TRIGGER "no" DISABLE' in f["next_step"] for f in found["TG-PF-431"])
 
 
+@pytest.mark.parametrize(
+    ("tag", "what"),
+    [
+        ("CREATE PUBLICATION", "commerce/0 a publication"),
+        ("CREATE TRIGGER", "commerce/0 a trigger"),
+        ("CREATE SCHEMA", "commerce/0 schema _tidegate"),
+    ],
+)
+def test_an_event_trigger_at_the_source_that_forbids_is_found_by_trying(
+    plain: Fleet, tag: str, what: str
+) -> None:
+    """Situation 8, a relative: it is shown objects of our own, and nothing of them stays."""
+    source = plain.shards["commerce", "0"]
+    as_superuser(
+        source,
+        "CREATE FUNCTION public.no() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'ask the owner'; END $$;"
+        f" CREATE EVENT TRIGGER no ON ddl_command_end WHEN TAG IN ('{tag}')"
+        " EXECUTE FUNCTION public.no()",
+    )
+    (found,) = refused(plain)["TG-PF-431"]
+    assert found["object"] == what
+    assert "event trigger no refuses it: ask the owner" in found["message"]
+    assert 'ALTER EVENT TRIGGER "no" DISABLE' in found["next_step"]
+    left = "SELECT 1 FROM pg_namespace WHERE nspname = '_tidegate'"
+    assert as_superuser(source, f"{left} UNION ALL SELECT 1 FROM pg_publication") == []
+
+
 STAMP = """
 CREATE FUNCTION public.stamp() RETURNS event_trigger LANGUAGE plpgsql AS $$
 DECLARE made record; BEGIN
@@ -199,7 +227,8 @@ CREATE EVENT TRIGGER stamps ON ddl_command_end WHEN tag IN ('CREATE TABLE')
 def test_an_event_trigger_that_alters_new_tables_is_found_by_trying(plain: Fleet) -> None:
     """Situation 8, relative: everything can be made, and does not come out as it is at the source.
 
-    Situation 7, relative: at the source nothing is tried, so what may refuse there is named.
+    Situation 7, relative: at the source no table of the application is tried, so one that lets ours
+    pass is named.
     """
     for database in plain.shards.values():
         as_superuser(database, STAMP)

@@ -36,6 +36,7 @@ def tried(
     Raises:
         ConnectError: a target cannot be reached.
     """
+    facts = _shown_to_event_triggers(sessions, facts)
     if plan.schema is None:
         return facts, plan
 
@@ -50,6 +51,17 @@ def tried(
 
     facts, schema = tried_schema(request, facts, plan.schema, rehearse)
     return facts, replace(plan, schema=schema)
+
+
+def _shown_to_event_triggers(sessions: Sessions, facts: Facts) -> Facts:
+    """The facts with what event triggers of the sources say about what a creation makes there."""
+    sources = (
+        replace(each, rehearsal=rehearsal.rehearse_source(sessions.get(each.keyspace, each.shard)))
+        if each.survey.event_triggers
+        else each
+        for each in facts.sources
+    )
+    return replace(facts, sources=tuple(sources))
 
 
 def tried_schema(

@@ -36,7 +36,8 @@ _ENABLED: Final = """
 SELECT e.evtname::text, p.proname::text, e.evtowner::regrole::text
   FROM pg_event_trigger AS e JOIN pg_proc AS p ON p.oid = e.evtfoid
  WHERE e.evtenabled IN ('O', 'A')
-   AND (%(tags)s = '{}'::text[] OR e.evttags IS NULL OR e.evttags && %(tags)s::text[])
+   AND (%(tags)s = '{}'::text[] OR e.evtevent IN ('ddl_command_start', 'ddl_command_end')
+        AND (e.evttags IS NULL OR e.evttags && %(tags)s::text[]))
  ORDER BY 1
 """
 

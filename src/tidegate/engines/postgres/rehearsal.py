@@ -10,6 +10,9 @@ item, and an item that fails statement by statement, so that the finding names t
 after the rows (indexes, constraints, triggers) is rolled back a few tables at a time, which gives
 its locks back; unique indexes that foreign keys refer to stay until the end, because the foreign
 keys of any table may need them. The whole is bounded in time; what was not reached is said.
+
+At a source nothing is tried, with one exception: where event triggers run, they are shown what a
+creation makes, on objects of our own, since nobody can read what their functions would say.
 """
 
 from __future__ import annotations
@@ -46,6 +49,14 @@ LOCK_TIMEOUT_S: Final = 2.0
 STATEMENT_TIMEOUT_S: Final = 20.0
 REHEARSAL_MAX_S: Final = 120.0
 TABLES_A_BATCH: Final = 20
+#: A trigger, as the fence's are made.
+_TRIGGER: Final = """
+CREATE TABLE _tidegate.trial (id int);
+CREATE FUNCTION _tidegate.trial() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER _tidegate_trial BEFORE INSERT ON _tidegate.trial
+  FOR EACH ROW EXECUTE FUNCTION _tidegate.trial();
+ALTER TABLE _tidegate.trial ENABLE ALWAYS TRIGGER _tidegate_trial
+"""
 REFUSED_MAX: Final = 100
 """More findings than anybody reads; the rest is counted."""
 
@@ -138,6 +149,25 @@ def rehearse(
         trial.refuse(trial.trying, "", error)
     names = tuple(trigger.name for trigger in triggers)
     return Rehearsal(tuple(trial.refused), tuple(trial.untried), made, names)
+
+
+def rehearse_source(source: Connection[TupleRow]) -> Rehearsal:
+    """Show the event triggers of a source what a creation makes there, and take it back.
+
+    No table of others is touched: the publication has no table, the trigger is on one of ours.
+
+    Args:
+        source: a session in autocommit.
+    """
+    trial = _Trial(source, time.monotonic() + REHEARSAL_MAX_S)
+    with source.transaction(force_rollback=True):
+        source.execute(f"SET LOCAL lock_timeout = {round(LOCK_TIMEOUT_S * 1000)}")
+        source.execute(f"SET LOCAL statement_timeout = {round(STATEMENT_TIMEOUT_S * 1000)}")
+        source.execute("SET LOCAL client_min_messages = warning")
+        trial.act("schema _tidegate", lambda: sidecar.install(source))
+        trial.act("a publication", lambda: source.execute("CREATE PUBLICATION _tidegate_trial"))
+        trial.act("a trigger", lambda: source.execute(_TRIGGER))
+    return Rehearsal(tuple(trial.refused), tuple(trial.untried))
 
 
 def _around_rows(

@@ -1,4 +1,4 @@
-"""Refuses targets where something cannot be made, as a trial has shown."""
+"""Refuses databases where something cannot be made, as a trial has shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNKNOWN_ROLE = "42704"
 
 def find(_request: Asked, facts: Sides) -> Iterator[Problem]:
     """What the server refused to make, where no other check says why."""
-    for database in facts.targets:
+    for database in facts.databases:
         if database.rehearsal is None:
             continue
         for refused in database.rehearsal.refused:
@@ -62,11 +62,12 @@ def _next_step(refused: Refused, database: DatabaseFacts) -> str:
 
 CHECK = Check(
     id="TG-PF-431",
-    title="Something cannot be made at the target",
+    title="Something cannot be made",
     severity=Severity.ERROR,
     cause=(
         "Everything that `create` makes at a target was made there in a transaction that was "
-        "rolled back, and the server refused this."
+        "rolled back, and the server refused this. At a source that is done only where event "
+        "triggers run, and with objects of Tidegate's own."
     ),
     remedy="grant what the server's message asks for, or make it there by hand; what exists stays",
     find=find,

@@ -17,11 +17,13 @@ NAMED_MAX = 5
 def find(_request: Asked, facts: Sides) -> Iterator[Problem]:
     """What the trial at a target did not reach, and event triggers at a source."""
     for database in facts.sources:
-        if names := ", ".join(database.survey.event_triggers):
+        refused = database.rehearsal is not None and database.rehearsal.refused
+        if not refused and (names := ", ".join(database.survey.event_triggers)):
             yield Problem(
                 database.label,
-                f"event triggers run at what is made at {database.label} (a publication, triggers,"
-                f" the schema _tidegate) and may refuse it, which is not tried: {names}",
+                f"event triggers run at what is made at {database.label}; they let the schema"
+                " _tidegate, a publication and a trigger on a table of Tidegate's own pass, and"
+                f" whether they do for the application's tables is not tried: {names}",
                 "make sure that they let Tidegate's role pass; if one does not, create changes"
                 " nothing and names it",
                 {"event_triggers": list(database.survey.event_triggers)},
@@ -43,9 +45,9 @@ CHECK = Check(
     severity=Severity.WARNING,
     cause=(
         "A lock was held by others, or the time for the trial was used up, so that `create` may "
-        "still fail there. At the source nothing is tried at all: the publication and the slot are "
-        "judged by rights and settings alone, since making them would touch the application's "
-        "tables or wait for its transactions."
+        "still fail there. At the source the publication and the slot are judged by rights and "
+        "settings alone, since making them would touch the application's tables or wait for its "
+        "transactions; event triggers are shown objects of Tidegate's own only."
     ),
     remedy="run it again when nobody alters the target",
     find=find,
