@@ -372,3 +372,23 @@ def test_values_are_mapped_from_lines_of_json(node: NodeProcess) -> None:
     )
     assert wrong.returncode == 2
     assert "line 2" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "next_step"),
+    [
+        ("workflw list", "tidegate --help"),
+        ("workflow lst", "tidegate workflow --help"),
+        ("workflow --bogus", "tidegate workflow --help"),
+        ("workflow list --bogus", "tidegate workflow list --help"),
+        ("movetables create", "tidegate movetables create --help"),
+        ("-o json workflow list", "tidegate --help"),
+    ],
+)
+def test_the_help_that_a_wrong_line_is_sent_to_exists(
+    capsys: pytest.CaptureFixture[str], line: str, next_step: str
+) -> None:
+    assert run(line.split()) == ExitStatus.USAGE
+    assert next_step in capsys.readouterr().err
+    assert run(next_step.split()[1:]) == 0
+    assert "Usage" in capsys.readouterr().out

@@ -86,15 +86,19 @@ def run(arguments: Sequence[str]) -> int:
 def _call(arguments: Sequence[str]) -> int:
     from cyclopts import CycloptsError  # noqa: PLC0415 - `--help` must not wait for it
 
+    if arguments[0].startswith("-"):
+        raise UsageError(
+            f"{arguments[0]} stands before the command; options follow it",
+            next_step="tidegate --help lists the commands, and each has --help",
+        )
     try:
         result = build_app()(
             list(arguments), exit_on_error=False, print_error=False, result_action="return_value"
         )
     except CycloptsError as error:
-        words = [word for word in arguments[:2] if not word.startswith("-")]
         raise UsageError(
             " ".join(str(error).split()),
-            next_step=f"tidegate {' '.join([*words, '--help'])}",
+            next_step=" ".join(["tidegate", *(error.command_chain or ()), "--help"]),
         ) from None
     sys.stdout.flush()
     return result if isinstance(result, int) else ExitStatus.DONE
