@@ -24,6 +24,10 @@ says they are. At C, then, the target differs from the source by nothing but the
 ``refetch``, whose rows it lacks. A round whose first transaction finds the hold is abandoned with
 nothing written. One that is past its first transaction goes on: its marker is below C already.
 
+The source has committed what is in its log before anybody sees it. A row that was read in between
+would be older than the position, or missing: so a round begins when all that was in the log can be
+seen (:mod:`tidegate.engines.postgres.commits`).
+
 The tables are locked (ACCESS SHARE) before the snapshot of a round is taken. TRUNCATE and other
 rewrites empty a table for older snapshots too: without the lock a row that is there at H could be
 taken for gone.
@@ -39,6 +43,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tidegate import steps
 from tidegate.dataplane import asking, collisions, streams
 from tidegate.dataplane.accounts import booked
+from tidegate.engines.postgres import commits
 from tidegate.engines.postgres.apply import apply_lenient
 from tidegate.engines.postgres.connection import connect
 from tidegate.engines.postgres.sidecar import refetch, stream_row
@@ -77,8 +82,8 @@ class Round(NamedTuple):
     accounts: Accounts | None
 
 
-class _HeldError(Exception):
-    """The stream was held before the round had written anything."""
+class _PutOffError(Exception):
+    """The round is not to be: the stream is held, or the source hides what it has committed."""
 
 
 class Refetcher:
@@ -160,6 +165,17 @@ class Refetcher:
             refetch.enter(conn, self._stream_id, table, again)
             self._tables[table] = self._tables.get(table, 0) + len(again)
 
+    def _require_seen(self, conn: PostgresSession, source: PostgresSession, epoch: int) -> None:
+        """What this stream has applied, the snapshot must show."""
+        if commits.wait_until_seen(source):
+            return
+        self._next_at = time.monotonic() + collisions.ROUND_WAIT_MAX_S
+        if not self._said:
+            self._said = True
+            told = "waiting: a commit at the source waits for its standby, and nobody sees its rows"
+            streams.say(conn, self._stream_id, epoch, told)
+        raise _PutOffError
+
     def _read(self, source: PostgresSession, tables: Mapping[str, TableApplier]) -> None:
         """Begin the transaction that reads: locks first, then the snapshot."""
         refetch.begin(source, [tables[table].table for table in sorted(self._tables)])
@@ -185,7 +201,7 @@ class Refetcher:
         self._begun, self._kept_out = False, {}
         try:
             return self._round(conn, tables, origin=origin, epoch=epoch, accounts=accounts)
-        except _HeldError:
+        except _PutOffError:
             return Round(H_UNKNOWN, accounts)
 
     def _round(
@@ -198,6 +214,7 @@ class Refetcher:
         accounts: Accounts | None,
     ) -> Round:
         with connect(self._source, purpose="refetch") as source:
+            self._require_seen(conn, source, epoch)
             self._read(source, tables)
             h_lsn = self.mark_source()
             for table in sorted(self._tables):
@@ -257,7 +274,7 @@ class Refetcher:
             raise streams.epoch_lost(self._stream_id, epoch)
         if control.holding and not self._begun:
             conn.execute("ROLLBACK")
-            raise _HeldError
+            raise _PutOffError
         self._begun = True
 
     def _part(
