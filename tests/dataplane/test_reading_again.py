@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from fix_databases import Worker, wait_until
 from fix_span import session
 from tidegate.dataplane.model import TableRule
 from tidegate.engines.postgres import commits
+from tidegate.engines.postgres.position import format_lsn
+from tidegate.engines.seam import H_UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,6 +64,22 @@ def test_rule_2_no_row_is_read_again_while_what_moved_it_cannot_be_seen(
         case.wait(lambda: not case.at_targets[0].execute(find, [moved[0]]).fetchall())
         case.wait(lambda: rounds_begun(case.at_source))
     update.result()
+    case.catch_up()
+    case.assert_equal()
+
+
+def test_a_round_that_is_owed_takes_place_though_the_log_has_brought_what_waited(
+    make_span: SpanMaker, source_server: LocalServer, target_server: LocalServer
+) -> None:
+    """As a worker leaves it that is killed between the delete of a row that waits and the round."""
+    case = make_span(source_server, [("0", target_server)], DOC, [TableRule("doc")], load=LOAD)
+    case.start()
+    case.wait_running()
+    case.kill()
+    case.at_targets[0].execute("UPDATE _tidegate.stream SET h_lsn = %s", [format_lsn(H_UNKNOWN)])
+    assert not case.rows()[0].exact
+    case.start(spec=replace(case.spec, epoch=1))
+    case.at_source.execute("UPDATE doc SET tenant = 0")
     case.catch_up()
     case.assert_equal()
 

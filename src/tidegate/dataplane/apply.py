@@ -324,6 +324,7 @@ class TargetApplier(threading.Thread):
             batch = self._continuation()
             rows += self._changes(batch.changes, lenient=lenient)
         end = batch.ends[-1]
+        self._open_book(end.end_lsn)
         h_lsn = self._h_at(end.end_lsn)
         self._settle(end.end_lsn, h_lsn)
         stream_row.applied(
@@ -351,7 +352,6 @@ class TargetApplier(threading.Thread):
         Raises:
             DivergenceError: the rows would be exact, and not as many as they must be.
         """
-        self._open_book(lsn)
         if lsn >= h_lsn and not self._refetcher.pending:
             self._book.settle()
 
@@ -422,9 +422,9 @@ class TargetApplier(threading.Thread):
 
     def _become_exact(self) -> None:
         """At H: read again what must be; then let what waited for it happen."""
-        if self._refetcher.pending:
-            exact = self._h_lsn == H_UNKNOWN or self.position >= self._h_lsn
-            if exact and self._refetcher.due():
+        owed = self._h_lsn == self.control.h_lsn == H_UNKNOWN  # even if nothing waits any more
+        if owed or self._refetcher.pending:
+            if (owed or self.position >= self._h_lsn) and self._refetcher.due():
                 self._h_lsn, kept = self._refetcher.round(
                     self._conn,
                     self._tables,
@@ -432,7 +432,8 @@ class TargetApplier(threading.Thread):
                     epoch=self._epoch,
                     accounts=self._book.now,
                 )
-                self._book.save(kept)
+                if kept is not None:
+                    self._book.save(kept)
         elif self.position >= self._h_lsn and not self._settled:
             self._refetcher.passed_h()
             if self.position < self._settles_at:
@@ -457,6 +458,7 @@ class TargetApplier(threading.Thread):
         return True
 
     def _record(self, lsn: int, *, heard: bool) -> None:
+        self._open_book(lsn)
         h_lsn = self._h_at(lsn)
         self._settle(lsn, h_lsn)
         found = stream_row.advance(

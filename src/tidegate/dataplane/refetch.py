@@ -76,7 +76,7 @@ ROWS_MAX = 500
 
 
 class Round(NamedTuple):
-    """What a round leaves: the new H, and the accounts."""
+    """What a round leaves: the new H, and the accounts as it has saved them, if it has."""
 
     h_lsn: int
     accounts: Accounts | None
@@ -197,12 +197,12 @@ class Refetcher:
         """
         control = stream_row.read(conn, self._stream_id)
         if control is not None and control.holding:
-            return Round(H_UNKNOWN, accounts)
+            return Round(H_UNKNOWN, None)
         self._begun, self._kept_out = False, {}
         try:
             return self._round(conn, tables, origin=origin, epoch=epoch, accounts=accounts)
         except _PutOffError:
-            return Round(H_UNKNOWN, accounts)
+            return Round(H_UNKNOWN, None)
 
     def _round(
         self,
@@ -230,7 +230,7 @@ class Refetcher:
                         origin=origin,
                         epoch=epoch,
                     )
-        self._finish(conn, h_lsn, origin=origin, epoch=epoch)
+        self._finish(conn, h_lsn, accounts, origin=origin, epoch=epoch)
         self.reload(conn)
         self._wait_for_others(conn, epoch)
         return Round(h_lsn, accounts)
@@ -316,9 +316,17 @@ class Refetcher:
             self._kept_out.update(((table, key), values.get(key, 0)) for key in kept_out)
         return keys[-1], accounts
 
-    def _finish(self, conn: PostgresSession, h_lsn: int, *, origin: str, epoch: int) -> None:
+    def _finish(
+        self,
+        conn: PostgresSession,
+        h_lsn: int,
+        accounts: Accounts | None,
+        *,
+        origin: str,
+        epoch: int,
+    ) -> None:
         self._begin(conn, origin, epoch)
-        stream_row.set_h(conn, self._stream_id, h_lsn)
+        stream_row.set_h(conn, self._stream_id, h_lsn, accounts)
         conn.execute("COMMIT")
         steps.reached(COMMITTED)
 
